@@ -10,7 +10,7 @@ demo: setup
 
 # The documents as a site, in output/site.
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The packages of requirements.txt as they are now, all that they need included, each with its SHA-256.
@@ -63,8 +63,8 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 # Bytecode of what is imported is written then; most of it never is.
-$(VENV)/.installed-dev: requirements-dev.txt requirements/dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
+$(VENV)/.installed-dev: pyproject.toml setup.py $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	touch $@
 
 # The packages of an environment come before those of the environments that its .pth file names.
@@ -84,10 +84,10 @@ $(VENV)-min-torch/.installed: requirements-min-torch.txt $(VENV)-min/.installed
 	(echo "$(call purelib,$(VENV)-min)"; echo "$(call purelib,$(VENV))") > "$(call purelib,$(VENV)-min-torch)/newer.pth"
 	touch $@
 
-$(VENV_OTHER)/.installed: requirements-dev.txt $(VENV)/.installed-dev
+$(VENV_OTHER)/.installed: $(VENV)/.installed-dev
 	rm -rf $(VENV_OTHER)
 	$(BIN)/python -m uv venv --quiet --python $(OTHER) $(VENV_OTHER)
-	$(BIN)/python -m uv pip install --quiet --no-cache --python $(VENV_OTHER) -r requirements-dev.txt
+	$(BIN)/python -m uv pip install --quiet --no-cache --python $(VENV_OTHER) --editable '.[dev]'
 	touch $@
 
 clean:

@@ -1,23 +1,29 @@
-"""What pyproject.toml cannot say: the wheel has the two scripts and the recipes too, as the package w2s_plugins.top."""
+"""What pyproject.toml cannot say: a wheel carries the two scripts and the recipes, which stand beside the package."""
 
-from setuptools import find_packages, setup
+import shutil
+from pathlib import Path
 
-setup(
-    script_name="setup.py",  # else it would be taken for a module of that package
-    packages=[*find_packages(include=["w2s_plugins*"]), "w2s_plugins.top"],
-    package_dir={"w2s_plugins.top": "."},
-    package_data={
-        "w2s_plugins": [
-            "py.typed",
-            "cli/*.yaml",
-            "data/*.npz",
-            "labels/*.txt",
-            "labels/*.yaml",
-            "data/class_lists/*/*.txt",
-            "study/templates/*",
-            "hub/templates/*",
-            "audit/templates/*",
-        ],
-        "w2s_plugins.top": ["hparams/README.md", "hparams/*/*.yaml"],
-    },
-)
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+BESIDE = ("train_w2s.py", "validate.py", "hparams")
+
+
+class BuildWithScripts(build_py):
+    """Also copies them to ``w2s_plugins/top``, where `w2s_plugins.files.TOP` is in a package that is installed."""
+
+    def run(self) -> None:
+        super().run()
+        # an editable package finds them where they are
+        if self.editable_mode:
+            return
+        # a folder of an earlier build may have a recipe that is gone
+        top = Path(self.build_lib, "w2s_plugins", "top")
+        shutil.rmtree(top, ignore_errors=True)
+        top.mkdir(parents=True)
+        for name in BESIDE:
+            copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+            copy(name, top / name)
+
+
+setup(cmdclass={"build_py": BuildWithScripts})

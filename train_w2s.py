@@ -10,16 +10,14 @@ The path of one image through these functions is drawn in docs/architecture.md.
 from w2s_plugins.errors import run_main
 from w2s_plugins.registry import check_versions
 
+# Packages that are too old would fail below, with errors of their own.
 if __name__ == "__main__":
-    run_main(
-        check_versions, "train_w2s.py"
-    )  # old packages would fail below, with errors of their own
+    run_main(check_versions, "train_w2s.py")
 
 from w2s_plugins.cli import Command, Given, parse, train_parser
 
-if (
-    __name__ == "__main__"
-):  # --help and wrong flags are answered before the seconds that it takes to import torch
+# --help and wrong flags are answered before the seconds that it takes to import torch.
+if __name__ == "__main__":
     COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse
@@ -101,6 +99,7 @@ from w2s_plugins.training.training_run import Run
 
 
 def main(command: Command | None = None) -> None:
+    """Train what the command line asks for; ``command`` is that line if it has been parsed already."""
     args, given = command or parse(train_parser())
     if args.list_losses:
         load_plugins(args.plugins)
@@ -121,18 +120,20 @@ def train_all(args: argparse.Namespace, given: Given) -> dict | None:
         given: names of the flags that the user set, on the command line or in files; it also knows which were typed.
     """
 
+    if not (args.protocol or args.stages or args.folds):
+        return train(args, given)
+
+    # Several runs need one another (the teacher comes before its student), so they are planned as a list first. A
+    # single run does not wait for pandas, which is why the plan is imported here.
+    from w2s_plugins.study.carry_out import carry_out
+
     def train_one(flags: dict[str, object]) -> dict:
         record = train(*fill(train_parser(), flags))
         stop_between_runs()
         return record
 
-    # Several runs need one another (the teacher comes before its student), so they are planned as a list first.
-    if args.protocol or args.stages or args.folds:
-        from w2s_plugins.study.carry_out import carry_out  # a single run does not wait for pandas
-
-        with stop_outside_of_runs():
-            return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
-    return train(args, given)
+    with stop_outside_of_runs():
+        return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
 
 
 def train(args: argparse.Namespace, given: set[str]) -> dict:
@@ -142,17 +143,23 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         args: all flags, with their defaults filled in.
         given: names of the flags that the user set, on the command line or in files. All others are defaults.
     """
+    # Flags become settings once. From here on a function is given those of its concern, and no flags.
     settings = resolve_train_args(args, given)
     started = time.monotonic()
+
+    # Build everything, and measure teacher and student before the first step, to see later what was gained.
     run = prepare(settings)
     first_evaluation(run)
+
+    # Train. A signal ends the run after the update in hand, with a checkpoint; it is still watched while that is
+    # written, because schedulers send several.
     with SignalWatch(STOPPING, run.world) as watch:
         try:
             fit(run, watch)
         except Interrupted as interruption:
-            stop_early(
-                run, interruption
-            )  # inside the watch, because schedulers send several signals
+            stop_early(run, interruption)
+
+        # Export the student and write its record, on the first rank. A sharded student is gathered there by all.
         model = trained_student(run)
         record = None
         if run.world.primary and model is not None:
@@ -172,17 +179,14 @@ def prepare(settings: TrainSettings) -> Run:
     location = locate_run(settings.run)
     world = setup_device(settings.compute, settings.run.seed)
     if settings.run.push_to_hub and world.primary:
-        check_login(
-            settings.run.push_to_hub
-        )  # now, because a missing login would otherwise be noticed after training
+        check_login(settings.run.push_to_hub)  # else nobody would notice it before the end
     checkpoint = run_folder.lock_existing_run(location, world)
     labels = find_labels(settings.teacher, world)
 
     # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
-    # as they are prepared for the student.
-    opened: dict[
-        TeacherName, Opened
-    ] = {}  # a teacher that had to be opened already, to ask it for the classes
+    # as they are prepared for the student. Images without labels have the classes of the teacher, which is opened for
+    # them; `opened` keeps it, so that it is not opened twice.
+    opened: dict[TeacherName, Opened] = {}
     with kept_warnings() as warnings:
         data = build_data(settings, labels, opened)
         student = build_student(settings, world, data.num_classes)
@@ -194,7 +198,7 @@ def prepare(settings: TrainSettings) -> Run:
     data.warnings = warnings
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
-    # left.
+    # left. A run that goes on takes the selection that it has made before.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
@@ -208,14 +212,17 @@ def prepare(settings: TrainSettings) -> Run:
         model = Probe(model)
     else:
         loaders = build_loaders(settings, data, data_config, precision, world)
-    few_shot = None
-    episodes = settings.episodes
+
+    # Episodes of few-shot tests are drawn once, so that teacher and student are measured on the same ones.
+    few_shot, episodes = None, settings.episodes
     if episodes.few_shot_eval and data.few_shot is not None:
         few_shot = draw_few_shot_test(
             data.few_shot, episodes.few_shot_eval, episodes.queries, "--few-shot-eval"
         )
-    refining = None
+
+    # Whether the student has features that can refine labels is checked before the teacher is asked, which takes long.
     # A stage may have no teacher, and then nothing is refined.
+    refining = None
     if settings.teacher.refine_labels and settings.teacher.teacher:
         refining = refining_encoder(settings.student.model, student.model, data_config, precision)
     folder_name = new_folder_name(settings.student.model, data_config["input_size"][-1])
@@ -235,6 +242,7 @@ def prepare(settings: TrainSettings) -> Run:
     # is made after FSDP, because sharding replaces the parameters by new objects.
     task = build_task(settings, model, teacher, targets, data, data_config, precision, world)
     optim, sharded = settings.optim, settings.compute.fsdp
+    # The average of the weights begins with those of now, so it is made before they are sharded.
     if optim.model_ema:
         average_device = torch.device("cpu") if optim.model_ema_force_cpu else None
         task.setup_ema(optim.model_ema_decay, optim.model_ema_warmup, average_device)
@@ -313,22 +321,27 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     accum_steps, per_epoch = settings.optim.grad_accum_steps, run.schedule.updates_per_epoch
     module, update_loss = trained_module(task), torch.zeros(())
     buffers = step.BufferUndo(module)
-    # If only a part of the student is trained, batch norm keeps its statistics, because they belong to the frozen rest.
+
+    # Dropout and batch norm train. If only a part of the student does, batch norm keeps its statistics, because they
+    # belong to the frozen rest.
     task.train()
     if settings.student.tune != "all":
         freeze_batchnorm(run.student.model)
+    # Answers may be stored for the views of several epochs, of which this epoch has its own.
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
+    # The order of an epoch is a function of seed and epoch, so a resumed one begins at any of its batches.
     batches = enumerate(loader.epoch(epoch, position.batch), start=position.batch)
     for number, batch in console.timed(batches):
-        # Find the update that this batch belongs to. The last update of an epoch may have fewer batches than the
-        # others.
+        # Find the update that this batch belongs to, the batches from `first` to before `end`. The last update of an
+        # epoch may have fewer of them than the others.
         in_epoch = number // accum_steps
         first, end = in_epoch * accum_steps, min((in_epoch + 1) * accum_steps, len(loader))
         completes_update = number + 1 == end
 
         # Before the first batch of an update, note the buffers that forward passes change. A bad update puts them back.
+        # Only evaluations read the statistics of batch norm, so ranks share them in the last update of an epoch.
         if number == first:
             if in_epoch + 1 == per_epoch and distributed and not compute.no_ddp_bb:
                 step.share_statistics(module)
@@ -365,14 +378,13 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
                     result = task(images, batch.target)
 
             # Backward: gradients of the batches of one update add up, so each loss is divided by their number.
-            step.backward(
-                result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision
-            )
+            share = result["loss"] * loss_scale(run, batch) / (end - first)
+            step.backward(share, optimizer, precision)
+
+        # Count the batch for the log. The loss of an update is a sum: it is finite only if all of its parts are.
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
-        update_loss = (
-            loss if number == first else update_loss + loss
-        )  # a sum is finite only if all of its parts are
+        update_loss = loss if number == first else update_loss + loss
         if not completes_update:
             continue
 
@@ -394,7 +406,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         step.count_bad_steps(run, update, not (loss_finite and gradients_finite))
         optimizer.zero_grad()
 
-        # Log, set the next learning rate, and stop or save if that is due.
+        # Log, and set the learning rate of the next update. The log says the rate of this one, so it comes first.
         if compute.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if in_epoch % settings.run.log_interval == 0 or number + 1 == len(loader):
@@ -402,10 +414,15 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if run.schedule.scheduler is not None:
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         console.update(len(batch.input) * accum_steps * run.world.size)
+
+        # Stop at a signal, which all ranks do after the same update, or save a checkpoint inside the epoch; not after a
+        # bad update, but after the next one that is good.
         watch.check()
         interval = settings.run.recovery_interval
         if interval and (in_epoch + 1) % interval == 0 and not position.bad_steps:
             save_recovery(run, in_epoch)
+
+    # Lookahead has two sets of weights, and the slow ones are what is evaluated.
     if isinstance(optimizer, Lookahead):
         optimizer.sync_lookahead()
     return position.meter.average(distributed)
@@ -413,10 +430,12 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
 def loss_scale(run: Run, batch: Batch) -> float:
     """Return the weight of a batch. It is 1, unless ``--train-img-sizes`` makes batches of different sizes."""
-    several_sizes = run.settings.views.train_img_sizes
-    rule = run.settings.optim.variable_batch_loss_scale if several_sizes else "none"
+    rule = run.settings.optim.variable_batch_loss_scale
+    if rule == "none" or not run.settings.views.train_img_sizes:
+        return 1.0
+    # A batch of small images has more of them, and would count no more than one of large images.
     ratio = len(batch.input) / run.loaders["train"].average_batch_size
-    return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[rule]
+    return ratio if rule == "linear" else ratio**0.5
 
 
 def clip_gradients(run: Run) -> None:
@@ -438,12 +457,15 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     The position moves on before the checkpoint is saved, so that a resumed run begins with the next epoch.
     """
     epoch, scheduler = run.position.epoch, run.schedule.scheduler
+    # Each rank has statistics of its own images.
     average_batch_norm(run)
     outcome = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
     run.position.next_epoch()
+    # Broken weights end the run before anything is written of them.
     if outcome is not None:
         check_weights(run, epoch, outcome)
         log_epoch(run, epoch, terms, outcome)
+    # The schedule moves on before the checkpoint, which has the rate that the next epoch begins with.
     if scheduler is not None:
         scheduler.step(epoch + 1, metric=None if outcome is None else outcome.metric)
     if outcome is not None:

@@ -8,28 +8,28 @@ python validate.py --checkpoint output/train/my-run
 from w2s_plugins.errors import run_main
 from w2s_plugins.registry import check_versions
 
+# Packages that are too old would fail below, with errors of their own.
 if __name__ == "__main__":
-    run_main(
-        check_versions, "validate.py"
-    )  # an import of what is too old would fail in its own words
+    run_main(check_versions, "validate.py")
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
 from w2s_plugins.errors import UserError, exit_now, logger, one_line
 
-if (
-    __name__ == "__main__"
-):  # --help and wrong flags are answered before the seconds that it takes to import torch
+# --help and wrong flags are answered before the seconds that it takes to import torch.
+if __name__ == "__main__":
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
 
 import dataclasses
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from timm.utils.decay_batch import check_batch_size_retry, decay_batch_step
 from timm.utils.random import random_seed
+from torch import Tensor
 
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
@@ -56,6 +56,7 @@ from w2s_plugins.training.record import evaluated_on
 
 
 def main(command: Command | None = None) -> None:
+    """Evaluate what the command line asks for; ``command`` is that line if it has been parsed already."""
     args, given = command or parse(validate_parser())
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     settings, candidates = resolve_validate_args(args, given)
@@ -133,11 +134,11 @@ def validate(
 ) -> dict:
     """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
-    form, compute, shapes = settings.subject, settings.compute, settings.episodes.few_shot_eval
+    form, compute = settings.subject, settings.compute
     random_seed(settings.seed)
     counted = parts.read_valid_labels(form.valid_labels)
     subject = parts.create_subject(settings, candidate, world.device)
-    model, dataset = subject.model, parts.open_dataset(settings, subject, counted)
+    dataset = parts.open_dataset(settings, subject, counted)
     precision = create_precision(compute, world)
     teacher = parts.reference_teacher(settings, subject, dataset, precision)
     loading = loader_settings(settings.data, precision, world)
@@ -146,19 +147,20 @@ def validate(
     loader = parts.create_loader(form, dataset, subject, loading)
     how = EvaluationOptions(world.distributed, compute.channels_last)
 
-    # The frozen encoder, and its teacher's, tested on episodes: both are asked for features alone.
-    if shapes:
-        queries = settings.episodes.queries
+    # On episodes the frozen encoder is tested, and its teacher's: both are asked for features alone.
+    figures: dict[str, object] = {}
+    if settings.episodes.few_shot_eval:
+        shapes, queries = settings.episodes.few_shot_eval, settings.episodes.queries
         test = draw_few_shot_test(dataset, shapes, queries, "--few-shot")
-        encoders = {"": (lambda images: pooled_features(model, images), loader)}
+
+        def add(who: str, encode: Callable[[Tensor], Tensor], images: Iterable) -> None:
+            features = extract_features(encode, images, precision, how, progress)
+            for shape, value in test.measure(features).items():
+                figures[f"{who}{shape}"] = round(value, 4)
+
+        add("", lambda images: pooled_features(subject.model, images), loader)
         if teacher is not None:
-            encoders["teacher_"] = own_features(teacher.members[0], dataset, loading)
-        figures = {}
-        for who, asked in encoders.items():
-            features = extract_features(*asked, precision, how, progress)
-            figures |= {
-                f"{who}{shape}": round(value, 4) for shape, value in test.measure(features).items()
-            }
+            add("teacher_", *own_features(teacher.members[0], dataset, loading))
         figures |= dict(
             classes=num_classes_of(dataset),
             episodes=count_episodes(shapes, "--few-shot", TEST_EPISODES, 2),
@@ -166,21 +168,22 @@ def validate(
             classifier="cosine",
         )
     else:
-        # The split. The teacher sees the plain images through its own transform.
+        # On a split the teacher is asked first, of the plain images through its own transform, so that the student can
+        # be compared with what it says.
         real_labels = None
         if form.real_labels:
             real_labels = parts.open_real_labels(form.real_labels, dataset)
         groups = parts.open_groups(settings, dataset, subject)
         how = dataclasses.replace(how, valid_labels=counted, groups=groups)
         weak = None
-        logits: list[torch.Tensor] = []  # of each batch, on the CPU
         if teacher is not None:
             asked = own_answers(
                 teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing
             )
             weak = evaluate_teacher(*asked, precision, how, progress)
+        logits: list[Tensor] = []  # of each batch, on the CPU
         evaluation = evaluate(
-            parts.compiled(form, compute, model),
+            parts.compiled(form, compute, subject.model),
             loader,
             precision,
             how,
@@ -188,22 +191,22 @@ def validate(
             on_logits=(lambda batch: logits.append(batch.cpu())) if real_labels else None,
             progress=progress,
         )
-        # Labels that people have given anew take the place of its own.
+        # Labels that people have given anew take the place of its own; the last batch was filled up, with no images.
         if real_labels:
-            answers = torch.cat(logits)[
-                : len(evaluation.predictions)
-            ]  # without those that fill the last batch
+            answers = torch.cat(logits)[: len(evaluation.predictions)]
             real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
-                evaluation.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-        figures = student_figures(evaluation)
+                accuracy = real_labels.get_accuracy(k=k)
+                if isinstance(accuracy, float):  # without k it is a dict of all
+                    evaluation.metrics[f"top{k}"] = accuracy
+        figures |= student_figures(evaluation)
         if weak is not None:
             figures |= teacher_figures(evaluation, weak, settings.evaluation.ceiling_acc)
         if settings.report.metrics_avg:
             figures |= averaged_metrics(evaluation, settings.report.metrics_avg, world)
         figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
-    # What says of what they are.
+    # Figures of two files are compared only if these fields say that they are of the same samples and settings.
     row = dict(
         model=candidate.model,
         **figures,
@@ -249,9 +252,14 @@ def averaged_metrics(evaluation: Evaluation, average: str, world: World) -> dict
 
     labels = gather_in_dataset_order(evaluation.targets, world.distributed)
     predictions = gather_in_dataset_order(evaluation.predictions, world.distributed)
-    scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
-    names = ("precision", "recall", "f1_score")
-    return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
+    precision, recall, f1_score, _ = precision_recall_fscore_support(
+        labels,
+        predictions,
+        average=average,
+        zero_division=0,  # pyright: ignore[reportArgumentType]  # its default alone is a text
+    )
+    scores = dict(precision=precision, recall=recall, f1_score=f1_score)
+    return {f"{average}_{name}": round(100 * float(score), 4) for name, score in scores.items()}
 
 
 def teacher_figures(

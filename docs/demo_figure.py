@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from w2s_plugins.study.figures import WIDTH, Drawn, save, style
+from w2s_plugins.study.drawings import WIDTH, Drawn, save, style
 
 ROWS = {
     "weak": "weak teacher",

@@ -1,5 +1,6 @@
 """Python gives what the commands give, and leaves the process as it was."""
 
+import inspect
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import w2s_plugins as w2s
 from tests.parts import small_model
 from tests.processes import wait_until
 from tests.test_documents import ROOT, blocks
+from w2s_plugins.cli.parser import predict_parser, train_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.files import WRITTEN
 
@@ -59,7 +61,9 @@ def test_train(place: Path, tmp_path: Path) -> None:
     assert "teacher" in student and student == json.loads(
         (tmp_path / "student/result.json").read_text()
     )
-    assert student["command"].startswith("w2s-train --img-size 8 ")
+    command = student["command"]
+    assert command.startswith("w2s-train --") and command.endswith(" --config digits")
+    assert " --img-size 8 " in command and " --model w2s_cnn2 " in command
     assert (sys.argv, logging.getLogger().handlers) == (argv, handlers)
 
 
@@ -417,6 +421,21 @@ def test_numbers_of_numpy_and_torch_are_numbers(place: Path, tmp_path: Path) -> 
     assert w2s.create_loss("kd", temperature=np.float32(2)).kwargs == {"temperature": 2.0}
     rows = w2s.predict(place / "weak", place / "photos", workers=np.int64(0), top_k=np.int32(2))
     assert len(rows) == 5
+
+
+@pytest.mark.parametrize("function", [w2s.train, w2s.protocol, w2s.predict])
+def test_an_editor_completes_keywords(function: Callable) -> None:
+    """Each is a flag, says what it is for, and is not given unless somebody gives it."""
+    flags = {**train_parser().by_dest(), **predict_parser().by_dest(), "config": None}
+    keywords = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    assert len(keywords) >= 6
+    for parameter in keywords:
+        assert parameter.name in flags and parameter.default is None
+        assert f"        {parameter.name}: " in function.__doc__
 
 
 def test_names() -> None:

@@ -212,9 +212,7 @@ def test_the_manifest_for_kubernetes() -> None:
 @pytest.mark.slow
 def test_the_site(tmp_path: Path) -> None:
     """Without a warning; links and anchors between its pages are checked."""
-    pytest.importorskip(
-        "mkdocs", reason="the site is not built: pip install -r requirements/docs.txt"
-    )
+    pytest.importorskip("mkdocs", reason="the site is not built: pip install '.[docs]'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
         cwd=ROOT,

@@ -23,7 +23,6 @@ SOURCES = (
     "README.md",
     "hparams",
     "pyproject.toml",
-    "requirements",
     "requirements.txt",
     "setup.py",
     "train_w2s.py",

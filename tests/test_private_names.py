@@ -10,8 +10,6 @@ import w2s_plugins
 
 PACKAGE = Path(w2s_plugins.__file__).parent
 HOME = PACKAGE / "private_names.py"
-# have such imports of their own; they move to HOME too
-LATER = {"hub/source.py", "teachers/teacher.py"}
 
 
 def private_imports(path: Path) -> set[tuple[str, str]]:
@@ -44,4 +42,4 @@ def test_they_have_one_home():
         for path in PACKAGE.rglob("*.py")
         if private_imports(path)
     }
-    assert files <= {HOME.name} | LATER
+    assert files == {HOME.name}

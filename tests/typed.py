@@ -8,6 +8,20 @@ from torch import Tensor
 import w2s_plugins as w2s
 
 record: dict[str, Any] = w2s.train(model="resnet18", epochs=3)
+record = w2s.train(
+    config=["digits", Path("mine.yaml")],
+    teacher=Path("run"),
+    data_dir="photos",
+    lr=1e-3,
+    pretrained=True,
+    loss_kwargs={"temperature": 2},
+    mixup=0.2,
+)
+record = w2s.protocol(config="digits-cnn2-cnn5", experiment="digits", resume="auto")
+# an ignore that silences nothing is an error: these are refused
+w2s.train(epochs="3")  # pyright: ignore[reportArgumentType]
+w2s.train(pretrained=1)  # pyright: ignore[reportArgumentType]
+w2s.predict("run", "photos", top_k="5")  # pyright: ignore[reportArgumentType]
 rows: list[dict[str, Any]] = w2s.predict("run", Path("photos"), top_k=5)
 table: Path = w2s.predict("run", "photos", "labels.csv")
 student = w2s.load_student(Path("run"))

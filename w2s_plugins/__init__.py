@@ -25,15 +25,20 @@ __all__ = [
     "train",
 ]
 
-_IN_API = ("create_teacher", "load_student", "predict", "protocol", "train")
+# where they are, unless in losses
 _MODULES = {
-    **dict.fromkeys(_IN_API, "api"),
-    "WeakToStrongTask": "training.task",
     "UserError": "errors",
+    "WeakToStrongTask": "training.task",
+    "create_teacher": "api",
+    "load_student": "api",
+    "predict": "api",
+    "protocol": "api",
+    "train": "api",
 }
 
 
 def __getattr__(name: str) -> object:
+    # Python asks here for what is not imported yet: the losses take torch, and a wrong flag should not wait for it
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f".{_MODULES.get(name, 'losses')}", __name__)

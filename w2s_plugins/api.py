@@ -4,7 +4,6 @@ torch and timm are imported inside the functions, so that a wrong flag is report
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -15,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
+from .cli import load_script
 from .cli.declare import words_of
 from .cli.forms import teacher_names
 from .cli.parser import check_flags, combine, predict_parser, train_parser
 from .cli.values import as_plain, name_of
 from .errors import STOPPING, UserError, nearest, one_line
-from .files import TOP
 from .predictions.flags import settle
 from .registry import check_versions, offer
-from .teachers.name import parse_teachers
+from .teachers.name import TeacherName, parse_teachers
 
 if TYPE_CHECKING:
     import torch
@@ -43,39 +42,127 @@ if TYPE_CHECKING:
 StrPath: TypeAlias = str | os.PathLike[str]
 
 
-def train(**flags: object) -> dict[str, Any]:
+# What is passed most has a keyword with a type. None stands for "not given", so that files, recipes and the defaults of
+# the flags decide as they do for the command.
+def train(
+    *,
+    config: StrPath | Sequence[StrPath] | None = None,
+    model: StrPath | None = None,
+    pretrained: bool | None = None,
+    tune: str | None = None,
+    teacher: StrPath | None = None,
+    teacher_checkpoint: StrPath | None = None,
+    data_dir: StrPath | None = None,
+    unlabeled: StrPath | None = None,
+    dataset: str | None = None,
+    class_names: str | None = None,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    loss: str | None = None,
+    loss_kwargs: Mapping[str, object] | None = None,
+    task_loss_weight: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    opt: str | None = None,
+    weight_decay: float | None = None,
+    amp: bool | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    output: StrPath | None = None,
+    experiment: str | None = None,
+    resume: StrPath | None = None,
+    **flags: object,
+) -> dict[str, Any]:
     """Train as ``train_w2s.py`` does, and return the content of the run's result.json.
 
     Args:
-        flags: those of the script, with underscores, as in YAML: ``loss="kd", loss_kwargs={"temperature": 2}``;
-            ``config`` is a YAML file, or the name of one of the package's, such as ``digits``, or a list of them.
+        config: YAML files of flags, or names of the package's such as ``digits``. Keywords win over them.
+        model: the student, a model of timm or ``hf-hub:ORG/NAME``.
+        pretrained: start from the model's pretrained weights.
+        tune: what of the student is trained: ``all``, ``head``, ``norm``, ``bias``, ``last:2``, ``lora``.
+        teacher: who labels: ``labels:FILE``, a model, a run folder, ``clip:MODEL/PRETRAINED``; several by commas.
+        teacher_checkpoint: weights of the teacher, a file or a run folder.
+        data_dir: folder with ``train/CLASS/`` and ``validation/CLASS/``.
+        unlabeled: images without labels to train on: a folder, at any depth, or a tar file.
+        dataset: a data set by its name, such as ``torch/cifar100`` or ``w2s/digits``.
+        class_names: a file with one name a line, or ``a,b,c``.
+        num_classes: number of classes, if the data do not tell it.
+        img_size: side of the images in pixels, 1 to 16384.
+        loss: how the student learns from the teacher, such as ``kd``; see `w2s_plugins.list_losses`.
+        loss_kwargs: hyperparameters of the loss.
+        task_loss_weight: weight of true labels beside the teacher's; 0 learns from the teacher alone.
+        epochs: passes over the training images, at least 1.
+        batch_size: images in a step of each process, at least 1.
+        lr: learning rate, at least 0. If not given, it follows from the batch size.
+        opt: the optimizer, one of timm's.
+        weight_decay: weight decay of the optimizer.
+        amp: mixed precision.
+        workers: processes that decode images, 0 or more.
+        device: ``cuda``, ``cuda:1``, ``cpu``, ``mps``.
+        seed: of every random draw, 0 to 4294967295.
+        output: folder in which the folder of the run is made.
+        experiment: name of the run's folder.
+        resume: a checkpoint or a run folder to go on from; ``auto``: the run of this name, if there is one.
+        flags: all others of the script, with underscores, as in YAML: ``mixup=0.2``.
 
     Raises:
         UserError: something is wrong with what you gave; the script would print this line and exit with code 2.
         KeyboardInterrupt: training was stopped. A checkpoint is saved, and ``resume="auto"`` goes on from it.
     """
-    return _train("w2s.train", flags)
+    return _train("w2s.train", locals())
 
 
-def protocol(**flags: object) -> dict[str, Any]:
+def protocol(
+    *,
+    config: StrPath | Sequence[StrPath] | None = None,
+    model: StrPath | None = None,
+    teacher: StrPath | None = None,
+    data_dir: StrPath | None = None,
+    dataset: str | None = None,
+    img_size: int | None = None,
+    loss: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    output: StrPath | None = None,
+    experiment: str | None = None,
+    **flags: object,
+) -> dict[str, Any]:
     """Train teacher, ceiling and student as ``train_w2s.py --protocol w2s`` does, and return the record of all three.
 
     Args:
-        flags: the flags of ``train_w2s.py``, with underscores, as `train` takes them.
+        config: YAML files of flags, or names of the package's such as ``digits``. Keywords win over them.
+        model: the student, a model of timm or ``hf-hub:ORG/NAME``.
+        teacher: the weak model, which is trained first on a part of the data.
+        data_dir: folder with ``train/CLASS/`` and ``validation/CLASS/``.
+        dataset: a data set by its name, such as ``torch/cifar100`` or ``w2s/digits``.
+        img_size: side of the images in pixels, 1 to 16384.
+        loss: how the student learns from the teacher, such as ``kd``; see `w2s_plugins.list_losses`.
+        epochs: passes of each run over its images, at least 1.
+        batch_size: images in a step of each process, at least 1.
+        lr: learning rate, at least 0. If not given, it follows from the batch size.
+        seed: of every random draw, 0 to 4294967295.
+        output: folder in which the folder of the run is made.
+        experiment: name of the folder of all three runs; it is needed.
+        flags: all others of the script, as `train` takes them.
 
     Raises:
         UserError: something is wrong with what you gave.
         KeyboardInterrupt: training was stopped. A checkpoint is saved, and ``resume="auto"`` goes on from it.
     """
-    return _train("w2s.protocol", {**flags, "protocol": "w2s"})
+    flags["protocol"] = "w2s"
+    return _train("w2s.protocol", locals())
 
 
-def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
-    # Bring the keywords into the form of a YAML file. None means that a flag is not given.
-    plain = {name: as_plain(value) for name, value in flags.items() if value is not None}
+def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    # Files are read with the command line, below, which they may contradict.
+    plain = _given(arguments)
     config = plain.pop("config", [])
-    named = config if isinstance(config, list) else [config]
-    files = [name_of(file, f"{who}: config") for file in named]
+    configs = config if isinstance(config, list) else [config]
+    files = [name_of(file, f"{who}: config") for file in configs]
     # The folder of the data has two names: on the command line it may stand without a flag, and timm calls it `data`.
     if "data" in plain:
         plain.setdefault("data_dir", plain.pop("data"))
@@ -83,23 +170,20 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     typed = check_flags(plain, parser, who)
 
     # Write down the command line that would do the same, because the record of a run shows one.
-    actions = parser.by_dest()
-    words = [word for name, value in typed.items() for word in words_of(actions[name], value)]
+    known = parser.by_dest()
+    words = [word for name, value in typed.items() for word in words_of(known[name], value)]
     line = ["w2s-train", *words, *(["--config", *files] if files else [])]
 
     # Run the script's own function in this process. If it wants to exit, Python gets an exception instead.
     check_versions()
-    if str(TOP) not in sys.path:
-        sys.path.append(str(TOP))
     with _as_command(line):
+        from .distributed.signals import SignalWatch
         from .run.lock import unlock_run
 
         try:
-            record = importlib.import_module("train_w2s").train_all(*combine(parser, files, typed))
-            if (
-                importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered
-                is not None
-            ):
+            record = load_script("train_w2s").train_all(*combine(parser, files, typed))
+            # a signal that came when the run had ended is for whoever called
+            if SignalWatch.entered is not None:
                 raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
             return record
         except SystemExit as end:
@@ -108,16 +192,55 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
             unlock_run()
 
 
+def _given(arguments: Mapping[str, Any]) -> dict[str, object]:
+    """Return what was given of a function's arguments, ``flags`` among them, as a YAML file has it.
+
+    None stands for what is not given. What has no keyword comes first, in the order in which it was given.
+    """
+    named = dict(arguments)
+    flags = {**named.pop("flags"), **named}
+    return {name: as_plain(value) for name, value in flags.items() if value is not None}
+
+
 @overload
 def predict(
-    model: StrPath, images: StrPath, output: None = None, **flags: object
+    model: StrPath,
+    images: StrPath,
+    output: None = None,
+    *,
+    checkpoint: StrPath | None = None,
+    class_names: str | None = None,
+    top_k: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    **flags: object,
 ) -> list[dict[str, Any]]: ...
 @overload
-def predict(model: StrPath, images: StrPath, output: StrPath, **flags: object) -> Path: ...
+def predict(
+    model: StrPath,
+    images: StrPath,
+    output: StrPath,
+    *,
+    checkpoint: StrPath | None = None,
+    class_names: str | None = None,
+    top_k: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    **flags: object,
+) -> Path: ...
 def predict(
     model: StrPath,
     images: StrPath,
     output: StrPath | None = None,
+    *,
+    checkpoint: StrPath | None = None,
+    class_names: str | None = None,
+    top_k: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
     **flags: object,
 ) -> list[dict[str, Any]] | Path:
     """Ask a model about images without labels, as ``python -m w2s_plugins.predictions`` does.
@@ -126,7 +249,13 @@ def predict(
         model: folder of a run or of an export, ``hf-hub:ORG/NAME``, a timm name, or another kind of teacher.
         images: a folder, which is searched at any depth, a tar file, or shards (``wds/PATH``).
         output: the table to write. If it is None, no file is written.
-        flags: other flags of the command, with underscores: ``top_k=5``, ``all=True``, ``class_names="cat,dog"``.
+        checkpoint: weights of the model, a file or a run folder.
+        class_names: a file with one name a line, or ``a,b,c``; for a model that knows none of its own.
+        top_k: add a column with so many of the most likely classes, at least 1.
+        batch_size: images at a time, at least 1.
+        workers: processes that decode images, 0 or more.
+        device: ``cuda`` or ``cpu``; by default ``cuda`` where there is one.
+        flags: other flags of the command, with underscores: ``all=True``.
 
     Returns:
         The path of the table if you gave ``output``. Otherwise a list with one dictionary for each image: ``filename``,
@@ -135,17 +264,21 @@ def predict(
     Raises:
         UserError: there is no such model or folder, or a flag is wrong.
     """
+    # before anything else has a name here
+    plain = _given(locals())
     who = "w2s.predict"
-    given = {"model": name_of(model, f"{who}: model"), "dir": name_of(images, f"{who}: images")}
-    if flags.keys() & given.keys():
+    if "dir" in flags:
         raise UserError(f"{who}: dir is called images here, and is given once")
+    plain["model"] = name_of(model, f"{who}: model")
+    plain["dir"] = name_of(images, f"{who}: images")
+    plain.pop("images")
+    # without a table to write, the rows go through one that is deleted
     with contextlib.ExitStack() as stack:
         if output is None:
             table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl"
         else:
             table = Path(name_of(output, f"{who}: output"))
-        others = {name: as_plain(value) for name, value in flags.items()}
-        plain = {**given, "output": str(table), **others}
+        plain["output"] = str(table)
         request = settle(check_flags(plain, predict_parser(), who))
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run
@@ -220,49 +353,40 @@ def create_teacher(
         raise UserError(
             f"{who}: the student is a {type(student).__name__}, expected a model, a torch.nn.Module"
         )
-    if not isinstance(data_config, (Mapping, type(None))):
+    changes = {} if data_config is None else data_config
+    if not isinstance(changes, Mapping):
         raise UserError(
-            f"{who}: data_config is a {type(data_config).__name__}, expected a mapping with mean and std"
+            f"{who}: data_config is a {type(changes).__name__}, expected a mapping with mean and std"
         )
     several = teacher if isinstance(teacher, (list, tuple)) else [teacher]
-    names = [
-        name
-        for one in several
-        for name in parse_teachers(
-            offer(one) if callable(one) else teacher_names(name_of(one, f"{who}: teacher"))
-        )
-    ]
+    names: list[TeacherName] = []
+    for one in several:
+        text = offer(one) if callable(one) else teacher_names(name_of(one, f"{who}: teacher"))
+        names += parse_teachers(text)
     if not names:
         raise UserError(f"{who}: no teacher: give a name, a function, or several of them")
     for name in names:
         check_teacher_name(who, name)
     # the teacher has to undo the student's normalisation, so it is told which one that is
     config = resolve_model_data_config(student)
+    # what timm may know of a model's input; a misspelt name would change nothing
     known = {*config, *PretrainedCfg.__dataclass_fields__}
-    for key in (data_config or {}).keys() - known:
+    for key in changes.keys() - known:
         raise UserError(f"{who}: data_config has no '{key}'{nearest(key, known)}")
-    config = {**config, **(data_config or {})}
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
     class_names = cast("Sequence[str] | None", as_plain(class_names))
     if class_names is not None:
         check_class_names(class_names, f"{who}: class_names", classes)
-    place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
-    return open_teacher(
-        names,
-        [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")],
-        StudentInput.of(config, classes, class_names),
-        _device(device, who) if device is not None else place,
-    )
-
-
-def _device(device: object, who: str) -> "torch.device":
-    """Return a device of torch. Raises `UserError` for what is none."""
-    import torch
-
+    # it runs where the student is, which is on the CPU if it has no parameters
+    if device is None:
+        device = next((parameter.device for parameter in student.parameters()), "cpu")
     try:
-        return torch.device(cast(str, device))
+        runs_on = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{who}: device {device!r:.60}: {one_line(error, 100)}") from error
+    checkpoints = [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")]
+    seen = StudentInput.of({**config, **changes}, classes, class_names)
+    return open_teacher(names, checkpoints, seen, runs_on)
 
 
 @contextlib.contextmanager
@@ -273,9 +397,8 @@ def _as_command(words: list[str]) -> Iterator[None]:
     # remember what a command changes: its command line, the log, the handlers of signals
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    noted = {
-        number: signal.getsignal(number) for number in STOPPING
-    }  # a run that is stopped leaves its own behind
+    # a run that is stopped leaves its own behind
+    noted = {number: signal.getsignal(number) for number in STOPPING}
     sys.argv = words
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     try:

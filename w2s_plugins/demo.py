@@ -33,7 +33,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     started = time.monotonic()
-    # The seeds side by side, each in a process of its own.
+    # The seeds side by side, each in a process of its own, which a thread of this one waits for.
     output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda seed: run_seed(seed, output), range(args.seeds)))
@@ -50,19 +50,12 @@ def main() -> None:
 def run_seed(seed: int, output: Path) -> list[float]:
     """Train teacher, ceiling and student in a process of their own; return the row of the table."""
     name = f"seed{seed}"
-    flags = [
-        "--config",
-        RECIPE,
-        "--seed",
-        str(seed),
-        "--output",
-        str(output),
-        "--experiment",
-        name,
-    ]
+    flags = ["--config", RECIPE, "--seed", str(seed), "--output", str(output)]
+    flags += ["--experiment", name]
     # Each command is shown, so that it can be given by hand.
     print(f"{typed('train')} {shlex.join(flags)}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
+    # seeds run side by side, a core each: with all threads in each of them they would wait for each other
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(TOP / "train_w2s.py"), *flags],
         env=environment,
@@ -79,5 +72,10 @@ def run_seed(seed: int, output: Path) -> list[float]:
     ]
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-demo``, and ``python -m``."""
     run_main(main, "demo")
+
+
+if __name__ == "__main__":
+    console()

@@ -55,8 +55,9 @@ def said_of(where: str) -> Iterator[None]:
 
 
 def called(prog: str) -> str:
-    """Return the name that this program was typed with: that of a console command (`cli.main`), else ``prog``."""
-    return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
+    """Return the name that this program was typed with: that of a console command, else ``prog``."""
+    name = Path(sys.argv[0]).stem
+    return name if name.startswith("w2s-") else prog
 
 
 def typed(command: str) -> str:
@@ -171,13 +172,13 @@ def run_main(main: Callable[[], T], prog: str) -> T:
         # The first rank of a node reports: where it has failed too, torchrun ends the others meanwhile.
         time.sleep(min(3.0, float(os.environ.get("LOCAL_RANK", "0"))))
         # What the user can put right is one line; of anything else the traceback is what helps.
-        said = str(error) if isinstance(error, UserError) else refusal(error)
-        if said is None or "--debug" in sys.argv:
+        message = str(error) if isinstance(error, UserError) else refusal(error)
+        if message is None or "--debug" in sys.argv:
             print_traceback(error)
-        if said is None:
+        if message is None:
             _exit(1)
         with contextlib.suppress(OSError):  # its disk is full as well
-            print(f"{called(prog)}: error: {shown(said)}", file=sys.stderr, flush=True)
+            print(f"{called(prog)}: error: {shown(message)}", file=sys.stderr, flush=True)
         _exit(EXIT_USER_ERROR)
 
 
@@ -271,9 +272,8 @@ def _secrets() -> list[str]:
     secrets = [os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
     with contextlib.suppress(OSError, UnicodeDecodeError):
         secrets.append(Path(HF_TOKEN_PATH).read_text())
-    return [
-        s.strip() for s in secrets if len(s.strip()) >= 4
-    ]  # a shorter one would garble texts, and is no token
+    # a shorter one would garble texts, and is no token
+    return [secret.strip() for secret in secrets if len(secret.strip()) >= 4]
 
 
 @contextlib.contextmanager

@@ -24,16 +24,13 @@ from safetensors import SafetensorError
 from .errors import AGAIN, INSTALLED, UserError, cannot_be_written, nearest, one_line
 
 LARGEST_FILE = 10_000_000  # bytes
-LARGEST_YAML = (
-    1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
-)
+# which takes PyYAML as long as the json module takes for a hundred times that
+LARGEST_YAML = 1_000_000
 MOST_VALUES = 1_000_000  # in all, with every alias written out
-INFLATION = (
-    2**24
-)  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
-MODEST = (
-    2**16
-)  # classes or samples that a file may speak of without anything of that size behind it
+# bytes by which an archive may unpack to more than its own size; torch.save does not compress
+INFLATION = 2**24
+# classes or samples that a file may speak of without anything of that size behind it
+MODEST = 2**16
 WRITTEN = ".w2s-written"  # notes what was written beside it, as sha256sum does
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO",
@@ -105,13 +102,8 @@ def read_plain(path: Path) -> object:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except (
-        TypeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        OverflowError,
-    ) as error:  # of PyYAML, at odd scalars
+    # of PyYAML, at odd scalars
+    except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"a value that cannot be read ({error})") from error
 
 
@@ -124,11 +116,9 @@ def special_kind(path: str | Path) -> str | None:
         mode = os.stat(path).st_mode
     except OSError:
         return None
-    return (
-        None
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-        else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
-    )
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return _SPECIAL.get(stat.S_IFMT(mode), "a special file")
 
 
 def check_regular(path: str | Path) -> None:
@@ -284,12 +274,10 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
         delete(temporary)
         if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
             raise
-        # torch.save does not pass on why the system refused.
-        reason = (
-            "the disk is full, or the folder is gone"
-            if type(error) is RuntimeError
-            else one_line(error)
-        )
+        # torch.save does not pass on why the system refused
+        reason = one_line(error)
+        if type(error) is RuntimeError:
+            reason = "the disk is full, or the folder is gone"
         raise cannot_be_written(path, reason, then) from error
 
 
@@ -302,15 +290,17 @@ def remove_temporary_files(folder: Path) -> None:
 def delete(path: Path) -> None:
     """Delete a file or a folder, if it is there; on a disk that is read-only now it stays."""
     with suppress(OSError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
-            missing_ok=True
-        )
+        # of a link to a folder only the link goes
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, atomically; its content is copied where the file system has no hard links."""
-    # Two names of one file are there already.
-    if target.exists() and target.samefile(source):  # to rename one onto the other would do nothing
+    # to rename one name of a file onto another one of its names would do nothing, and leave the temporary one
+    if target.exists() and target.samefile(source):
         return
     with atomic_write(target) as temporary:
         temporary.unlink(missing_ok=True)
@@ -374,7 +364,7 @@ def _cell(value: object) -> object:
     try:
         float(text)
     except ValueError:
-        text = ("'" if text.startswith(_FORMULA) else "") + re.sub(
-            r"[\r\n]", " ", text
-        )  # \r is not quoted by `csv`
+        # `csv` does not quote \r, at which some readers begin a new row
+        one_row = re.sub(r"[\r\n]", " ", text)
+        return f"'{one_row}" if text.startswith(_FORMULA) else one_row
     return text

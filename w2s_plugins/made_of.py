@@ -53,6 +53,7 @@ def absolute_place(path: str | Path | None) -> str:
 
 def hash_of_place(*names: object) -> str:
     """Return a short hash of what names a place; others may read a record, but not where things lie on this disk."""
+    # an exported model and its record are published; 16 digits tell a run's few places apart
     return hashlib.sha256(json.dumps(names, default=str).encode()).hexdigest()[:16]
 
 
@@ -67,6 +68,7 @@ def from_plain(content: object) -> list[Ingredient]:
     Raises:
         ValueError: it is something else.
     """
+    # Older versions wrote a mapping, or nothing. What they had noted is not compared, so that their runs go on.
     entries = content if isinstance(content, list) else []
     try:
         made_of = [Ingredient(**entry) for entry in entries]
@@ -78,14 +80,16 @@ def from_plain(content: object) -> list[Ingredient]:
     return made_of
 
 
+def _differ(before: str | None, now: str | None) -> bool:
+    # what cannot be told, such as of a stream, is no reason to refuse a run
+    return before is not None and now is not None and before != now
+
+
 def find_changed(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> Ingredient | None:
     """Return the first ingredient of ``before`` that has the same role but another content now, None if none has."""
     contents = {one.role: one.fingerprint for one in now}
     for one in before:
-        if (
-            None not in (one.fingerprint, contents.get(one.role))
-            and one.fingerprint != contents[one.role]
-        ):
+        if _differ(one.fingerprint, contents.get(one.role)):
             return one
     return None
 
@@ -104,10 +108,7 @@ def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = 
         for now in made_of:
             # The first run that was made of it is what all others are compared with.
             other, before = first.setdefault(getattr(now, key), (run, now))
-            if (
-                None not in (before.fingerprint, now.fingerprint)
-                and before.fingerprint != now.fingerprint
-            ):
+            if _differ(before.fingerprint, now.fingerprint):
                 # What was made of a product is older than the run that has made another one since.
                 older = run if before.role == PRODUCT else other
                 raise UserError(

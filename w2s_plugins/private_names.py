@@ -21,9 +21,12 @@ from timm.data.dataset_factory import _search_split as search_split
 # which feature levels are asked for, counted from either end
 from timm.models._features import feature_take_indices
 
+# which files of weights timm takes, the first one that a repository has
+from timm.models._hub import HF_WEIGHTS_NAME, download_from_hf, hf_split
+from timm.models._hub import _get_safe_alternatives as safe_alternatives
+
 # config.json of the Hub in one form, whatever its age; without the code and addresses that it may name
 from timm.models._hub import _parse_model_cfg as parse_model_cfg
-from timm.models._hub import download_from_hf
 
 # ---------------------------------------------------------------- torch
 # a copy of many tensors at once, and what sorts them by device and dtype for it
@@ -40,7 +43,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 # every operation on tensors, to see who reads what
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# all tensors in nested containers, and a function of each
+# all tensors in nested containers, and the same containers with other tensors
 from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:

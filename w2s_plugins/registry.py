@@ -24,9 +24,8 @@ OLDEST = {
     "huggingface-hub": "1.4",
     "safetensors": "0.5",
 }
-PLUGINS: dict[
-    str, ModuleType
-] = {}  # those of --plugins, by the name of the module or the stem of the file
+# those of --plugins, by the name of the module or the stem of the file
+PLUGINS: dict[str, ModuleType] = {}
 
 
 class Registry(Generic[T]):
@@ -69,10 +68,10 @@ def check_versions() -> None:
     needed = []
     for name, oldest in OLDEST.items():
         try:
-            found = importlib.metadata.version(name)
+            installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found = "0"
-        if Version(found) < Version(oldest):
+            installed = "0"
+        if Version(installed) < Version(oldest):
             needed.append(f"'{name}>={oldest}'")
     if needed:
         raise UserError(f"too old or absent: pip install {' '.join(needed)}")
@@ -103,8 +102,8 @@ def offer(function: Callable) -> str:
     """
     # as if a plugin had it, under the first name that is free
     module = PLUGINS.setdefault("python", ModuleType("python"))
-    own = getattr(function, "__name__", type(function).__name__)
-    names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
+    called = getattr(function, "__name__", type(function).__name__)
+    names = itertools.chain([called], (f"{called}-{number}" for number in itertools.count(2)))
     name = next(name for name in names if getattr(module, name, function) is function)
     setattr(module, name, function)
     return f"python:{name}"

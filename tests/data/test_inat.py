@@ -1,11 +1,10 @@
 """iNaturalist: the published lists with their images, and what is refused."""
 
 import json
-import re
 
 import pytest
 
-from tests.parts import SPECIES, assert_refused, refusal, write_folder, write_list
+from tests.parts import SPECIES, assert_refused, lines, write_folder, write_list
 from w2s_plugins.data import create_dataset, labels_of
 from w2s_plugins.data.datasets import class_names_of, num_classes_of
 from w2s_plugins.data.decoding import FileDataset
@@ -21,12 +20,8 @@ def inat(tmp_path):
 
 
 def refused(root, message, **kwargs):
-    assert re.search(
-        message,
-        refusal(
-            create_dataset, "inat2018", root and str(root), "train", flag="--train-split", **kwargs
-        ),
-    )
+    where = "inat2018", root and str(root), "train"
+    assert_refused(message, create_dataset, *where, flag="--train-split", **kwargs)
 
 
 def test_labels_are_those_of_the_list(inat):
@@ -34,25 +29,19 @@ def test_labels_are_those_of_the_list(inat):
     assert type(dataset) is FileDataset and len(dataset) == 9
     names = dataset.filenames()
     assert names[0].startswith("train_val2018/Amphibia/class") and len(set(names)) == 9
-    assert (
-        labels_of(dataset)
-        == [int(n.split("class")[1][0]) for n in names]
-        == [dataset[i][1] for i in range(9)]
-    )
+    expected = [int(name.split("class")[1][0]) for name in names]
+    assert labels_of(dataset) == [dataset[i][1] for i in range(9)] == expected
     assert class_names_of(dataset) == SPECIES and num_classes_of(dataset) == 4
     assert dataset[0][0].size == (48, 40) and dataset.filename(0, basename=True).endswith(".jpg")
-    assert (
-        describe(dataset, "inat2018", "train").fingerprint
-        != describe(
-            create_dataset("", str(inat / "train_val2018"), "Amphibia"), "inat2018", "train"
-        ).fingerprint
-    )
+    folders = create_dataset("", str(inat / "train_val2018"), "Amphibia")
+    one, other = (describe(data, "inat2018", "train").fingerprint for data in (dataset, folders))
+    assert one != other
 
 
-def test_2021_and_lists_in_a_folder_of_their_own(inat):
-    for split in ("train", "train_mini", "val"):
-        write_list(inat, f"annotations/{split}.json", "train_val2018")
-        assert len(create_dataset("inat2021", str(inat), split)) == 9
+@pytest.mark.parametrize("split", ["train", "train_mini", "val"])
+def test_2021_and_lists_in_a_folder_of_their_own(inat, split):
+    write_list(inat, f"annotations/{split}.json", "train_val2018")
+    assert len(create_dataset("inat2021", str(inat), split)) == 9
 
 
 def test_images_elsewhere(inat):
@@ -64,33 +53,23 @@ def test_images_elsewhere(inat):
 
 
 def test_names_in_the_open_and_names_of_several_classes(inat):
-    (inat / "categories.json").write_text(
-        json.dumps([dict(id=i, name=f"species {i // 2}") for i in range(4)])
-    )
+    categories = [dict(id=i, name=f"species {i // 2}") for i in range(4)]
+    (inat / "categories.json").write_text(json.dumps(categories))
     dataset = create_dataset("inat2018", str(inat), "train")
     assert class_names_of(dataset) == ["species 0 0", "species 0 1", "species 1 2", "species 1 3"]
+
+
+ONCE = "9 images and labels of 9; expected one label of each, and every image once"
 
 
 @pytest.mark.parametrize(
     ("key", "entry", "message"),
     [
         ("images", None, "not a list of iNaturalist's form"),
-        (
-            "images",
-            dict(file_name="../x/class0/000.jpg"),
-            "'../x/class0/000.jpg' is no path inside --data-dir",
-        ),
+        ("images", dict(file_name="../x/0.jpg"), "'../x/0.jpg' is no path inside --data-dir"),
         ("images", dict(file_name="/etc/passwd"), "'/etc/passwd' is no path inside --data-dir"),
-        (
-            "images",
-            dict(id=900),
-            "9 images and labels of 9; expected one label of each, and every image once",
-        ),
-        (
-            "images",
-            "same",
-            "9 images and labels of 9; expected one label of each, and every image once",
-        ),
+        ("images", dict(id=900), ONCE),
+        ("images", "same", ONCE),
         ("annotations", dict(image_id=900), "9 images and labels of 8"),
         ("annotations", dict(category_id="5"), "expected .* whole numbers"),
         ("annotations", dict(category_id=4), "expected ids from 0 to 3"),
@@ -106,16 +85,16 @@ def test_a_bad_list(inat, key, entry, message):
     refused(inat, message)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"images": []}', "a list of test images has no annotations"),
-        ('{"images": [], "annotations": []}', "0 images"),
-        ('{"images"', "not a readable json file"),
-        ("[1]", "iNaturalist's form"),
-        ("7", "iNaturalist's form"),
-    ],
-)
+NO_LISTS = """
+{"images": []}  ->  a list of test images has no annotations
+{"images": [], "annotations": []}  ->  0 images
+{"images"  ->  not a readable json file
+[1]  ->  iNaturalist's form
+7  ->  iNaturalist's form
+"""
+
+
+@pytest.mark.parametrize("text, message", lines(NO_LISTS))
 def test_no_list(inat, text, message):
     (inat / "train2018.json").write_text(text)
     refused(inat, message)
@@ -126,14 +105,7 @@ def test_nothing_there(inat):
     refused(inat / "nowhere", "nowhere: no such folder")
     refused(inat, "--class-map", class_map="x")
     (inat / "train2018.json").unlink()
-    refused(
-        inat,
-        r"--train-split train: no train2018.json in \S+ \(nearest: val2018.json\); found: val2018.json",
-    )
-    assert_refused(
-        r"unknown dataset 'inat2017' \(nearest: inat20",
-        create_dataset,
-        "inat2017",
-        str(inat),
-        "train",
-    )
+    near = r"\(nearest: val2018.json\); found: val2018.json"
+    refused(inat, rf"--train-split train: no train2018.json in \S+ {near}")
+    message = r"unknown dataset 'inat2017' \(nearest: inat20"
+    assert_refused(message, create_dataset, "inat2017", str(inat), "train")

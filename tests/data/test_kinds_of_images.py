@@ -4,8 +4,6 @@ import itertools
 import logging
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import warnings
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from tests.parts import assert_refused
+from tests.processes import python
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.decoding import to_mode
 from w2s_plugins.data.unlabeled import find_shards, open_shards, open_unlabeled
@@ -59,17 +58,18 @@ def test_formats(tmp_path: Path) -> None:
     assert len(views) == 6 and all(np.array_equal(view, few) for view in views.values())
 
 
+@pytest.mark.parametrize("side", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_every_side_up(tmp_path: Path, suffix: str) -> None:
-    for side in range(1, 9):
-        write(tmp_path / f"{side}.{suffix}", Image.fromarray(COLOURS), exif=turned(side))
-    views = seen(open_unlabeled(str(tmp_path)))
-    for name, view in views.items():
-        assert np.array_equal(view, ImageOps.exif_transpose(Image.open(tmp_path / name)))
-    assert views[f"6.{suffix}"].shape == (12, 8, 3)
-    assert (
-        np.array_equal(views[f"6.{suffix}"], np.rot90(views[f"1.{suffix}"], -1)) or suffix == "jpg"
-    )
+def test_every_side_up(tmp_path: Path, suffix: str, side: int) -> None:
+    """What was turned before it was stored is seen as it was; to within rounding where it is stored with loss."""
+    image = Image.fromarray(COLOURS)
+    image.getexif()[0x0112] = {6: 8, 8: 6}.get(side, side)  # how to turn it back
+    how = {"jpg": dict(quality=100, subsampling=0), "webp": dict(lossless=True)}.get(suffix, {})
+    stored = ImageOps.exif_transpose(image)
+    write(tmp_path / f"x.{suffix}", stored, exif=turned(side), **how)
+    (view,) = seen(open_unlabeled(str(tmp_path))).values()
+    assert view.shape == COLOURS.shape
+    assert np.abs(view.astype(int) - COLOURS).max() <= (8 if suffix == "jpg" else 0)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def test_broken_exif_says_nothing(tmp_path: Path, exif: bytes) -> None:
     assert np.array_equal(seen(open_unlabeled(str(tmp_path)))["a.jpg"], Image.open(path))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(
     "suffix, levels",
     [
@@ -93,12 +94,11 @@ def test_broken_exif_says_nothing(tmp_path: Path, exif: bytes) -> None:
     ids=lambda value: str(getattr(value, "dtype", value)),
 )
 def test_many_levels_are_scaled_and_not_clipped(
-    tmp_path: Path, suffix: str, levels: np.ndarray
+    tmp_path: Path, suffix: str, levels: np.ndarray, mode: str
 ) -> None:
     write(tmp_path / f"a.{suffix}", Image.fromarray(levels))
-    for mode in ("RGB", "L"):
-        (view,) = seen(open_unlabeled(str(tmp_path), mode)).values()
-        assert np.array_equal(view, Image.fromarray(LEVELS).convert(mode))
+    (view,) = seen(open_unlabeled(str(tmp_path), mode)).values()
+    assert np.array_equal(view, Image.fromarray(LEVELS).convert(mode))
 
 
 @pytest.mark.parametrize(
@@ -154,42 +154,60 @@ def test_everywhere_alike(tmp_path: Path, place: str) -> None:
     write(tmp_path / "train/a/1.png", Image.fromarray(LEVELS.astype(np.uint16) * 257))
     (tmp_path / "label").write_text("0")
     one, two = (np.asarray(image) for image, _ in itertools.islice(PLACES[place](tmp_path), 2))
-    assert np.array_equal(one, COLOURS) and np.array_equal(
-        two, Image.fromarray(LEVELS).convert("RGB")
-    )
+    assert np.array_equal(one, COLOURS)
+    assert np.array_equal(two, Image.fromarray(LEVELS).convert("RGB"))
 
 
 # ---------------------------------------------------------------- what is not read
 
 
-def test_what_is_not_read_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of folders and tar files, without another look at the disk than that for the images."""
+NOT_READ = "3 file(s) are not read: .mov (2), .txt (1)"
+
+
+@pytest.fixture
+def others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
+    """A folder of an image and files of other kinds, and a tar file of it."""
     caplog.set_level(logging.INFO)
-    walks, walk = [], os.walk
-    monkeypatch.setattr(
-        os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs)
-    )
     folder = write(tmp_path / "train/a/0.png", Image.fromarray(COLOURS)).parent
     for name in ("1.mov", "2.MOV", "3.txt", "README", ".DS_Store"):
         (folder / name).touch()
-    said = "3 file(s) are not read: .mov (2), .txt (1)"
-    create_dataset("", str(tmp_path), "train")
-    assert caplog.messages == [f"--data-dir {tmp_path}, split 'train': {said}"] and len(walks) == 1
-    for root in (folder, tmp_path / "x.tar"):
-        with tarfile.open(tmp_path / "x.tar", "w") as archive:
-            archive.add(folder, "a")
-        open_unlabeled(str(root))
-        assert f"{root}: {said}" in caplog.messages
-    create_dataset("", str(root), "train", flag="--train-split")
-    assert caplog.messages[-1] == f"--data-dir {root}, split 'train': {said}"
-    (folder / "0.png").unlink()
-    for place in (
-        lambda: create_dataset("", str(tmp_path), "train"),
-        lambda: open_unlabeled(str(folder)),
-    ):
-        assert_refused(re.escape(f"({said})"), place)
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(folder, "a")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "where, labelled", [("", True), ("x.tar", True), ("train/a", False), ("x.tar", False)]
+)
+def test_what_is_not_read_is_said(
+    others: Path, caplog: pytest.LogCaptureFixture, monkeypatch, where: str, labelled: bool
+) -> None:
+    """Once, and without another look at the disk than that for the images."""
+    root, walks, walk = str(others / where), [], os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs)
+    )
+    if labelled:
+        create_dataset("", root, "train", flag="--train-split")
+        prefix = f"--data-dir {root}, split 'train'"
+    else:
+        open_unlabeled(root)
+        prefix = root
+    assert caplog.messages.count(f"{prefix}: {NOT_READ}") == 1
+    assert len(walks) == (not root.endswith(".tar"))
+
+
+@pytest.mark.parametrize(
+    "open_folder",
+    [lambda root: create_dataset("", str(root), "train"), lambda root: open_unlabeled(str(root))],
+    ids=["labelled", "unlabelled"],
+)
+def test_what_is_not_read_explains_that_nothing_is_there(
+    others: Path, open_folder: Callable[[Path], Dataset]
+) -> None:
+    (others / "train/a/0.png").unlink()
+    (others / "x.tar").unlink()
+    assert_refused(re.escape(f"({NOT_READ})"), open_folder, others)
 
 
 def test_heic_without_what_reads_it(tmp_path: Path) -> None:
@@ -199,8 +217,6 @@ def test_heic_without_what_reads_it(tmp_path: Path) -> None:
         "import sys; sys.modules['pillow_heif'] = None; from w2s_plugins.data.unlabeled import open_images; "
         f"open_images({str(tmp_path)!r})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (
-        "(1 file(s) are not read: .heic (1); pip install pillow-heif, and .heic is read)"
-        in done.stderr
-    )
+    done = python("-c", code, env=os.environ, cwd=tmp_path)
+    message = "(1 file(s) are not read: .heic (1); pip install pillow-heif, and .heic is read)"
+    assert message in done.stderr

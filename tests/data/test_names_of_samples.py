@@ -1,6 +1,7 @@
 """What names a sample: files, positions, shards and the commit of a dataset on the Hub."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.hub_server import File, HubServer, Repo
-from tests.parts import refusal, train_settings, write_folder
+from tests.parts import assert_refused, train_settings, write_folder
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.keys import describe, positions_in_split, sample_keys
@@ -44,57 +45,68 @@ def test_braces_are_expanded_as_in_a_shell(text: str, expected: list[str]) -> No
 
 @pytest.mark.parametrize("text", ["x{0..99999999999}.tar", "/".join(["{a,b}" * 40] * 30) + ".tar"])
 def test_braces_that_stand_for_billions_are_refused(text: str) -> None:
-    assert "its braces stand for more than 200000 shards; give their folder" in refusal(
-        find_shards, f"wds/{text}"
-    )
+    message = "its braces stand for more than 200000 shards; give their folder"
+    assert_refused(message, find_shards, f"wds/{text}")
 
 
-def test_a_dataset_of_the_hub_is_that_of_its_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def revisions() -> Iterator[tuple[HubServer, dict[str, str]]]:
+    """A Hub with a data set of two commits, by their names."""
     with HubServer() as server:
         repo = server.repos["datasets/org/digits"] = Repo("datasets/org/digits")
-        first = repo.commit("main", {"train-0.tar": File(b"", False)}, "one")
-        second = repo.commit("main", {f"train-{i}.tar": File(b"", False) for i in range(2)}, "two")
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(  # whose addresses are made when it is imported
-            "w2s_plugins.hub.fetch.snapshot_download",
-            lambda name, revision, **_: tmp_path / repo.resolve(revision),
+        shards = [{f"train-{i}.tar": File(b"", False) for i in range(count)} for count in (1, 2)]
+        yield (
+            server,
+            {
+                name: repo.commit("main", shards[i], name)
+                for i, name in enumerate(("first", "second"))
+            },
         )
-        for name, commit, files in (
-            ("org/digits", second, ["train-0.tar", "train-1.tar"]),
-            (f"org/digits@{first}", first, ["train-0.tar"]),
-            (f"org/digits:train@{first}", first, ["train-0.tar"]),
-        ):
-            shards = find_hub_shards(f"hfids/{name}")
-            assert [shard.name for shard in shards] == files and {
-                shard.parent.name for shard in shards
-            } == {commit}
+
+
+@pytest.mark.parametrize(
+    "name, commit, count",
+    [
+        ("org/digits", "second", 2),
+        ("org/digits@{first}", "first", 1),
+        ("org/digits:train@{first}", "first", 1),
+    ],
+)
+def test_a_dataset_of_the_hub_is_that_of_its_revision(
+    revisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, commit: str, count: int
+) -> None:
+    server, commits = revisions
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    repo = server.repos["datasets/org/digits"]
+    monkeypatch.setattr(  # whose addresses are made when it is imported
+        "w2s_plugins.hub.fetch.snapshot_download",
+        lambda name, revision, **_: tmp_path / repo.resolve(revision),
+    )
+    shards = find_hub_shards(f"hfids/{name.format(**commits)}")
+    assert shards == [tmp_path / commits[commit] / f"train-{i}.tar" for i in range(count)]
 
 
 def test_images_are_known_by_content(tmp_path: Path) -> None:
     """Other pixels in files of the same names and sizes make other data; a copy makes the same."""
-    write_folder(tmp_path / "one", {"train": 12})
-    for file in (tmp_path / "one").rglob("*.jpg"):
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_folder(one, {"train": 12})
+    for file in one.rglob("*.jpg"):
         Image.open(file).save(file.with_suffix(".bmp"))
         file.unlink()
 
-    def fingerprint(folder: str, part: slice | None = None) -> str | None:
-        settings = train_settings(
-            "--data-dir", str(tmp_path / folder), "--val-split", "", dataset=""
-        )
+    def fingerprints(folder: Path) -> list[str | None]:
+        """Of the whole and of a part."""
+        settings = train_settings(f"--data-dir {folder} --val-split ''", dataset="")
         split = open_splits(settings.data, 3, 0)["train"]
-        return describe(
-            split if part is None else Subset(split, range(12)[part]), "", ""
-        ).fingerprint
+        return [describe(part, "", "").fingerprint for part in (split, Subset(split, range(6)))]
 
-    before, of_part = fingerprint("one"), fingerprint("one", slice(0, 6))
-    assert None not in (before, of_part) and before != of_part
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    assert (fingerprint("two"), fingerprint("two", slice(0, 6))) == (before, of_part)
-    for file in (tmp_path / "two").rglob("*.bmp"):
+    before = fingerprints(one)
+    assert None not in before and before[0] != before[1]
+    shutil.copytree(one, two)
+    assert fingerprints(two) == before
+    for file in two.rglob("*.bmp"):
         size = file.stat().st_size
         ImageOps.invert(Image.open(file)).save(file)
         assert file.stat().st_size == size
-    assert fingerprint("two") != before and fingerprint("two", slice(0, 6)) != of_part
+    assert not {*fingerprints(two)} & {*before}

@@ -36,9 +36,7 @@ def digits():
     ],
 )
 def test_parse_slice(text, expected):
-    found = parse_slice(text)
-    assert found == expected
-    assert [type(v) for v in found] == [type(v) for v in expected]
+    assert repr(parse_slice(text)) == repr(expected)  # 1 is a sample, and 1.0 is all
 
 
 @pytest.mark.parametrize(
@@ -66,38 +64,36 @@ def test_order_is_stratified(labels, seed, share):
         )
 
 
-def test_shares_and_counts(digits):
-    size = len(digits)
-    assert len(take_slice(digits, "0:0.3", 0)) == round(0.3 * size)
-    assert len(take_slice(digits, "0:40", 0)) == 40
-    assert len(take_slice(digits, "40:", 0)) == size - 40
-    assert len(take_slice(digits, ":", 0)) == size
-    assert take_slice(digits, None, 0) is digits
-    both = take_slice(digits, "0:40,60:80", 0)
-    assert both.indices == sorted(
-        i for text in ("0:40", "60:80") for i in take_slice(digits, text, 0).indices
-    )
+@pytest.mark.parametrize(
+    "text, count", [("0:0.3", 359), ("0:40", 40), ("40:", 1157), (":", 1197), ("0:40,60:80", 60)]
+)
+def test_shares_and_counts(digits, text, count):
+    assert len(take_slice(digits, text, 0)) == count
+
+
+def test_slices_are_parts_of_one_order(digits):
+    one, other = (take_slice(digits, text, 0).indices for text in ("0:40", "60:80"))
+    assert take_slice(digits, "0:40,60:80", 0).indices == sorted(one + other)
     assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
+    assert take_slice(digits, None, 0) is digits
 
 
 def test_subset_reads_the_samples_it_names(digits):
     part = take_slice(digits, "0:40", 0)
     assert labels_of(part) == part.targets == [digits.targets[i] for i in part.indices]
-    for k in (0, 17, 39):
-        image, label = part[k]
-        expected = digits[part.indices[k]]
-        assert (image.tobytes(), label) == (expected[0].tobytes(), expected[1])
+    read = [(part[k][0].tobytes(), part[k][1]) for k in (0, 17, 39)]
+    named = [digits[part.indices[k]] for k in (0, 17, 39)]
+    assert read == [(image.tobytes(), label) for image, label in named]
     twice = Subset(part, [5, 3])
     assert twice.targets == [part.targets[5], part.targets[3]]
     assert twice.classes == digits.classes
     assert twice.filenames() == [str(part.indices[5]), str(part.indices[3])]
 
 
-@pytest.mark.parametrize("amount, count", [(0.1, 120), (50, 50), (1, 1), (0.0001, 1)])
+@pytest.mark.parametrize("amount, count", [(0.1, 60), (50, 50), (1, 1), (0.0001, 1)])
 def test_hold_out(digits, amount, count):
     part = take_slice(digits, "0:0.5", 0)
     rest, held = hold_out(part, amount, 0)
-    count = count if isinstance(amount, int) or amount < 0.01 else -(-len(part) // 10)
     assert len(held) == count
     assert sorted(rest.indices + held.indices) == list(range(len(part)))
     if count >= 50:
@@ -107,25 +103,21 @@ def test_hold_out(digits, amount, count):
 
 @pytest.mark.parametrize("amount", [1197, -3, 1.0, float("nan")])
 def test_hold_out_refused(digits, amount):
-    assert_refused(
-        r"--select-split .*: expected less than the 1197 training samples",
-        hold_out,
-        digits,
-        amount,
-        0,
-    )
+    message = "--select-split .*: expected less than the 1197 training samples"
+    assert_refused(message, hold_out, digits, amount, 0)
 
 
-def test_dataset_without_labels():
+@pytest.mark.parametrize(
+    "flag, take",
+    [
+        ("--train-slice", lambda data: take_slice(data, "0:3", 0)),
+        ("--select-split", lambda data: hold_out(data, 3, 0)),
+    ],
+)
+def test_dataset_without_labels(flag, take):
     class Unlabelled:
         def __len__(self):
             return 5
 
-    assert_refused(
-        "--train-slice: this kind of dataset does not tell its labels",
-        take_slice,
-        Unlabelled(),
-        "0:3",
-        0,
-    )
-    assert_refused("--select-split: this kind of dataset", hold_out, Unlabelled(), 3, 0)
+    message = f"{flag}: this kind of dataset does not tell its labels"
+    assert_refused(message, take, Unlabelled())

@@ -26,20 +26,8 @@ def loader(root: Path):
         batch: int, *flags: str, workers: int = 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
         settings = train_settings(
-            "--unlabeled",
-            str(root / "photos"),
-            "--data-dir",
-            str(root),
-            "--teacher",
-            "resnet18",
-            "--task-loss-weight",
-            "0.5",
-            "--num-classes",
-            "3",
-            "--batch-size",
-            str(batch),
-            "--workers",
-            str(workers),
+            f"--unlabeled {root}/photos --data-dir {root} --teacher resnet18 --task-loss-weight 0.5",
+            f"--num-classes 3 --batch-size {batch} --workers {workers}",
             *flags,
             dataset="",
         )
@@ -63,26 +51,21 @@ def by_sample(batches: list[Batch]) -> list[tuple[int, int, bytes]]:
     )
 
 
-def test_what_is_in_a_batch(loader, root: Path) -> None:
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_is_in_a_batch(loader, root: Path, epoch: int) -> None:
     labels = labels_of(create_dataset("", str(root), "train"))
-    make, seen = loader(8), []
-    for epoch in range(2):
-        batches = list(make.epoch(epoch))
-        assert len(batches) == len(make) == UNLABELLED // 6
-        for batch in batches:
-            assert (batch.index >= UNLABELLED).tolist() == [True] * 2 + [False] * 6
-            assert (
-                batch.target.tolist()
-                == [labels[i - UNLABELLED] for i in batch.index[:2]] + [NO_LABEL] * 6
-            )
-        others = torch.cat([b.index[2:] for b in batches]).tolist()
-        assert len(set(others)) == len(others) == 42
-        counts = Counter(torch.cat([b.index[:2] for b in batches]).tolist())
-        assert len(counts) == LABELLED and set(counts.values()) <= {2, 3}  # they come round
-        views = {image.numpy().tobytes() for b in batches for image in b.input}
-        assert len(views) == len(batches) * 8  # each time in another view
-        seen.append([b.index.tolist() for b in batches])
-    assert seen[0] != seen[1]
+    make = loader(8)
+    batches = list(make.epoch(epoch))
+    assert len(batches) == len(make) == UNLABELLED // 6
+    index = torch.stack([batch.index for batch in batches])
+    assert (index[:, :2] >= UNLABELLED).all() and (index[:, 2:] < UNLABELLED).all()
+    expected = [[labels[i - UNLABELLED] for i in row[:2]] + [NO_LABEL] * 6 for row in index]
+    assert [batch.target.tolist() for batch in batches] == expected
+    assert len(index[:, 2:].unique()) == 42  # no other twice
+    counts = Counter(index[:, :2].flatten().tolist())
+    assert len(counts) == LABELLED and set(counts.values()) <= {2, 3}  # they come round
+    views = {image.numpy().tobytes() for b in batches for image in b.input}
+    assert len(views) == len(batches) * 8  # each time in another view
 
 
 @pytest.mark.parametrize("share, count", [("0", 1), ("0.25", 2), ("0.6", 5), ("1", 7)])
@@ -91,10 +74,13 @@ def test_how_many_are_labelled(loader, share: str, count: int) -> None:
     assert int((batch.target != NO_LABEL).sum()) == count
 
 
+def test_epochs_have_orders_of_their_own(loader) -> None:
+    orders = [torch.stack([b.index for b in loader(8).epoch(epoch)]) for epoch in (0, 1)]
+    assert not torch.equal(*orders)
+
+
 def test_neither_ranks_nor_workers_nor_interruptions_change_a_batch(loader) -> None:
-    whole = list(loader(8).epoch(1))
-    assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == [
-        by_sample([b]) for b in whole[3:]
-    ]
+    whole = [by_sample([b]) for b in loader(8).epoch(1)]
+    assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == whole[3:]
     ranks = zip(*(loader(4, rank=rank, world_size=2).epoch(1) for rank in range(2)))
-    assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in whole]
+    assert [by_sample(both) for both in ranks] == whole

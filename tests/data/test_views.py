@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
-from tests.parts import assert_refused, data_config, train_loader, train_settings, write_folder
+from tests.parts import (
+    assert_refused,
+    data_config,
+    flags_in,
+    train_loader,
+    train_settings,
+    write_folder,
+)
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
@@ -20,10 +27,10 @@ from w2s_plugins.training.task import mix_answers
 
 CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), crop_pct=0.9)
 COUNT = 26
-STORED = ("--teacher", "resnet18", "--teacher-targets", "cached")
+STORED = "--teacher resnet18 --teacher-targets cached"
 
 PLAIN = yaml.safe_load("""
-crop, flip and jitter: ""
+crop, flip and jitter: --seed 42
 no augmentation: --no-aug
 colour: --vflip 0.5 --color-jitter-prob 0.8 --grayscale-prob 0.3
 rkrc: --train-crop-mode rkrc
@@ -38,7 +45,7 @@ BATCHES = {
     "mixing": MIXED,
     "mixing, pairs, no prefetcher": f"{MIXED} --mixup-mode pair --no-prefetcher",
     "mixing, elements, erasing": f"{MIXED} --mixup-mode elem --reprob 0.5",
-    "mixing, for stored labels": f"{MIXED} --mixup-mode elem {' '.join(STORED)}",
+    "mixing, for stored labels": f"{MIXED} --mixup-mode elem {STORED}",
     "cutmix of any size": "--cutmix-minmax 0.2 0.6",
     "splits": "--aug-splits 3 --aa rand-m5-mstd0.5",
     "splits, erasing": "--aug-splits 2 --reprob 0.8 --resplit",
@@ -46,7 +53,7 @@ BATCHES = {
     "--train-batches-per-epoch 9",
     "sizes, mixup": "--train-img-sizes 24 32 --mixup 0.5",
 }
-ALL = {case: flags.split() for case, flags in (PLAIN | BATCHES).items()}
+ALL = PLAIN | BATCHES
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def loader(folder):
         *flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
         settings = train_settings(
-            "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags
+            f"--num-classes 3 --batch-size {batch} --workers {workers}", *flags
         )
         dataset = create_dataset("", str(folder), "train")
         return train_loader(dataset, settings, CONFIG, rank=rank, world_size=world_size)
@@ -89,37 +96,34 @@ def by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("case", ALL)
 def test_any_number_of_workers_gives_the_same_batches(loader, case):
-    assert_same(epochs(loader(*ALL[case], workers=2)), epochs(loader(*ALL[case])))
+    assert_same(epochs(loader(ALL[case], workers=2)), epochs(loader(ALL[case])))
 
 
 @pytest.mark.parametrize("case", ALL)
-def test_epochs_seeds_and_samples_differ(loader, case):
-    make = loader(*ALL[case])
-    first, second = list(make.epoch(0)), list(make.epoch(1))
-    assert not torch.equal(
-        torch.cat([b.index for b in first]), torch.cat([b.index for b in second])
-    )
-    if case in PLAIN and case != "no augmentation":
-        views, others = (
-            by_sample(first),
-            by_sample(list(loader(*ALL[case], "--seed", "1").epoch(0))),
-        )
-        again = by_sample(second)
-        for other in (again, others):
-            common = views.keys() & other.keys()
-            assert (
-                sum(torch.equal(views[i], other[i]) for i in common) <= len(common) // 4
-            )  # a flip is a coin
+def test_epochs_are_in_orders_of_their_own_and_come_again(loader, case):
+    make = loader(ALL[case])
+    first = list(make.epoch(0))
+    orders = [torch.cat([b.index for b in batches]) for batches in (first, make.epoch(1))]
+    assert not torch.equal(*orders)
     assert_same(list(make.epoch(0)), first)
+
+
+@pytest.mark.parametrize("epoch, seed", [(1, 42), (0, 1)], ids=["epoch", "seed"])
+@pytest.mark.parametrize("case", [case for case in PLAIN if case != "no augmentation"])
+def test_epochs_and_seeds_differ_in_views(loader, case, epoch, seed):
+    views = by_sample(list(loader(ALL[case]).epoch(0)))
+    other = by_sample(list(loader(ALL[case], f"--seed {seed}").epoch(epoch)))
+    same = [torch.equal(views[i], other[i]) for i in views.keys() & other.keys()]
+    assert sum(same) <= len(same) // 4  # a flip is a coin
 
 
 @pytest.mark.parametrize("case", ALL)
 def test_tail_of_an_epoch(loader, case):
-    make = loader(*ALL[case])
+    make = loader(ALL[case])
     whole = list(make.epoch(1))
     assert len(whole) == len(make)
-    for start in (1, len(whole) - 1):
-        assert_same(list(make.epoch(1, start)), whole[start:])
+    assert_same(list(make.epoch(1, 1)), whole[1:])
+    assert_same(list(make.epoch(1, len(whole) - 1)), whole[-1:])
     assert list(make.epoch(1, len(whole))) == []
     assert_same(list(make.epoch(1)), whole)
 
@@ -128,25 +132,26 @@ def test_tail_of_an_epoch(loader, case):
 def test_a_view_does_not_depend_on_the_batch_it_is_in(loader, case):
     """The same keys in batches of another size give the same pixels."""
     small, large = (
-        torch.cat([b.input for b in loader(*ALL[case], batch=n).epoch(0)]) for n in (4, 6)
+        torch.cat([b.input for b in loader(ALL[case], batch=n).epoch(0)]) for n in (4, 6)
     )
     assert torch.equal(small[:24], large[:24])
 
 
 @pytest.mark.parametrize("case", PLAIN)
 def test_two_ranks_together_see_what_one_process_sees(loader, case):
-    single = list(loader(*ALL[case], batch=8).epoch(0))
-    ranks = [list(loader(*ALL[case], batch=4, rank=r, world_size=2).epoch(0)) for r in range(2)]
-    assert len(ranks[0]) == len(ranks[1]) == len(single)
-    for one, two, together in zip(*ranks, single):
-        for name in ("input", "target", "index"):
-            dealt = torch.stack([getattr(one, name), getattr(two, name)], dim=1).flatten(0, 1)
-            assert torch.equal(dealt, getattr(together, name))
+    single = list(loader(ALL[case], batch=8).epoch(0))
+    ranks = [list(loader(ALL[case], batch=4, rank=r, world_size=2).epoch(0)) for r in range(2)]
+
+    def dealt(one: torch.Tensor | None, two: torch.Tensor | None) -> torch.Tensor | None:
+        return None if one is None else torch.stack([one, two], dim=1).flatten(0, 1)
+
+    together = [Batch(*map(dealt, *both)) for both in zip(*ranks, strict=True)]
+    assert_same(together, single)
 
 
 @pytest.mark.parametrize("case", ["augmix", "erasing", "mixing", "sizes, mixup"])
 def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
-    make = loader(*ALL[case])
+    make = loader(ALL[case])
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     epochs(make, 1)
     found = random.random(), np.random.rand(), torch.rand(1).item()
@@ -154,55 +159,44 @@ def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
     assert found == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
+@pytest.mark.parametrize("epoch", range(3))
 @pytest.mark.parametrize(
     "workers, prefetcher, mode",
-    [(0, (), "batch"), (2, ("--no-prefetcher",), "pair"), (2, (), "elem")],
+    [(0, "--seed 42", "batch"), (2, "--no-prefetcher", "pair"), (2, "--seed 42", "elem")],
 )
-def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
-    flags = ("--smoothing", "0", *prefetcher)
-    mixed = loader(
-        "--mixup",
-        "0.5",
-        "--cutmix",
-        "0.5",
-        "--mixup-mode",
-        mode,
-        "--mixup-off-epoch",
-        "1",
-        *flags,
-        workers=workers,
-    )
-    plain = loader(*flags)
-    for epoch in range(3):
-        pairs = list(zip(mixed.epoch(epoch), plain.epoch(epoch)))
-        assert len(pairs) == 6
-        for mix, clean in pairs:
-            assert torch.equal(mix.index, clean.index)
-            assert torch.equal(mix.input, clean.input) == (epoch > 0)
-            if epoch > 0:
-                assert torch.equal(mix.target, torch.nn.functional.one_hot(clean.target, 3).float())
+def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode, epoch):
+    mixing = f"--mixup 0.5 --cutmix 0.5 --mixup-mode {mode} --mixup-off-epoch 1"
+    mixed = loader("--smoothing 0", prefetcher, mixing, workers=workers).epoch(epoch)
+    plain = loader("--smoothing 0", prefetcher).epoch(epoch)
+    if epoch > 0:
+        one_hot = torch.nn.functional.one_hot
+        plain = [b._replace(target=one_hot(b.target, 3).float()) for b in plain]
+        assert_same(list(mixed), plain)
+        return
+    for mix, clean in zip(mixed, plain, strict=True):
+        assert torch.equal(mix.index, clean.index)
+        assert not torch.equal(mix.input, clean.input)
 
 
 def test_mixing_is_that_of_timm(loader):
     """The mixed batch is lam * x + (1 - lam) * x.flip(0), with the lam of the targets."""
-    flags = ("--smoothing", "0", "--no-aug", "--no-prefetcher")
-    mixed, clean = (next(loader(*flags, *extra).epoch(0)) for extra in (("--mixup", "1"), ()))
+    flags = "--smoothing 0 --no-aug --no-prefetcher"
+    mixed, clean = (next(loader(flags, f"--mixup {much}").epoch(0)) for much in (1, 0))
     hard = torch.nn.functional.one_hot(clean.target, 3).float()
     row = int((clean.target != clean.target.flip(0)).nonzero()[0])
     lam = mixed.target[row, clean.target[row]]
     torch.testing.assert_close(mixed.target, lam * hard + (1 - lam) * hard.flip(0))
-    torch.testing.assert_close(
-        mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5
-    )
+    expected = lam * clean.input + (1 - lam) * clean.input.flip(0)
+    torch.testing.assert_close(mixed.input, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("flags", [(), ("--no-prefetcher",)])
+@pytest.mark.parametrize("prefetcher", ["--seed 42", "--no-prefetcher"])
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, mode, flags):
+def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, mode, prefetcher):
     """One-hot labels become timm's mixed targets, and neither images nor ground truth change for it."""
-    flags = ("--mixup", "0.8", "--cutmix", "1", "--mixup-prob", "0.8", "--mixup-mode", mode, *flags)
+    flags = f"--mixup 0.8 --cutmix 1 --mixup-prob 0.8 --mixup-mode {mode}", prefetcher
     classes, shares = torch.tensor(labels_of(create_dataset("", str(folder), "train"))), []
-    for ours, timms in zip(epochs(loader(*flags, *STORED)), epochs(loader(*flags)), strict=True):
+    for ours, timms in zip(epochs(loader(*flags, STORED)), epochs(loader(*flags)), strict=True):
         assert torch.equal(ours.input, timms.input) and timms.share is None
         torch.testing.assert_close(ours.target, timms.target)
         said = torch.nn.functional.one_hot(classes[ours.index], 3).clamp(min=1e-38).log()
@@ -216,16 +210,11 @@ def test_views_are_those_of_timm(loader, folder):
     """The pixels are what timm's own transform gives after seeding by hand."""
     from timm.data import create_transform
 
-    batch = next(loader("--aa", "rand-m9-mstd0.5-inc1", "--no-prefetcher").epoch(3))
-    transform = create_transform(
-        (3, 32, 32),
-        is_training=True,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="random",
-        color_jitter=0.4,
-        mean=CONFIG["mean"],
-        std=CONFIG["std"],
-    )
+    policy = "rand-m9-mstd0.5-inc1"
+    batch = next(loader(f"--aa {policy} --no-prefetcher").epoch(3))
+    normal = dict(mean=CONFIG["mean"], std=CONFIG["std"])
+    how = dict(auto_augment=policy, interpolation="random", color_jitter=0.4, **normal)
+    transform = create_transform((3, 32, 32), is_training=True, **how)
     dataset = create_dataset("", str(folder), "train")
     for index, image in zip(batch.index.tolist(), batch.input):
         seed = hash_seed(42, 3, index, 0)
@@ -236,11 +225,8 @@ def test_views_are_those_of_timm(loader, folder):
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
 def test_erasing_is_that_of_timm(mode):
     """What timm's erasing does to each image after seeding by hand; images that it leaves alone seed nothing more."""
-    images, seeds, erasing = (
-        torch.ones(40, 3, 16, 16),
-        torch.arange(40),
-        RandomErasing(0.3, mode=mode, device="cpu"),
-    )
+    images, seeds = torch.ones(40, 3, 16, 16), torch.arange(40)
+    erasing = RandomErasing(0.3, mode=mode, device="cpu")
     found = KeyedErasing(erasing)(images.clone(), seeds)
     for image, seed in zip(images, seeds.tolist()):
         random.seed(hash_seed(seed, 1)), torch.manual_seed(hash_seed(seed, 1))
@@ -249,24 +235,21 @@ def test_erasing_is_that_of_timm(mode):
     assert 0 < sum(not image.eq(1).all() for image in images) < 40
 
 
-@pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "24", "32")])
-def test_training_set_smaller_than_a_batch(loader, flags):
-    assert_refused("26 training samples", loader, *flags, batch=40)
-    assert_refused("26 training samples", loader, *flags, batch=14, world_size=2)
+@pytest.mark.parametrize("how", [dict(batch=40), dict(batch=14, world_size=2)], ids=str)
+@pytest.mark.parametrize("flags", ["--seed 42", "--train-img-sizes 24 32"])
+def test_training_set_smaller_than_a_batch(loader, flags, how):
+    assert_refused("26 training samples", loader, flags, **how)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--aug-splits", "2"),
-        ("--aug-repeats", "2"),
-        ("--train-img-sizes", "24", "32"),
-        ("--mixup", "1", "--mixup-off-epoch", "1"),
-        ("--mixup", "1", "--no-prefetcher"),
-    ],
-)
+UNINDEXED = """
+--aug-splits 2 | --aug-repeats 2 | --train-img-sizes 24 32 | --mixup 1 --mixup-off-epoch 1
+--mixup 1 --no-prefetcher
+"""
+
+
+@pytest.mark.parametrize("flags", flags_in(UNINDEXED))
 def test_what_a_stream_cannot_do(flags):
-    of_run = train_settings("--num-classes", "3", *flags)
+    of_run = train_settings("--num-classes 3", flags)
     assert_refused("needs a dataset that can be indexed", check_stream, of_run)
 
 
@@ -298,7 +281,7 @@ def test_keys_of_an_epoch(size, world_size, repeats, epoch):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_few_samples_come_round_in_a_long_epoch(world_size):
-    """Each as often as any other, in views of its own; an epoch that is no longer than that is the usual one."""
+    """Each as often as any other, in views of its own."""
     ranks = [KeyedSampler(5, 7, rank, world_size, size=18) for rank in range(world_size)]
     for sampler in ranks:
         sampler.set_epoch(3)
@@ -306,10 +289,12 @@ def test_few_samples_come_round_in_a_long_epoch(world_size):
     assert len(set(keys)) == len(keys) == 18
     counts = np.bincount([key.index for key in keys], minlength=5)
     assert counts.max() - counts.min() == 1
+
+
+def test_an_epoch_that_is_no_longer_than_the_samples_is_the_usual_one():
     assert list(KeyedSampler(5, 7, size=5)) == list(KeyedSampler(5, 7))
+
+
+def test_labelled_samples_follow_the_others_however_long_the_epoch():
     beside = TwoPartSampler(KeyedSampler(5, 7, size=18), labelled=3, batch_size=4, count=1)
-    assert {keys[0].index for keys in beside} == {
-        5,
-        6,
-        7,
-    }  # which follow the five, however long the epoch
+    assert {keys[0].index for keys in beside} == {5, 6, 7}

@@ -18,9 +18,7 @@ from w2s_plugins.hub import __main__ as hub
 from .conftest import BRIEF, TINY, Run, read_result, taught
 
 for package in ("transformers", "onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(
-        package, reason="pip install -r requirements/hf.txt -r requirements/onnx.txt"
-    )
+    pytest.importorskip(package, reason="pip install '.[hf,onnx]'")
 
 NAMES = ["ant", "bee, wasp", "Käfer", "ding", "e: f", "g/h", "'i'", "j k", "LABEL_0", "z"]
 SIZE = ["--img-size 32 --epochs 1"]

@@ -24,7 +24,7 @@ from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened, Request
 
 for package in onnx_file.PACKAGES:
-    pytest.importorskip(package, reason="pip install -r requirements/onnx.txt")
+    pytest.importorskip(package, reason="pip install '.[onnx]'")
 
 CONFIG = data_config(
     32, input_size=(3, 48, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), crop_pct=0.9

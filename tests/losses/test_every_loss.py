@@ -16,7 +16,6 @@ from .common import logit_losses, make_inputs, make_loss
 LOSSES = logit_losses()
 ALL = [*LOSSES, *feature_cases.NAMES]
 WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "crd"]
-TEMPERED = [name for name in LOSSES if "logit_standardization" in REGISTRY.get(name).defaults]
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> DistillationLoss:
@@ -76,18 +75,23 @@ def test_order_of_the_batch_is_irrelevant(name):
     assert_equal(one.state_dict(), two.state_dict(), rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_it_can_begin_where_all_logits_are_zero(name):
+STANDARDIZED = [
+    (name, {"logit_standardization": True})
+    for name in LOSSES
+    if "logit_standardization" in REGISTRY.get(name).defaults
+]
+
+
+FORMS_OF_LOSSES = [*((name, {}) for name in LOSSES), *STANDARDIZED]
+
+
+@pytest.mark.parametrize("name, kwargs", FORMS_OF_LOSSES)
+def test_it_can_begin_where_all_logits_are_zero(name, kwargs):
     """Else the student's head does not begin with zeros: the first step would be huge, or none would ever be made."""
-    for kwargs in [{}, {"logit_standardization": True}] if name in TEMPERED else [{}]:
-        zeros = inputs_of(name).replace(
-            student_logits=torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
-        )
-        norm = value_and_grad(make_loss(name, 5, **kwargs).double(), zeros)[1].norm()
-        assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}")), (
-            kwargs,
-            norm,
-        )
+    zeros = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+    inputs = inputs_of(name).replace(student_logits=zeros)
+    norm = value_and_grad(make_loss(name, 5, **kwargs).double(), inputs)[1].norm()
+    assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}"))
 
 
 @pytest.mark.parametrize("name", [*ALL, "elr+sop+kd"])
@@ -99,10 +103,9 @@ def test_saved_state_comes_back(name, tmp_path):
         assert all(torch.equal(*both) for both in zip(*found))
     torch.save(loss.state_dict(), tmp_path / "loss.pt")
     again = make(name)
-    assert name not in WITH_MEMORY or any(
-        not torch.equal(a, b)
-        for a, b in zip(loss.state_dict().values(), again.state_dict().values())
-    ), "training left no trace"
+    trained, fresh = loss.state_dict(), again.state_dict()
+    if name in WITH_MEMORY:
+        assert not all(torch.equal(trained[key], fresh[key]) for key in trained)
     again.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
     for step in range(2, 4):
         assert torch.equal(total(loss, inputs_of(name, step)), total(again, inputs_of(name, step)))
@@ -135,12 +138,11 @@ def test_compiled_is_the_same(name):
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_what_is_missing_is_said_in_one_line(name):
     assert_refused("no sample index", make(name), inputs_of(name).replace(index=None))
-    shapes = feature_cases.CONTEXT
-    assert_refused(
-        "known size",
-        create_loss(name).setup,
-        LossContext(5, None, shapes.student_feature_shapes, shapes.teacher_feature_shapes),
+    shapes = (
+        feature_cases.CONTEXT.student_feature_shapes,
+        feature_cases.CONTEXT.teacher_feature_shapes,
     )
+    assert_refused("known size", create_loss(name).setup, LossContext(5, None, *shapes))
 
 
 def test_only_these_need_ground_truth_or_the_index():
@@ -168,12 +170,8 @@ def test_terms_are_scalars_with_a_gradient_on_the_student_alone(name):
 
 @pytest.mark.parametrize("side", ["student_stages", "teacher_stages"])
 def test_levels_of_features_that_nobody_compares_are_refused(name, side):
-    assert_refused(
-        f"loss '{name}' compares no features: leave out student_stages and teacher_st",
-        create_loss,
-        name,
-        **{side: [0]},
-    )
+    message = f"loss '{name}' compares no features: leave out student_stages and teacher_st"
+    assert_refused(message, create_loss, name, **{side: [0]})
 
 
 @pytest.mark.parametrize("target", ["soft", None])
@@ -196,61 +194,35 @@ def test_arithmetic_is_that_of_float64(name, form):
     """Of half precision nothing beyond the rounding of the logits and of the gradient itself is lost."""
     change, of_value, of_gradient, of_largest = FORMS[form]
     inputs = make_inputs(32, 100)
-    logits = [change(side.detach()) for side in (inputs.student_logits, inputs.teacher_logits)]
-    found, exact = (
-        inputs.replace(student_logits=z.clone().requires_grad_(), teacher_logits=w)
-        for z, w in (logits, [side.double().contiguous() for side in logits])
-    )
+    student, teacher = (change(z.detach()) for z in (inputs.student_logits, inputs.teacher_logits))
+
+    def computed(student, teacher, loss):
+        changed = inputs.replace(student_logits=student.requires_grad_(), teacher_logits=teacher)
+        return value_and_grad(loss, changed)
+
+    exact = [z.double().contiguous().clone() for z in (student, teacher)]
     loss = make_loss(name, 100)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bfloat16" in form):
-        value, gradient = value_and_grad(
-            loss if logits[0].dtype != torch.float64 else loss.double(), found
-        )
+        doubled = loss.double() if student.dtype == torch.float64 else loss
+        value, gradient = computed(student.clone(), teacher, doubled)
     assert value.dtype in (torch.float32, torch.float64)
-    expected, expected_gradient = value_and_grad(make_loss(name, 100).double(), exact)
+    expected, expected_gradient = computed(*exact, make_loss(name, 100).double())
     torch.testing.assert_close(value.double(), expected, rtol=of_value, atol=1e-6)
-    torch.testing.assert_close(
-        gradient.double(),
-        expected_gradient,
-        rtol=of_gradient,
-        atol=of_largest * expected_gradient.abs().max().item(),
-    )
+    atol = of_largest * expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=of_gradient, atol=atol)
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 1e4])
-@pytest.mark.parametrize(
-    "loss_name, kwargs",
-    [
-        *((name, {}) for name in LOSSES),
-        *((name, {"logit_standardization": True}) for name in TEMPERED),
-    ],
-)
-def test_extreme_logits(loss_name, kwargs, scale):
+@pytest.mark.parametrize("loss_name, kwargs", FORMS_OF_LOSSES)
+def test_extreme_logits(loss_name, kwargs, scale, seed):
+    """Of both, of the student, of the teacher."""
     loss = make_loss(loss_name, 10, **kwargs)
-    for seed in range(3):
-        inputs = make_inputs(6, 10, scale=scale, dtype=torch.float32, seed=seed)
-        assert finite(loss, inputs), "both extreme"
-        ordinary = make_inputs(6, 10, dtype=torch.float32, seed=seed)
-        assert finite(loss, inputs.replace(teacher_logits=ordinary.teacher_logits)), (
-            "student extreme"
-        )
-        assert finite(loss, ordinary.replace(teacher_logits=inputs.teacher_logits)), (
-            "teacher extreme"
-        )
-    hot = torch.full((4, 10), -1e4).scatter(1, torch.arange(4).unsqueeze(1), 1e4)
-    cases = [
-        hot,
-        hot.flip(1),
-        torch.full((4, 10), 1e4),
-        torch.full((4, 10), -1e4),
-        torch.zeros(4, 10),
-    ]
-    for student in cases:
-        for teacher in cases:
-            inputs = make_inputs(4, 10, dtype=torch.float32).replace(
-                student_logits=student.clone().requires_grad_(), teacher_logits=teacher
-            )
-            assert finite(loss, inputs), "one-hot or constant"
+    extreme = make_inputs(6, 10, scale=scale, dtype=torch.float32, seed=seed)
+    ordinary = make_inputs(6, 10, dtype=torch.float32, seed=seed)
+    assert finite(loss, extreme)
+    assert finite(loss, extreme.replace(teacher_logits=ordinary.teacher_logits))
+    assert finite(loss, ordinary.replace(teacher_logits=extreme.teacher_logits))
 
 
 def test_what_has_a_temperature_has_logit_standardization(name):
@@ -259,9 +231,32 @@ def test_what_has_a_temperature_has_logit_standardization(name):
         assert kwargs["logit_standardization"].default is False
 
 
-@pytest.mark.parametrize("shape", [(1, 10), (1, 2), (2, 2), (3, 1000)])
-def test_small_batches_and_many_classes(name, shape):
-    for target in ("hard", "soft", None):
-        assert finite(
-            make_loss(name, shape[1]), make_inputs(*shape, target=target, dtype=torch.float32)
-        )
+HOT = torch.full((4, 10), -1e4).scatter(1, torch.arange(4).unsqueeze(1), 1e4)
+
+
+SATURATED = {
+    "one-hot": HOT,
+    "one-hot otherwise": HOT.flip(1),
+    "all large": torch.full((4, 10), 1e4),
+    "all small": torch.full((4, 10), -1e4),
+    "all zero": torch.zeros(4, 10),
+}
+
+
+@pytest.mark.parametrize("student", SATURATED)
+@pytest.mark.parametrize("loss_name, kwargs", FORMS_OF_LOSSES)
+def test_one_hot_or_constant_logits(loss_name, kwargs, student):
+    loss, inputs = make_loss(loss_name, 10, **kwargs), make_inputs(4, 10, dtype=torch.float32)
+    inputs = inputs.replace(student_logits=SATURATED[student].clone().requires_grad_())
+    assert [
+        case
+        for case, logits in SATURATED.items()
+        if not finite(loss, inputs.replace(teacher_logits=logits))
+    ] == []
+
+
+@pytest.mark.parametrize("target", ["hard", "soft", None])
+@pytest.mark.parametrize("shape", [(1, 10), (1, 2), (2, 2), (3, 1000)], ids=str)
+def test_small_batches_and_many_classes(name, shape, target):
+    inputs = make_inputs(*shape, target=target, dtype=torch.float32)
+    assert finite(make_loss(name, shape[1]), inputs)

@@ -57,15 +57,14 @@ def two_ranks(tmp_path_factory):
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_two_ranks_remember_what_one_process_does(name, two_ranks):
     state, values = train(name)
-    ranks = [found[name] for found in two_ranks]
-    for key, value in state.items():
-        assert torch.equal(ranks[0][0][key], ranks[1][0][key]), f"the ranks disagree on {key}"
-        assert torch.equal(ranks[0][0][key], value), f"{key} differs from one process"
-        fresh = make_loss(name, 4).state_dict()[key]
-        assert not torch.equal(value, fresh), f"{key} was not updated"
-    for (whole, size), (first, n), (second, m) in zip(values, *(rank[1] for rank in ranks)):
-        assert n + m == size
-        assert whole == pytest.approx((first * n + second * m) / size, rel=1e-5)
+    (one, first_values), (other, second_values) = (found[name] for found in two_ranks)
+    fresh = make_loss(name, 4).state_dict()
+    assert [key for key, value in state.items() if not torch.equal(value, one[key])] == []
+    assert [key for key, value in other.items() if not torch.equal(value, one[key])] == []
+    assert [key for key, value in state.items() if torch.equal(value, fresh[key])] == []
+    sums = [[value * n for value, n in steps] for steps in (values, first_values, second_values)]
+    assert sums[0] == pytest.approx([a + b for a, b in zip(*sums[1:])], rel=1e-5)
+    assert [n + m for (_, n), (_, m) in zip(first_values, second_values)] == [n for _, n in values]
 
 
 # ---------------------------------------------------------------- crd, whose memory is learned from
@@ -99,38 +98,36 @@ def train_rank(rank):
 
 
 def test_two_processes_with_crd_are_one(tmp_path):
-    first, second = on_two_ranks(train_rank, tmp_path)
+    ranks = on_two_ranks(train_rank, tmp_path)
+    gradients = torch.cat([found.pop("gradient") for found in ranks])
+    dealt = [
+        (found.pop("uneven").tolist(), found.pop("dealt").flatten().tolist()) for found in ranks
+    ]
+    assert dealt == [([[0, 0], [1, 1], [1, 1]], [0, 1, 2, 3, 4])] * 2  # the order of the data
     alone = train_crd()
-    gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples
-    for key, value in alone.items():
-        assert torch.equal(first[key], second[key]), key
-        torch.testing.assert_close(
-            first[key], value, rtol=1e-12, atol=1e-14
-        )  # sums in another order
-    for got, share in zip((first, second), SHARES):
-        torch.testing.assert_close(got["gradient"], gradient[share], rtol=1e-10, atol=1e-14)
-        assert got["uneven"].tolist() == [[0, 0], [1, 1], [1, 1]]
-        assert got["dealt"].flatten().tolist() == [0, 1, 2, 3, 4], "the order of the data"
+    # theirs is of a mean over half as many samples
+    gradient = 2 * alone.pop("gradient")[torch.cat(SHARES)]
+    torch.testing.assert_close(gradients, gradient, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(*ranks, rtol=0, atol=0)
+    torch.testing.assert_close(ranks[0], alone, rtol=1e-12, atol=1e-14)  # sums in another order
 
 
-def test_a_sample_that_comes_twice_counts_once_in_crd():
+@pytest.mark.parametrize("memory", ["memory_student", "memory_teacher"])
+def test_a_sample_that_comes_twice_counts_once_in_crd(memory):
     once, twice = feature_cases.make("crd"), feature_cases.make("crd")
-    for loss, chosen in ((once, [0, 1]), (twice, [0, 1, 0])):
-        loss(feature_cases.rows(feature_cases.make_inputs(), torch.tensor(chosen)))
-    for name in ("memory_student", "memory_teacher"):
-        torch.testing.assert_close(getattr(once, name), getattr(twice, name), rtol=1e-12, atol=0)
+    once(feature_cases.rows(feature_cases.make_inputs(), torch.tensor([0, 1])))
+    twice(feature_cases.rows(feature_cases.make_inputs(), torch.tensor([0, 1, 0])))
+    torch.testing.assert_close(getattr(once, memory), getattr(twice, memory), rtol=1e-12, atol=0)
 
 
 # ---------------------------------------------------------------- all
 
 
-def test_memory_of_unseen_samples_stays_as_it_was():
-    for name in WITH_MEMORY:
-        fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
-        by_sample = {key: value for key, value in state.items() if len(value) == NUM_SAMPLES}
-        assert by_sample and all(
-            torch.equal(value[9:], fresh[key][9:]) for key, value in by_sample.items()
-        )
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_memory_of_unseen_samples_stays_as_it_was(name):
+    fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
+    by_sample = [key for key, value in state.items() if len(value) == NUM_SAMPLES]
+    assert by_sample and all(torch.equal(state[key][9:], fresh[key][9:]) for key in by_sample)
 
 
 @pytest.mark.parametrize("shares", [None, [1.0, 2.0, 3.0, 4.0]])
@@ -152,13 +149,8 @@ def test_shift_gives_the_classes_their_shares(shares):
 
 
 def test_shares_of_other_classes_are_refused():
-    assert_refused(
-        "'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes",
-        make_loss,
-        "balanced_elr",
-        4,
-        shares=[0.2, 0.3, 0.5],
-    )
+    message = "'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes"
+    assert_refused(message, make_loss, "balanced_elr", 4, shares=[0.2, 0.3, 0.5])
 
 
 def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():
@@ -166,6 +158,10 @@ def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():
     loss, inputs = feature_cases.make("crd"), feature_cases.make_inputs()
     loss(inputs)
     memory, before = BufferUndo(loss), {k: v.clone() for k, v in loss.state_dict().items()}
+
+    def unchanged():
+        return all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+
     poisoned = inputs.replace(
         student_logits=inputs.student_logits * torch.nan,
         teacher_logits=inputs.teacher_logits * torch.nan,
@@ -174,8 +170,8 @@ def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():
     memory.keep()
     loss(poisoned)
     loss(inputs.replace(index=inputs.index.roll(1)))
-    assert not all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    assert not unchanged()
     memory.put_back()
-    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    assert unchanged()
     loss(inputs)
-    assert not all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    assert not unchanged()

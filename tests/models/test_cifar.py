@@ -55,24 +55,22 @@ def test_reference(name: str) -> None:
 
 def test_names() -> None:
     assert set(timm.list_models("cifar_*")) == set(CIFAR_NAMES)
-    for short in (
-        "resnet8",
-        "resnet20",
-        "resnet56",
-        "resnet8x4",
-        "resnet32x4",
-        "wrn_40_2",
-        "vgg8",
-        "mobilenetv2",
-        "shufflenetv1",
-        "shufflenetv2",
-    ):
-        assert (
-            timm.create_model(short).state_dict().keys()
-            == timm.create_model(f"cifar_{short}").state_dict().keys()
-        )
-    for taken in ("resnet50", "vgg11", "vgg13", "vgg16", "vgg19"):
-        assert timm.model_entrypoint(taken).__module__.startswith("timm.")
+
+
+SHORT = """
+resnet8 resnet20 resnet56 resnet8x4 resnet32x4 wrn_40_2 vgg8 mobilenetv2 shufflenetv1 shufflenetv2
+"""
+
+
+@pytest.mark.parametrize("short", SHORT.split())
+def test_short_names(short: str) -> None:
+    one, other = (timm.create_model(name).state_dict() for name in (short, f"cifar_{short}"))
+    assert one.keys() == other.keys()
+
+
+@pytest.mark.parametrize("taken", ["resnet50", "vgg11", "vgg13", "vgg16", "vgg19"])
+def test_names_of_timm_stay_its_own(taken: str) -> None:
+    assert timm.model_entrypoint(taken).__module__.startswith("timm.")
 
 
 class Functional:

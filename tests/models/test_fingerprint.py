@@ -14,26 +14,26 @@ def vit(**arguments: object) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"global_pool": "avg"}, {"global_pool": "avg", "pool_include_prefix": True}]
+    "arguments",
+    [{"global_pool": "avg"}, {"global_pool": "avg", "pool_include_prefix": True}],
+    ids=str,
 )
 def test_arguments_of_the_constructor_that_no_weight_and_no_module_tells(arguments: dict) -> None:
     plain, other = vit(fc_norm=False), vit(fc_norm=False, **arguments)
-    assert hash_tensors(plain.state_dict()) == hash_tensors(other.state_dict()) and repr(
-        plain
-    ) == repr(other)
+    assert hash_tensors(plain.state_dict()) == hash_tensors(other.state_dict())
+    assert repr(plain) == repr(other)
     assert fingerprint(plain) != fingerprint(other)
     assert fingerprint(other) == fingerprint(vit(fc_norm=False, **arguments))
 
 
 def test_without_its_head_a_model_is_the_same_whatever_its_classes() -> None:
-    found = []
-    for classes in (3, 7):
-        model = vit(pool_include_prefix=True)
-        model.reset_classifier(classes)
-        assert fingerprint(model)["arguments"][""]["pool_include_prefix"] is True
-        model.reset_classifier(0)
-        found.append(fingerprint(model))
-    assert found[0] == found[1]
+    one, other = vit(pool_include_prefix=True), vit(pool_include_prefix=True)
+    other.reset_classifier(7)
+    arguments = [fingerprint(model)["arguments"][""] for model in (one, other)]
+    assert [known["pool_include_prefix"] for known in arguments] == [True, True]
+    one.reset_classifier(0)
+    other.reset_classifier(0)
+    assert fingerprint(one) == fingerprint(other)
 
 
 def test_within_a_wrapper_it_is_still_known() -> None:
@@ -45,29 +45,41 @@ def test_within_a_wrapper_it_is_still_known() -> None:
     assert fingerprint(plain) != fingerprint(other)
 
 
-def test_a_run_goes_on_with_the_same_model_in_another_dtype_but_with_no_other_model() -> None:
+def test_a_run_goes_on_with_the_same_model_in_another_dtype() -> None:
     own = dict(fingerprint(vit()), dtype="float32", class_map=None)
     assert digest([own]) == digest([{**own, "dtype": "bfloat16"}])
-    for other in (
-        {"sha256": "0"},
-        {"class_map": [1, 0, 2]},
-        {"arguments": {}},
-        {"plugin": "version 2"},
-    ):
-        assert digest([own]) != digest([{**own, **other}])
 
 
-def test_code_of_others_that_does_not_say_what_it_is_is_another_in_every_run() -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"sha256": "0"}, {"class_map": [1, 0, 2]}, {"arguments": {}}, {"plugin": "version 2"}],
+    ids=str,
+)
+def test_a_run_goes_on_with_no_other_model(other: dict) -> None:
+    own = dict(fingerprint(vit()), dtype="float32", class_map=None)
+    assert digest([own]) != digest([{**own, **other}])
+
+
+def code(*values: object) -> object:
+    return values[-1]
+
+
+def patched() -> torch.nn.Module:
+    model = vit()
+    model.blocks.forward = code
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: OutsideClassifier("mine:code", code, 3), patched], ids=["function", "patched"]
+)
+def test_code_of_others_that_does_not_say_what_it_is_is_another_in_every_run(make) -> None:
     """A function as a teacher, and one in place of forward: state and classes tell nothing of them."""
+    model = make()
+    assert fingerprint(model)["plugin"] != fingerprint(model)["plugin"]
 
-    def code(*values: object) -> object:
-        return values[-1]
 
-    patched = vit()
-    patched.blocks.forward = code
-    for model in (OutsideClassifier("mine:code", code, 3), patched):
-        assert fingerprint(model)["plugin"] != fingerprint(model)["plugin"]
-    code.cache_identity = lambda: "version 1"
-    named = OutsideClassifier("mine:code", code, 3, code.cache_identity)
+def test_code_of_others_that_says_what_it_is_is_the_same() -> None:
+    named = OutsideClassifier("mine:code", code, 3, lambda: "version 1")
     assert fingerprint(named) == fingerprint(named) and fingerprint(named)["plugin"] == "version 1"
     assert "plugin" not in fingerprint(vit())

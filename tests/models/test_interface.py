@@ -46,19 +46,12 @@ def test_features(name: str) -> None:
     final, features = model.forward_intermediates(x)
     assert torch.equal(final, model.forward_features(x))
     assert torch.equal(model.forward_head(final), model(x))
-    assert (
-        final.shape[1] == model.num_features
-        and model.head_hidden_size == model.get_classifier().in_features
-    )
+    assert final.shape[1] == model.num_features
+    assert model.head_hidden_size == model.get_classifier().in_features
     assert model.forward_head(final, pre_logits=True).shape == (1, model.head_hidden_size)
-
-    for feature, info in zip(features, model.feature_info, strict=True):
-        assert feature.shape[1:] == (
-            info["num_chs"],
-            32 // info["reduction"],
-            32 // info["reduction"],
-        )
-        model.get_submodule(info["module"])
+    told = [(info["num_chs"], *[32 // info["reduction"]] * 2) for info in model.feature_info]
+    assert [tuple(feature.shape[1:]) for feature in features] == told
+    assert all(model.get_submodule(info["module"]) for info in model.feature_info)
     if not model.final:
         assert torch.equal(features[-1], final)
     last, (chosen,) = model.forward_intermediates(x, indices=[1])
@@ -72,11 +65,8 @@ def test_reset_classifier(name: str) -> None:
     x = images()
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
     model.reset_classifier(5)
-    assert (
-        model.num_classes == 5
-        and model.get_classifier().out_features == 5
-        and model(x).shape == (1, 5)
-    )
+    assert model.num_classes == model.get_classifier().out_features == 5
+    assert model(x).shape == (1, 5)
     model.reset_classifier(3, "catavgmax")
     assert model.head_hidden_size == 2 * model.num_features and model(x).shape == (1, 3)
     model.reset_classifier(0, "avg")
@@ -85,17 +75,17 @@ def test_reset_classifier(name: str) -> None:
     assert torch.equal(model(x), model.forward_features(x))
 
 
+@pytest.mark.parametrize("coarse", [False, True], ids=["by block", "by stage"])
 @pytest.mark.parametrize("name", SMALL)
-def test_parameter_groups_follow_depth(name: str) -> None:
+def test_parameter_groups_follow_depth(name: str, coarse: bool) -> None:
     model = small(name)
-    for coarse in (False, True):
-        groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
-        order = [groups[key] for key, _ in model.named_parameters()]
-        assert order == sorted(order)
-        last = [key for key, group in groups.items() if group == max(order)]
-        assert last == [f"{model.classifier_name}.weight", f"{model.classifier_name}.bias"]
-        parts = bool(model.stem) + len(model._stages) + bool(model.final) + 1
-        assert len(set(order)) == parts if coarse else len(set(order)) >= parts
+    groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
+    order = [groups[key] for key, _ in model.named_parameters()]
+    assert order == sorted(order)
+    last = [key for key, group in groups.items() if group == max(order)]
+    assert last == [f"{model.classifier_name}.weight", f"{model.classifier_name}.bias"]
+    parts = bool(model.stem) + len(model._stages) + bool(model.final) + 1
+    assert len(set(order)) == parts if coarse else len(set(order)) >= parts
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -108,9 +98,9 @@ def test_export_loads_back(name: str, tmp_path: Path) -> None:
     assert torch.equal(loaded(images(chans=1)), model(images(chans=1)))
 
 
+@pytest.mark.parametrize("name", ["cifar_wrn_16_1", "w2s_cnn5"])
 @torch.no_grad()
-def test_compile_and_trace() -> None:
-    for name in ("cifar_wrn_16_1", "w2s_cnn5"):
-        model, x = small(name), images()
-        assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
-        assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+def test_compile_and_trace(name: str) -> None:
+    model, x = small(name), images()
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))

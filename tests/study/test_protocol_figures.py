@@ -12,7 +12,7 @@ import yaml
 from tests.parts import lines, refusal
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
-from w2s_plugins.study.outcome import (
+from w2s_plugins.study.scores import (
     closing_table,
     figures_of,
     gather_warnings,

@@ -18,11 +18,11 @@ from tests.e2e.conftest import TINY, environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.parts import write_folder
 from w2s_plugins.errors import UserError
-from w2s_plugins.study import figures
+from w2s_plugins.study import drawings
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import StudyRun, save_plan
+from w2s_plugins.study.loss_table import Group, make_table
 from w2s_plugins.study.report import run_report, write_report
-from w2s_plugins.study.table import Group, make_table
 
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
@@ -96,14 +96,14 @@ def names_in(report: Path) -> set[str]:
 @pytest.mark.parametrize("kind", [{}, {"kind": "barh"}])
 def test_axes_say_what_they_show(kind: dict) -> None:
     figure = Figure()
-    figures.draw_table(
+    drawings.draw_table(
         figure, pandas.DataFrame({"kd": [0.5, 0.7]}, index=[1, 2]), {"xlabel": "PGR", **kind}
     )
     assert figure.axes[0].get_xlabel() == "PGR"
 
 
 def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
-    assert names_in(trained_report) == {f"{name}-1" for name in figures.FIGURES}
+    assert names_in(trained_report) == {f"{name}-1" for name in drawings.FIGURES}
     assert names_in(made_report) == {f"pgr-{number}" for number in (1, 2, 3, 4)}
     assert {path.stem for path in (trained_report / "figures").glob("*.pdf")} == names_in(
         trained_report
@@ -131,7 +131,7 @@ def test_same_runs_same_bytes(trained: Path, trained_report: Path, tmp_path: Pat
 def test_figures_say_what_the_data_say(trained: Path) -> None:
     (group,) = make_table(collect(trained).runs)
     (student,) = group.runs["adaptconf"]
-    curves = figures.curve_table(group)[0]
+    curves = drawings.curve_table(group)[0]
     last = student.record["metrics"]["top1"]
     assert list(curves.index) == [1, 2, 3, 4] and curves.loc[4, "adaptconf"] == pytest.approx(last)
     assert set(curves["ceiling"]) == {student.figures["ceiling"]}
@@ -141,8 +141,8 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
         cells=[],
         runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]},
     )
-    assert figures.curve_table(once)[0].empty, "a dot is no curve"
-    bars = figures.pgr_table(group)[0]
+    assert drawings.curve_table(once)[0].empty, "a dot is no curve"
+    bars = drawings.pgr_table(group)[0]
     assert bars["value"].to_dict() == {cell["loss"]: cell["pgr"]["value"] for cell in group.cells}
 
 
@@ -167,7 +167,7 @@ def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     def pictures_of(target: np.ndarray) -> tuple[str, Group]:
         run = replace(student, answers=answers.assign(target=target))
         group = Group({}, "", [dict(loss="kd")], "kd", runs={"kd": [run]})
-        return figures.draw_pictures(Figure(), group), group
+        return drawings.draw_pictures(Figure(), group), group
 
     said, group = pictures_of(target)
     assert "class1 taken for class0" in said and not group.notes
@@ -198,9 +198,9 @@ def test_files_of_somebody_else_are_left_alone(
 def test_no_text_goes_on_beyond_its_figure(name: str) -> None:
     """Names of classes and losses as long as they come leave little room beside them."""
     table = pandas.DataFrame({name: [1.0], f"weak {name}": 2.0}, index=[name])
-    with figures.style():
-        figure = Figure(figsize=(figures.WIDTH, 2.3), layout="constrained")
-        figures.draw_table(figure, table, dict(kind="barh", xlabel="PGR"))
+    with drawings.style():
+        figure = Figure(figsize=(drawings.WIDTH, 2.3), layout="constrained")
+        drawings.draw_table(figure, table, dict(kind="barh", xlabel="PGR"))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         axes, bounds = figure.axes[0], figure.bbox

@@ -13,9 +13,9 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.made_of import to_plain
 from w2s_plugins.study.collect import Collected, StudentRun, collect
 from w2s_plugins.study.layout import StudyRun, load_plan, made_of_run, save_plan
-from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
+from w2s_plugins.study.loss_table import Group, make_table, verdict, write_table
 from w2s_plugins.study.report import write_report
-from w2s_plugins.study.table import Group, make_table, verdict, write_table
+from w2s_plugins.study.scores import NOT_SHOWN, NOT_WORTH, figures_of
 
 from .conftest import Cli
 from .runs import write_run
@@ -121,7 +121,7 @@ def test_one_seed_has_the_figures_of_a_protocol(tmp_path: Path) -> None:
     cell = cells_of(group)["adaptconf"]
     for name, figure in figures_of(run.hits).items():
         assert {key: cell[name][key] for key in figure} == figure, name
-    accuracy = group.shown().set_index("loss").loc["adaptconf", "accuracy"]
+    accuracy = group.for_people().set_index("loss").loc["adaptconf", "accuracy"]
     assert accuracy == "{value:.2f} [{low:.2f}, {high:.2f}]".format(**cell["student"])
 
 

@@ -23,6 +23,7 @@ def find_strata(labels: np.ndarray, student: np.ndarray, confidence: np.ndarray)
         student: (N,) classes that it says.
         confidence: (N,) how sure it is.
     """
+    # where the student is unsure it is wrong more often, so that images of a third are more alike than those of all
     strata = np.zeros(len(labels), dtype=np.int64)
     for first, rows in ((0, labels == student), (THIRDS, labels != student)):
         index = rows.nonzero()[0]
@@ -45,6 +46,7 @@ def drawing_order(
         student: (N,) classes.
         seed: of the draw.
     """
+    # when each image is due: more often where they differ, unless these are most images anyway
     rng, due = np.random.default_rng(seed), np.empty(len(strata))
     differing = (strata >= THIRDS).mean()
     share = max(DIFFERING, differing)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..no_label import NO_LABEL
 from .draw import DIFFERING, STRATA, THIRDS
 
 DRAWS = 20_000  # of the posterior
@@ -36,10 +37,12 @@ class Estimate(NamedTuple):
 def count_outcomes(
     strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
-    """Return how many images (strata, 4) have each outcome; ``truth`` (n,) is -1 for images that do not count."""
-    counts, said = np.zeros((STRATA, 2, 2), dtype=np.int64), truth >= 0
-    wrong = [(answer != truth)[said].astype(int) for answer in (labels, student)]
-    np.add.at(counts, (strata[said], *wrong), 1)
+    """Return how many images (strata, 4) have each outcome; those whose ``truth`` (n,) is `NO_LABEL` do not count."""
+    known = truth != NO_LABEL
+    label_is_wrong = (labels != truth)[known].astype(int)
+    student_is_wrong = (student != truth)[known].astype(int)
+    counts = np.zeros((STRATA, 2, 2), dtype=np.int64)
+    np.add.at(counts, (strata[known], label_is_wrong, student_is_wrong), 1)
     return counts.reshape(STRATA, 4)
 
 
@@ -60,7 +63,7 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     images, known, weighted = (
         rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights)
     )
-    total, given = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
+    total, seen = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
     shares = np.where(
         total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True)
     )
@@ -71,15 +74,15 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     gain = max(1.0, shares[0, 0] * shares[0, 3] / max(within, 1e-9))
 
     # the posterior of these shares, and of the images without an answer
-    rng, posterior = np.random.default_rng(seed), shares * given * [[gain], [1]] + PRIOR
+    rng, posterior = np.random.default_rng(seed), shares * seen * [[gain], [1]] + PRIOR
     gammas = rng.standard_gamma(np.broadcast_to(posterior, (DRAWS, *PRIOR.shape)))
-    rest = rng.multinomial((images - given)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
+    rest = rng.multinomial((images - seen)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
     low, high = np.quantile((known + rest).sum(axis=1) @ RIGHT / images.sum(), TAILS, axis=0)
 
     # answers where they differ that make the interval so narrow; the square of its width goes with 1/n - 1/N
     differing, width = max(1, int(images[1, 0])), max(high[2] - low[2], 1e-9)
     narrower = (2 * value[2] / (MARGIN * width)) ** 2
-    answers = math.ceil(1 / (narrower * (1 / max(1, given[1, 0]) - 1 / differing) + 1 / differing))
+    answers = math.ceil(1 / (narrower * (1 / max(1, seen[1, 0]) - 1 / differing) + 1 / differing))
     needed = min(
         math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0])
     )

@@ -22,7 +22,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def encode(image: Image.Image, most: int | None = None) -> bytes:
     """Return an image, shrunk to ``most`` pixels, as the bytes of a JPEG file."""
-    image, buffer = to_mode(image, "RGB"), io.BytesIO()
+    image = to_mode(image, "RGB")
+    buffer = io.BytesIO()
+    # colours are not made coarser than brightness, as JPEG does by default: a label may depend on them
     if most:
         image.thumbnail((most, most))
     image.save(buffer, "jpeg", quality=95, subsampling=0)
@@ -30,7 +32,7 @@ def encode(image: Image.Image, most: int | None = None) -> bytes:
 
 
 def write_page(
-    path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], **shown: str
+    path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], title: str, command: str
 ) -> None:
     """Write the page.
 
@@ -39,20 +41,23 @@ def write_page(
         images: as they are to be seen.
         audit: ``id``, ``by`` (what ``keys`` are), ``classes``, ``unsure`` (the answer of who cannot tell), ``keys`` of
             the images and ``candidates``, numbers of classes for each that are shown first.
-        **shown: ``title`` and ``command``, what is typed when all images have an answer.
+        title: of the page.
+        command: what is typed when all images have an answer.
     """
+    # images are within the page, so that it can be sent, and read without a server
     sources = [
         f"data:image/jpeg;base64,{base64.b64encode(encode(image, SHOWN)).decode()}"
         for image in images
     ]
+    # of all scripts the browser runs the one with this hash
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template(
-        "page.html.j2"
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    text = templates.get_template("page.html.j2").render(
+        title=title,
+        command=command,
+        digest=digest,
+        script=Markup(script),
+        audit={**audit, "sources": sources},
     )
-    write_text(
-        path,
-        page.render(
-            **shown, digest=digest, script=Markup(script), audit={**audit, "sources": sources}
-        ),
-    )
+    write_text(path, text)

@@ -16,6 +16,7 @@ import torch
 
 from ..data.keys import sample_keys
 from ..files import delete, read_plain
+from ..labels.answers import key_column
 from ..made_of import Ingredient, find_changed, from_plain, to_plain
 from ..predictions.run import open_model
 from ..teachers.name import TeacherName
@@ -46,10 +47,10 @@ class Plan:
         drawn: how many images a person is asked about, the first ones.
     """
 
-    made_of: list[dict]
+    made_of: list[dict[str, object]]
     by: str
     classes: list[str]
-    keys: list[str] | list[int]
+    keys: list[str | int]
     labels: list[int]
     student: list[int]
     other: list[int]
@@ -63,6 +64,7 @@ class Plan:
         """Names the draw, however many images of it are drawn. It begins with a letter, so that no spreadsheet takes
         it for a number.
         """
+        # what decides which images are drawn; how many are drawn does not
         content = [self.made_of, self.keys, self.labels, self.student, self.strata]
         return "a" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:15]
 
@@ -75,12 +77,18 @@ def plan_ingredients(weights: str, learned: Learned) -> list[Ingredient]:
 def read_plan(path: Path, made_of: Sequence[Ingredient], learned: Learned) -> Plan | None:
     """Return the plan if there is one of this student and what it has learned from, and if it is as it was made."""
     try:
-        plan = Plan(**read_plain(path))
-        before = from_plain(plan.made_of)
-        if [one.role for one in before] != [one.role for one in made_of] or find_changed(
-            before, made_of
-        ):
+        content = read_plain(path)
+        if not isinstance(content, dict):
             return None
+        plan = Plan(**content)
+
+        # of the same student and data, as far as their hashes say
+        before = from_plain(plan.made_of)
+        same_roles = [one.role for one in before] == [one.role for one in made_of]
+        if not same_roles or find_changed(before, made_of):
+            return None
+
+        # whoever can write the file cannot choose which images are asked about
         is_drawn_so = is_whole(plan) and draw(plan) == plan
         return plan if is_drawn_so and is_about(plan, learned) else None
     except (OSError, ValueError, TypeError):
@@ -89,53 +97,51 @@ def read_plan(path: Path, made_of: Sequence[Ingredient], learned: Learned) -> Pl
 
 def is_whole(plan: Plan) -> bool:
     """True if a plan may be one of `make_plan`. Raises `TypeError` or `ValueError` for some of those that are not."""
-    count, most = len(plan.keys), [len(plan.classes)] * 3 + [STRATA, len(plan.keys)]
+    count = len(plan.keys)
     numbers = np.array([plan.labels, plan.student, plan.other, plan.strata, plan.rows])
-    confidence, kind = np.array(plan.confidence), {"filename": str, "id": int}.get(plan.by)
-    types = [
-        *map(type, (plan.drawn, plan.keys, plan.classes)),
-        {*map(type, plan.keys)},
-        {*map(type, plan.classes)},
-    ]
-    return (
-        types == [int, list, list, {kind}, {str}]
-        and 0 <= plan.drawn <= count
-        and numbers.dtype.kind == "i"
-        and numbers.shape == (5, count)
-        and confidence.dtype.kind == "f"
-        and confidence.shape == (count,)
-        and bool((numbers >= 0).all() and (numbers.max(axis=1) < most).all())
-    )
+    most = [len(plan.classes)] * 3 + [STRATA, count]
+    confidence = np.array(plan.confidence)
+
+    # the values are believed by nobody, not even to be of the types that they are declared to be
+    key_type = {"filename": str, "id": int}.get(plan.by)
+    types = [type(value) for value in (plan.drawn, plan.keys, plan.classes)]
+    types_within = [{*map(type, values)} for values in (plan.keys, plan.classes)]
+    if types != [int, list, list] or types_within != [{key_type}, {str}]:
+        return False
+    if numbers.dtype.kind != "i" or numbers.shape != (5, count):
+        return False
+    if confidence.dtype.kind != "f" or confidence.shape != (count,):
+        return False
+    in_range = (numbers >= 0).all() and (numbers.max(axis=1) < most).all()
+    return bool(in_range) and 0 <= plan.drawn <= count
 
 
 def is_about(plan: Plan, learned: Learned) -> bool:
     """True if a plan has the images that a student has learned from, and its classes."""
     by, rows, keys = images_in_tables(learned)
     in_data = [plan.keys[row] for row in np.argsort(plan.rows)]
-    return (plan.by, in_data, plan.classes) == (
-        by,
-        [keys[row] for row in rows],
-        classes_of(learned),
-    )
+    expected = by, [keys[row] for row in rows], classes_of(learned)
+    return (plan.by, in_data, plan.classes) == expected
 
 
-def images_in_tables(learned: Learned) -> tuple[str, list[int], Sequence]:
+def images_in_tables(learned: Learned) -> tuple[str, list[int], Sequence[str | int]]:
     """Return what the keys of the training images are, which of these can be asked about, and the keys of all. A name
     that is not UTF-8 can stand in no table.
     """
-    keys = sample_keys(learned.data.train)
+    keys = sample_keys(learned.data.samples)
     names = [str(key) for key in keys.values]
     rows = [row for row, name in enumerate(names) if name.encode(errors="ignore").decode() == name]
-    return "filename" if keys.by == "filename" else "id", rows, keys.values
+    return key_column(keys.by), rows, keys.values
 
 
 def classes_of(learned: Learned) -> list[str]:
     """Return the names of the classes, which are their numbers if the data have nothing else."""
-    return learned.data.class_names or [*map(str, range(learned.data.num_classes))]
+    return learned.data.class_names or [*map(str, range(learned.data.count_classes()))]
 
 
 def draw(plan: Plan) -> Plan:
     """Return a plan with the strata of its images, and these in the order of the draw, whatever order they are in."""
+    # in the order of the data, in which they were when they were drawn
     back = np.argsort(plan.rows)
     labels, student, confidence = (
         np.array(column)[back] for column in (plan.labels, plan.student, plan.confidence)
@@ -153,6 +159,7 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
         made_of: of what student, images and labels the plan is, from `plan_ingredients`.
         learned: what the student has learned from.
     """
+    # the student as it was exported, which is what would be used
     student = open_model(str(learned.run))
     labels = learned.labels(student)
     # in its own form of the plain images; answers are kept until all are there
@@ -161,26 +168,27 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
         TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN")
     )
     reader = learned.answers(member, kept)
-    best = [
+    most_likely = [
         reader(index, learned.world.device).softmax(dim=1).topk(min(2, member.num_classes))
         for index in torch.arange(len(labels)).split(ROWS)
     ]
-    confidence, classes = (torch.cat(rows).numpy(force=True) for rows in zip(*best))
+    confidence, classes = (torch.cat(parts).numpy(force=True) for parts in zip(*most_likely))
     delete(kept)
 
     # all images in the order of the draw
     by, rows, keys = images_in_tables(learned)
-    student_says = classes[:, 0]
-    other = np.where(labels == student_says, classes[:, -1], labels)
-    return draw(
-        Plan(
-            to_plain(made_of),
-            by,
-            classes_of(learned),
-            [keys[row] for row in rows],
-            *(column[rows].tolist() for column in (labels, student_says, other)),
-            confidence[rows, 0].astype(float).round(DIGITS).tolist(),
-            rows=[*range(len(rows))],
-            strata=[],
-        )
+    best = classes[:, 0]
+    other = np.where(labels == best, classes[:, -1], labels)
+    undrawn = Plan(
+        made_of=to_plain(made_of),
+        by=by,
+        classes=classes_of(learned),
+        keys=[keys[row] for row in rows],
+        labels=labels[rows].tolist(),
+        student=best[rows].tolist(),
+        other=other[rows].tolist(),
+        confidence=confidence[rows, 0].astype(float).round(DIGITS).tolist(),
+        rows=[*range(len(rows))],
+        strata=[],
     )
+    return draw(undrawn)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
 from ..cli.declare import words_of
 from ..cli.parser import train_parser
 from ..cli.values import locate, no_model
+from ..data import MapDataset
 from ..data.keys import SampleKeys, sample_keys
 from ..data.wrapper import without_transform
 from ..errors import UserError, quietly, say, typed, write_errors
@@ -24,6 +24,7 @@ from ..labels.samples import labels_of_samples
 from ..labels.table import LabelTable
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table, setup_logging
+from ..no_label import NO_LABEL
 from ..registry import load_plugins
 from ..training.learned import Learned, open_learned
 from .draw import STRATA
@@ -73,17 +74,20 @@ def audit(
     """
     setup_logging(primary=True)
     load_plugins(plugins)
-    exported, place = locate(run)
-    model = (place or Path()) / "export" / "model.safetensors"
-    if exported is None or place is None or not model.is_file():
+    # weights that a run has not exported may still change
+    exported, run_folder = locate(run)
+    model = (run_folder or Path()) / "export" / "model.safetensors"
+    if exported is None or run_folder is None or not model.is_file():
         raise no_model("RUN", run, "the folder of a run that has ended")
     check_export(model.parent, "audit of")
     moved = [] if data_dir is None else ["--data-dir", data_dir]
     command = f"{typed('labels')} {shlex.join(['audit', run, *moved])}"
 
     # a plan is of one student, and of the images and labels that it has learned from
-    learned, folder = open_learned(place, data_dir), place / "audit"
-    made_of, file = plan_ingredients(file_sha256(model), learned), folder / "plan.json"
+    learned = open_learned(run_folder, data_dir)
+    folder = run_folder / "audit"
+    file = folder / "plan.json"
+    made_of = plan_ingredients(file_sha256(model), learned)
     plan = read_plan(file, made_of, learned)
     if answers is not None:
         if plan is None:
@@ -106,22 +110,21 @@ def audit(
     write_text(file, to_json(vars(plan)))
     agree = 100 * np.equal(plan.labels, plan.student).mean()
     say(
-        f"{place}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are drawn"
+        f"{run_folder}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are "
+        "drawn"
     )
 
     # two candidates come first, whether student and labels agree or not, so that the page does not tell
+    keys = plan.keys[:drawn]
     candidates = [
-        sorted({*pair}, key=plan.classes.__getitem__) for pair in zip(plan.student, plan.other)
-    ][:drawn]
-    page, sheet, keys = (
-        folder / "index.html",
-        folder / f"answers-{plan.id[:7]}-{drawn}.csv",
-        plan.keys[:drawn],
-    )
+        sorted({student, other}, key=plan.classes.__getitem__)
+        for student, other in zip(plan.student[:drawn], plan.other)
+    ]
+    page = folder / "index.html"
     write_page(
         page,
-        pictures(learned.data.train, keys),
-        title=place.resolve().name,
+        pictures(learned.data.samples, keys),
+        title=run_folder.resolve().name,
         command=f"{command} --answers FILE",
         audit=dict(
             id=plan.id,
@@ -132,7 +135,10 @@ def audit(
             candidates=candidates,
         ),
     )
-    if not sheet.exists():  # it may hold answers
+
+    # a sheet that is there may hold answers
+    sheet = folder / f"answers-{plan.id[:7]}-{drawn}.csv"
+    if not sheet.exists():
         write_label_table(
             sheet, [{plan.by: keys, "label": [""] * drawn, "audit": [plan.id] * drawn}]
         )
@@ -142,19 +148,24 @@ def audit(
     )
 
 
-def pictures(dataset: Dataset, keys: Sequence[str] | Sequence[int]) -> Iterator[Image.Image]:
+def pictures(dataset: MapDataset, keys: Sequence[str | int]) -> Iterator[Image.Image]:
     """Return the images with some keys, one by one. Raises `UserError` at once where one is not there any more."""
     images = without_transform(dataset)
-    images.transform, places = (
-        None,
-        {key: row for row, key in enumerate(sample_keys(images).values)},
-    )
-    gone = [key for key in keys if key not in places]
+    images.transform = None
+    row_of = {key: row for row, key in enumerate(sample_keys(images).values)}
+    gone = [key for key in keys if key not in row_of]
     if gone:
         raise UserError(
             f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}"
         )
-    return (images[places[key]][0] for key in keys)
+
+    def read(key: str | int) -> Image.Image:
+        image, _ = images[row_of[key]]
+        if not isinstance(image, Image.Image):
+            raise TypeError("without a transform a dataset gives images as they are")
+        return image
+
+    return map(read, keys)
 
 
 # ---------------------------------------------------------------- answers
@@ -166,19 +177,20 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
     Raises:
         UserError: the answers cannot be read, are of another draw, or are about none of the images.
     """
-    run = learned.run
     # read as any table; who cannot tell has a class of its own, and so has what several people differ about
-    names, unsure, drawn = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes), plan.drawn
+    folder, drawn = learned.run / "audit", plan.drawn
+    names, unsure = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes)
     keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys)
     (table,), _, how = read_tables([[file]], names)
-    check_draw(plan, table, run / "audit", file)
+    check_draw(plan, table, folder, file)
     with quietly():  # names are to be those of one image of all
-        found = labels_of_samples(table, keys, names, how["combine"], file)
-    truth, known = found.classes()[:drawn], found.known[:drawn].nonzero().flatten()
+        answers = labels_of_samples(table, keys, names, how["combine"], file)
+    truth = answers.classes()[:drawn]
+    known = answers.known[:drawn].nonzero().flatten()
     check_order(plan, known.numpy(), file)
-    truth[known[found.best(known).sum(dim=1) > 1]] = unsure
+    truth[known[answers.best(known).sum(dim=1) > 1]] = unsure
     answered, lost = len(known), int((truth == unsure).sum())
-    truth[truth == unsure] = -1
+    truth[truth == unsure] = NO_LABEL
     say(
         f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
     )
@@ -195,51 +207,51 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
 
     # accuracies in percent
     labels, student, strata = map(np.array, (plan.labels, plan.student, plan.strata))
-    result = estimate(
-        np.bincount(strata, minlength=STRATA),
-        count_outcomes(strata[:drawn], labels[:drawn], student[:drawn], truth),
-    )
+    outcomes = count_outcomes(strata[:drawn], labels[:drawn], student[:drawn], truth)
+    result = estimate(np.bincount(strata, minlength=STRATA), outcomes)
     rows = [
         [who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
         for who, value, low, high in zip(("labels", "student", "difference"), *result[:3])
     ]
     say(
         *format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"),
-        verdict(result, plan, run, answered - lost),
+        verdict(result, plan, learned.run, answered - lost),
     )
 
     # the checked images, and how to learn from them where the others have no labels
-    checked, flags = run / "audit" / "checked", train_parser().by_dest()
-    write_checked(plan, truth, checked, pictures(learned.data.train, plan.keys[:drawn]))
-    words = [
-        word
-        for name in KEPT
-        if (value := learned.settings.flags[name]) not in (None, flags[name].default)
-        for word in words_of(flags[name], value)
-    ]
+    checked = folder / "checked"
+    write_checked(plan, truth, checked, pictures(learned.data.samples, plan.keys[:drawn]))
     say(
         f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them"
     )
-    if learned.settings.data.unlabeled and all(
-        (checked / part).is_dir() for part in ("train", "validation")
-    ):
-        # a class may have no image among the checked ones
-        classes = checked / "classes.txt"
-        write_text(classes, "".join(f"{name}\n" for name in plan.classes))
-        words += [
-            "--data-dir",
-            str(checked),
-            "--class-map",
-            str(classes),
-            "--stages",
-            "weak-labels-plus-few-true",
-        ]
-        say(f"{typed('train')} {shlex.join([*words, '--experiment', run.name + '-checked'])}")
+    both_parts = all((checked / part).is_dir() for part in ("train", "validation"))
+    if learned.settings.data.unlabeled and both_parts:
+        say(command_with_checked(plan, learned, checked))
+
+
+def command_with_checked(plan: Plan, learned: Learned, checked: Path) -> str:
+    """Return the command that learns from the checked images beside those without labels."""
+    # a class may have no image among the checked ones, and a file says that it is one
+    classes = checked / "classes.txt"
+    write_text(classes, "".join(f"{name}\n" for name in plan.classes))
+
+    # as the run was trained, where its flags say otherwise than the defaults
+    flags = train_parser().by_dest()
+    words: list[str] = []
+    for name in KEPT:
+        value = learned.settings.flags[name]
+        if value not in (None, flags[name].default):
+            words += words_of(flags[name], value)
+    words += ["--data-dir", str(checked), "--class-map", str(classes)]
+    words += ["--stages", "weak-labels-plus-few-true"]
+    words += ["--experiment", f"{learned.run.name}-checked"]
+    return f"{typed('train')} {shlex.join(words)}"
 
 
 def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
+    # other tables may have a column of that name with anything in it
     draws = filter(is_draw, map(str.lower, table.draws))
     if {*draws} - {plan.id}:
         raise UserError(
@@ -276,6 +288,7 @@ def find_gap(answered: np.ndarray) -> tuple[int, int]:
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
     """Return what an estimate means, and what to do."""
+    # the interval of the difference decides, not its value
     low, high = result.low[2], result.high[2]
     if low > 0:
         return f"Better: the student is right more often than its labels. Use {run / 'export'}"
@@ -310,9 +323,10 @@ def write_checked(
         )
     for number, (image, label) in enumerate(zip(images, truth), start=1):
         name = plan.classes[label]
-        if label < 0 or name in unfit:
+        if label == NO_LABEL or name in unfit:
             continue
-        place = folder / ("train" if number % VALIDATION else "validation") / name
-        with write_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number:05}.jpeg").write_bytes(encode(image))
+        # by its number in the draw, so that more answers leave each image in its part
+        of_class = folder / ("train" if number % VALIDATION else "validation") / name
+        with write_errors(of_class):
+            of_class.mkdir(parents=True, exist_ok=True)
+            (of_class / f"{number:05}.jpeg").write_bytes(encode(image))

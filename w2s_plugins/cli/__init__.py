@@ -1,25 +1,43 @@
-"""Command lines of the two scripts, and the console commands of an installed package."""
+"""Command lines of the two scripts, and their console commands, ``w2s-train`` and ``w2s-validate``."""
 
-import runpy
+import importlib
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
+from ..errors import run_main
 from ..files import TOP
+from ..registry import check_versions
+from .declare import Parser
 from .parser import Command, Given, parse, train_parser, validate_parser
 
-__all__ = ["Command", "Given", "main", "parse", "train_parser", "validate_parser"]
-
-MODULES = {
-    "w2s-train": "train_w2s",
-    "w2s-validate": "validate",
-    "w2s-predict": "w2s_plugins.predictions",
-}
+__all__ = ["Command", "Given", "load_script", "parse", "train_parser", "validate_parser"]
 
 
-def main() -> None:
-    """Run the command of the name that was typed, ``w2s-train`` or ``w2s-study``, as ``python -m`` does."""
-    name = sys.argv[0] = Path(sys.argv[0]).stem
+def train() -> None:
+    """Do what ``python train_w2s.py`` does."""
+    _run_script("train_w2s", train_parser)
+
+
+def validate() -> None:
+    """Do what ``python validate.py`` does."""
+    _run_script("validate", validate_parser)
+
+
+def _run_script(name: str, parser: Callable[[], Parser]) -> None:
+    program = f"{name}.py"
+    # packages that are too old would fail in their own words
+    run_main(check_versions, program)
+    # --help and wrong flags are answered before the seconds that it takes to import torch
+    command = run_main(lambda: parse(parser()), program)
+    run_main(lambda: load_script(name).main(command), program)
+
+
+def load_script(name: str) -> ModuleType:
+    """Import ``train_w2s`` or ``validate``, which are no modules of the package but stand beside it, or in `files.TOP`."""
+    # in front, because another package may have a module called validate; and no longer than the import takes
     sys.path.insert(0, str(TOP))
-    runpy.run_module(
-        MODULES.get(name) or f"w2s_plugins.{name.removeprefix('w2s-')}", run_name="__main__"
-    )
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(TOP))

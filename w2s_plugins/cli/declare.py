@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from .. import __version__
-from ..errors import UserError, nearest, said_of
+from ..errors import UserError, nearest
 from ..files import recipe_path
 from . import forms
 
@@ -150,7 +150,7 @@ class Flag:
             return read_mapping(map(_as_word, words if isinstance(words, list) else [words]))
         if self.action.nargs in (None, "?"):
             return self._take_one(value)
-        # one value is a list of one
+        # several: one alone is a list of one, and none undoes a default
         items = value if isinstance(value, list) else [value]
         if isinstance(self.action.nargs, int) and len(items) not in (self.action.nargs, 0):
             raise TypeError
@@ -170,8 +170,24 @@ class Flag:
             raise ValueError
         return read
 
+    def expected(self, value: object) -> str:
+        """Say what the flag takes, to somebody who gave it a value that `take` refuses."""
+        if self.is_switch:
+            return "true or false"
+        if value is None:
+            return "a value"
+        if self.is_mapping:
+            return "a mapping, or key=value"
+        # the number of values comes before their type: a list may have the wrong length alone
+        count = self.action.nargs
+        if isinstance(count, int) and isinstance(value, list) and len(value) != count:
+            return f"{count} values"
+        if self.choices is not None and isinstance(value, str):
+            return f"one of {', '.join(map(str, filter(None, self.choices)))}"
+        return getattr(self.kind, "__name__", "a value").replace("_", " ")
 
-# types of flags.yaml and commands.yaml
+
+# the types that flags.yaml and commands.yaml may name
 TYPES: dict[str, Callable[[str], object]] = {
     "int": int,
     "float": float,
@@ -182,13 +198,15 @@ TYPES: dict[str, Callable[[str], object]] = {
     "teacher_names": forms.teacher_names,
 }
 FACTS = tuple(Facts.__dataclass_fields__)
-METAVARS: dict[object, str] = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
+# what the help shows for a value, unless a flag has its own
+METAVARS: dict[object, str] = {int: "N", float: "X", str: "NAME"}
 
 
 class HelpAll(argparse.Action):
     """Shows all flags, where ``--help`` shows those of a first run."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        # `Parser.format_help` gives the flags of a first run
         print(argparse.ArgumentParser.format_help(parser), end="")
         parser.exit()
 
@@ -225,6 +243,7 @@ def read_mapping(words: Iterable[str]) -> dict[str, object]:
 
 
 def _literal(text: str) -> object:
+    # this executes nothing: it reads numbers, texts, lists and the like, and refuses all else
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -263,6 +282,7 @@ def _keywords_of(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {**keywords, "action": ParseKwargs, "nargs": "*", "metavar": "K=V"}
     if entry.get("type") == "on_off":
         return {**keywords, "action": argparse.BooleanOptionalAction}
+    # what has several values by default takes several
     if isinstance(default, list):
         keywords.setdefault("nargs", "+")
     if "choices" not in entry and kind in METAVARS:
@@ -353,6 +373,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"unknown choice {value!r}{near}{listed}")
 
     def flags(self) -> list[str]:
+        """All flags as they are typed, those of argparse among them."""
         return [
             option
             for action in self._actions
@@ -392,48 +413,10 @@ class Parser(argparse.ArgumentParser):
             hint = nearest(word, self.flags()) if is_flag else ""
             kind = "flag" if is_flag else "argument"
             raise UserError(f"unknown {kind} '{word}'{hint}; see --help")
+        # in the order of the help, so that the first message is the same every time
         for dest, facts in self.facts().items():
             if dest in typed:
                 check_range(dest, typed[dest], facts)
-
-    def typed(self, flag: Flag, value: object, where: str) -> object:
-        """Return a value of YAML or Python with the type that it has when it is typed.
-
-        Args:
-            flag: the flag.
-            value: of it.
-            where: begins messages.
-
-        Raises:
-            UserError: it is of another type, none of the choices, or out of range.
-        """
-        try:
-            taken = flag.take(value)
-        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-            raise UserError(
-                f"{where}: {flag.dest}: {value!r:.60} is a {type(value).__name__}, expected "
-                f"{_expected(flag, value)}"
-            ) from error
-        with said_of(f"{where}: "):
-            check_range(flag.dest, taken, flag.facts)
-        return taken
-
-
-def _expected(flag: Flag, value: object) -> str:
-    """Say what a flag takes."""
-    if flag.is_switch:
-        return "true or false"
-    if value is None:
-        return "a value"
-    if flag.is_mapping:
-        return "a mapping, or key=value"
-    # the number of values comes before their type: a list may have the wrong length alone
-    count = flag.action.nargs
-    if isinstance(count, int) and isinstance(value, list) and len(value) != count:
-        return f"{count} values"
-    if flag.choices is not None and isinstance(value, str):
-        return f"one of {', '.join(map(str, filter(None, flag.choices)))}"
-    return getattr(flag.kind, "__name__", "a value").replace("_", " ")
 
 
 def check_range(dest: str, value: object, facts: Facts) -> None:
@@ -449,6 +432,7 @@ def check_range(dest: str, value: object, facts: Facts) -> None:
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} {number}: expected a finite number")
+        # torch and NumPy have no larger ones
         if isinstance(number, int) and abs(number) >= 2**63:
             raise UserError(f"{name} {str(number)[:20]}...: expected a whole number below 2**63")
         too_low = facts.low is not None and number < facts.low

@@ -16,25 +16,21 @@ from .values import find_export, locate, split_names
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 DIGITS = "w2s/digits"
-LIST_FILES = {
-    "inat2018": "{}2018.json",
-    "inat2021": "{}.json",
-}  # what the list of a split is called
+# what the list of a split is called
+LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}
+# as timm has them; tests/cli/test_startup.py compares
 TORCH_NAMES = [
-    f"torch/{name}"
-    for name in (
-        "cifar10",
-        "cifar100",
-        "mnist",
-        "kmnist",
-        "fashion_mnist",
-        "qmnist",
-        "inaturalist",
-        "places365",
-        "imagenet",
-        "image_folder",
-    )
-]  # as timm has them
+    "torch/cifar10",
+    "torch/cifar100",
+    "torch/mnist",
+    "torch/kmnist",
+    "torch/fashion_mnist",
+    "torch/qmnist",
+    "torch/inaturalist",
+    "torch/places365",
+    "torch/imagenet",
+    "torch/image_folder",
+]
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = (
@@ -42,32 +38,24 @@ NOISE_FORMS = (
     "labels:FILE[#COLUMN]"
 )
 
-KNN = "knn"  # features of a model and the labels decide; by the other rules what it says does
+# features of a model and the labels decide; by the other rules what the model says does
+KNN = "knn"
 RULES = (KNN, "entropy", "file")
 SELECTION_FORMS = "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1) or file:PATH"
 
-
-STAGES = (
-    "student_stages",
-    "teacher_stages",
-)  # feature levels: of every loss on features, of a sum as a whole
-DEVICES = (
-    "cuda",
-    "cpu",
-    "mps",
-    "xpu",
-    "hpu",
-    "npu",
-    "mtia",
-    "xla",
-)  # kinds on which PyTorch can train
-
-
+# feature levels: of every loss on features, and of a sum of losses as a whole
+STAGES = ("student_stages", "teacher_stages")
+# kinds on which PyTorch can train
+DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
-LABELS_PREFIX = "labels:"  # begins the name of a teacher that is a file or folder of labels
+# of several annotators
+MEANS = ("majority", "mean", "dawid-skene")
+# begins the name of a teacher that is a file or folder of labels
+LABELS_PREFIX = "labels:"
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+# unless a number is given
+TEST_EPISODES, BATCH_EPISODES = 2000, 4
 
 
 # ---------------------------------------------------------------- settings in a flag, NAME=VALUE
@@ -114,14 +102,16 @@ def _layers(text: str) -> tuple[str, ...]:
     return names
 
 
-ADAPTER_SETTINGS = {  # --tune lora:...
+# --tune lora:...
+ADAPTER_SETTINGS = {
     "rank": Setting(_within(1, math.inf, int), "a whole number of at least 1"),
     "alpha": Setting(_within(1e-6, sys.float_info.max), "a number above 0"),
     "dropout": Setting(_within(0, 0.99), "a share from 0 to 0.99"),
     "targets": Setting(_layers, "names of layers, or last parts of names, joined by +"),
     "kind": _choice(*ADAPTER_KINDS),
 }
-LABEL_SETTINGS = {  # --teacher labels:FILE?...
+# --teacher labels:FILE?...
+LABEL_SETTINGS = {
     "combine": _choice(*MEANS),
     "confidence": Setting(_within(0, 1), "a probability from 0 to 1"),
     "missing": _choice("skip", "error"),
@@ -143,6 +133,7 @@ def _parse_settings(
         try:
             values[name] = setting.read(text)
         except ValueError as error:
+            # what is not one of a few choices has none that is near
             choices = setting.expected.removeprefix("one of ").split(", ")
             raise UserError(
                 f"{where}: {name}={text}: expected {setting.expected}{nearest(text, choices)}"
@@ -171,6 +162,7 @@ def teacher_names(text: str) -> str:
 
 
 def _teacher_name(name: str) -> str:
+    # a name of timm has no slash, and every other kind of teacher has its colon
     if "/" not in name or ":" in name:
         return name
     if not Path(name).is_file():
@@ -217,8 +209,9 @@ def parse_noise(text: str) -> tuple[str, float | str]:
     try:
         ratio = float(rest)
     except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio <= 1:  # not a number is refused too
+        ratio = math.nan
+    # not a number is refused, too
+    if not 0 <= ratio <= 1:
         raise UserError(f"--label-noise {text}: {NOISE_FORMS}, e.g. {kind}:0.2")
     return kind, ratio
 
@@ -227,7 +220,8 @@ def parse_selection_model(text: str | None) -> tuple[str | None, str | None]:
     """Return the name in ``--clean-select-model NAME=PATH``, and the file of its weights, or None."""
     if not text:
         return None, None
-    if os.path.exists(text):  # a folder may have such a sign in its name
+    # a folder may have such a sign in its name
+    if os.path.exists(text):
         return find_export(Path(text)) or text, None
     name, _, checkpoint = text.partition("=")
     return name, checkpoint or None
@@ -240,23 +234,21 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
         UserError: of no such form.
     """
     rule, _, rest = text.partition(":")
-    file = ""
-    if rule == "file":
-        rest, file = "1", rest
     if rule not in RULES:
         raise UserError(
             f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}"
         )
+    if rule == "file" and rest:
+        return rule, 1.0, rest
+    # a number of neighbours, or a share of the samples
     try:
         value = int(rest) if rule == KNN else float(rest)
     except ValueError:
         value = 0
-    if not (value >= 1 if rule == KNN else 0 < value <= 1) or (rule == "file" and not file):
+    fits = value >= 1 if rule == KNN else 0 < value <= 1
+    if not fits or rule == "file":
         raise UserError(f"--clean-select {text}: {SELECTION_FORMS}")
-    return rule, value, file
-
-
-TEST_EPISODES, BATCH_EPISODES = 2000, 4  # unless a number is given
+    return rule, value, ""
 
 
 @dataclass(frozen=True)
@@ -286,6 +278,7 @@ def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
         UserError: of another form, less than 2 ways, or the same twice.
     """
     shapes = []
+    # behind the colon stands the number of episodes
     for part in text.partition(":")[0].replace(" ", "").split(","):
         match = re.fullmatch(r"(\d+)x(\d+)", part)
         if not match or int(match[1]) < 2 or int(match[2]) < 1:
@@ -365,7 +358,8 @@ def parse_slice(
     convert = float if "." in text else int
     start, stop = (None if part is None else convert(part) for part in match.groups())
     highest = math.inf if stop is None else stop
-    if (start or 0) >= highest or (convert is float and 1 < highest < math.inf):
+    is_empty = (start or 0) >= highest
+    if is_empty or (convert is float and 1 < highest < math.inf):
         raise UserError(
             f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0"
         )
@@ -377,6 +371,7 @@ def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
     """
     part, _, number = text.partition(":")
+    # a number of blocks up to 9999, or a share above 0 of them
     if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
         return part, float(number), {}
     if part == "lora":
@@ -388,7 +383,7 @@ def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     return part, 0, {}
 
 
-def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, object]]:
+def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Return the files of labels among names such as ``labels:FILE?combine=mean&missing=skip``, and what these set by
     the name of the setting, None where they do not: the one reader of such names.
 
@@ -415,9 +410,7 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
     """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
-    # timm's rule: the weight of ground truth, given alone, leaves the rest to distillation
-    if distill is not None:
-        return (1.0 if task is None else task), distill
-    if task is not None:
+    # the weight of ground truth, given alone, leaves the rest to distillation; that of distillation leaves 1
+    if distill is None and task is not None:
         return task, 1.0 - task
-    return 1.0, 1.0
+    return (1.0 if task is None else task), (1.0 if distill is None else distill)

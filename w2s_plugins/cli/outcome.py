@@ -1,12 +1,13 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import UserError, logger
 from .declare import NEUTRAL, Role, option
 from .parser import train_parser
 
-PROCESSES = "processes"  # no flag, but named like one
+# no flag, but named like one
+PROCESSES = "processes"
 
 
 def other_values(
@@ -22,12 +23,15 @@ def other_values(
     ignored = set(train_parser().names(NEUTRAL))
     if not ours.get("teacher"):
         ignored |= train_parser().names(Role.TEACHER) - {"teacher", "loss"}
-        if ours.get("linear_probe"):  # features are stored as targets are
+        # a probe stores features as targets are stored
+        if ours.get("linear_probe"):
             ignored.discard("teacher_targets")
+    # its default is that of the device
     if not ours.get("amp"):
-        ignored.add("amp_dtype")  # its default is that of the device
+        ignored.add("amp_dtype")
+    # stands in --loss-kwargs
     if ours.get("loss"):
-        ignored.add("kd_temperature")  # stands in --loss-kwargs
+        ignored.add("kd_temperature")
     compared = sorted((theirs.keys() & ours.keys()) - ignored)
     return {name: (theirs[name], ours[name]) for name in compared if theirs[name] != ours[name]}
 
@@ -107,12 +111,13 @@ def _shown(value: object) -> str:
     return " ".join(str(value).split())[:80]
 
 
-def list_changes(changed: Mapping[str, list[str]]) -> str:
+def list_changes(changed: Mapping[str, Sequence[object]]) -> str:
     """Return the text of what `check_other_flags` returned."""
-    return "; ".join(
-        f"{option(name)} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
-        for name, (old, new) in changed.items()
-    )
+    texts = []
+    for name, (old, new) in changed.items():
+        is_flag = name != PROCESSES
+        texts.append(f"{option(name)} {old} -> {new}" if is_flag else f"{old} -> {new} processes")
+    return "; ".join(texts)
 
 
 def of_all_processes(value: object, processes: int) -> object:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import is_name, read_plain, recipe_path, special_kind
-from .declare import Parser, option, read_table, shown_value
+from .declare import Parser, check_range, option, read_table, shown_value
 from .forms import parse_labels
 from .values import check_values
 
@@ -182,6 +182,7 @@ def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     Raises:
         UserError: ``--teacher labels:FILE?SETTING=VALUE`` has a setting that there is not.
     """
+    # values may be changed later, and those of a file are used for several runs
     args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
     parse_labels(args.teacher)
     return args, Given(given)
@@ -224,7 +225,7 @@ def read_config(
         raise UserError(
             f"{where}: is a list, as of stages; expected flags with values, or --stages {file}"
         )
-    # the files that it names come first
+    # the files that it names come first, because its own values win over theirs
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     bases = bases if isinstance(bases, list) else [bases]
@@ -232,7 +233,7 @@ def read_config(
         raise UserError(f"{where}: config: {bases} is not the name of a file or a list of names")
     for base in bases:
         overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
-    # then its own values, which win over theirs
+    # names in it are relative to the file, wherever the run starts
     flags = check_flags(content, parser, where)
     for name in ("weak_config", "ceiling_config"):
         others = flags.get(name)
@@ -254,6 +255,7 @@ def read_yaml(name: str | Path, where: str, named_by: str = "") -> tuple[Path, o
         UserError: there is no such file, or it is something else.
     """
     path = recipe_path(name, where)
+    # whoever opened a FIFO would wait for ever
     kind = "a folder" if path.is_dir() else special_kind(path)
     if kind:
         raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
@@ -269,6 +271,7 @@ def _beside(name: str, file: Path) -> str:
     """Return the path of a file that ``file`` names, relative to itself; those of the package have names."""
     if is_name(name):
         return name
+    # a path that has become a name alone, a.yaml beside the file without its suffix, stays a path
     path = os.path.normpath(file.parent / name)
     return os.path.join(os.curdir, path) if is_name(path) else path
 
@@ -296,7 +299,16 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         dest = str(key).replace("-", "_")
         if dest not in known:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, known)}")
-        values[dest] = parser.typed(known[dest], value, where)
+        flag = known[dest]
+        try:
+            values[dest] = flag.take(value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+            raise UserError(
+                f"{where}: {dest}: {value!r:.60} is a {type(value).__name__}, expected "
+                f"{flag.expected(value)}"
+            ) from error
+        with said_of(f"{where}: "):
+            check_range(dest, values[dest], flag.facts)
     return values
 
 

@@ -16,9 +16,12 @@ ANY_MODEL = (
     "run, its export or a checkpoint in it"
 )
 UNTRAINED_MODEL = "a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
-MOST_COMMAS = 16  # in the name of a file
-LONGEST = 255  # bytes; file systems take no longer name
-SENTENCES = ("commit_message",)  # which name nothing
+# in the name of a file
+MOST_COMMAS = 16
+# bytes; file systems take no longer name
+LONGEST = 255
+# which name nothing
+SENTENCES = ("commit_message",)
 # not of a model's constructor: there are flags for the first, and the others make something else of a model
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
@@ -42,11 +45,13 @@ def check_values(given: Mapping[str, object]) -> None:
                 )
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
+            # a path, or several names by commas: it is each part that the system has to take
             parts = () if name in SENTENCES else re.split("[/,]", text)
             if any(len(part.encode(errors="replace")) > LONGEST for part in parts):
                 raise UserError(
                     f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be"
                 )
+            # whoever opened a FIFO would wait for ever
             kind = special_kind(text)
             if kind and name != "results_file":
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
@@ -91,6 +96,7 @@ def name_of(value: object, where: str) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise UserError(f"{where}: is a {type(value).__name__}, expected a path or a name")
     text = os.fsdecode(value)
+    # no flag of its own: `where` says what it is
     with said_of(f"{where}: "):
         check_values({"NAME": text})
     return text
@@ -113,7 +119,7 @@ def split_names(names: str | None) -> list[str]:
     A file or folder may have commas in its name: what is there by its whole name is one. Behind ``labels:FILE#COLUMN``
     stand more columns, up to a name with a colon, and ``?`` ends them.
     """
-    found: list[str] = []
+    split: list[str] = []
     pieces = (names or "").split(",")
     start = 0
     while start < len(pieces):
@@ -123,13 +129,15 @@ def split_names(names: str | None) -> list[str]:
         start = stop
         if not name:
             continue
-        file, _, columns = found[-1].rpartition("#") if found else ("", "", "")
+        # another column of the file before it, if that is one of labels and its columns have not ended
+        previous = split[-1] if split else ""
+        file, _, columns = previous.rpartition("#")
         is_column = file.startswith("labels:") and ":" not in name and "?" not in columns
-        if is_column and not os.path.exists(found[-1].removeprefix("labels:")):
-            found[-1] += f",{name}"
+        if is_column and not os.path.exists(previous.removeprefix("labels:")):
+            split[-1] += f",{name}"
         else:
-            found.append(name)
-    return found
+            split.append(name)
+    return split
 
 
 def _end_of_name(pieces: Sequence[str], start: int) -> int:
@@ -138,20 +146,19 @@ def _end_of_name(pieces: Sequence[str], start: int) -> int:
 
     Before it may stand a kind, ``labels:``, and behind it ``#COLUMN`` and ``?SETTING``.
     """
-    end = start + 1
+    stop_of_name = start + 1
     kind = pieces[start].partition(":")[0].lstrip() + ":"
     for stop in range(start + 2, min(start + MOST_COMMAS + 1, len(pieces)) + 1):
-        before, last = ",".join(pieces[start : stop - 1]).lstrip(), pieces[stop - 1]
+        before = ",".join(pieces[start : stop - 1]).lstrip()
+        last = pieces[stop - 1]
+        # the name may end with the piece, before its setting, or before its column
         without_setting = last.partition("?")[0]
-        endings = {last.rstrip(), without_setting.rstrip(), without_setting.rpartition("#")[0]} - {
-            ""
-        }
-        paths = (
-            f"{path},{ending}" for path in {before, before.removeprefix(kind)} for ending in endings
-        )
-        if any(map(os.path.exists, paths)):
-            end = stop
-    return end
+        without_column = without_setting.rpartition("#")[0]
+        endings = {last.rstrip(), without_setting.rstrip(), without_column} - {""}
+        beginnings = {before, before.removeprefix(kind)}
+        if any(os.path.exists(f"{begin},{end}") for begin in beginnings for end in endings):
+            stop_of_name = stop
+    return stop_of_name
 
 
 def locate(name: str) -> tuple[str | None, Path | None]:
@@ -161,7 +168,7 @@ def locate(name: str) -> tuple[str | None, Path | None]:
     """
     path = Path(name)
     folder = path.parent if path.is_file() else path
-    # Another checkpoint than the one that was exported is itself, with the flags of its run.
+    # another checkpoint than the one that was exported is itself, with the flags of its run
     export = find_export(folder) if path.is_dir() or path.name == "model.safetensors" else None
     run = folder.parent if folder.name == "export" else folder
     return export, run if (run / "args.yaml").is_file() else None
@@ -170,7 +177,9 @@ def locate(name: str) -> tuple[str | None, Path | None]:
 def no_model(flag: str, name: str, expected: str = ANY_MODEL) -> UserError:
     """Return the error for a path where no model is, with the nearest one."""
     path = Path(name)
-    export, near = find_export(path), name_runs(path) if path.exists() else near_path(path)
+    export = find_export(path)
+    # the folder of a protocol has runs in it; for a path that is not there, what is called like it
+    near = name_runs(path) if path.exists() else near_path(path)
     if export:
         near = f" (nearest: {export})"
     return UserError(f"{flag}: unknown model '{name}'{near}; expected {expected}")

@@ -25,7 +25,8 @@ class ClassSubset(Subset):
     """The samples of some classes, which are numbered anew in the order that the dataset has them in."""
 
     def __init__(self, dataset: MapDataset, classes: Sequence[int]):
-        # numbers in the order of the dataset, whatever order the list has
+        # Numbers in the order of the dataset, whatever order the list has, and without gaps: a head has an output for
+        # each listed class and no others.
         numbers = {old: new for new, old in enumerate(classes)}
         labels = labels_of(dataset)
         names = class_names_of(dataset)

@@ -123,7 +123,7 @@ def create_dataset(
             )
         load_bytes = kwargs.get("load_bytes", False)
         return open_inat(name, root, split, flag=flag, load_bytes=load_bytes, input_img_mode=mode)
-    # the embedded set
+    # the embedded set, which needs no folder
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
@@ -209,6 +209,7 @@ def labels_of(dataset: AnyDataset) -> list[int] | None:
     """Return the label of every sample without decoding images, or None where the dataset has none or does not tell."""
     if isinstance(dataset, IterableDataset) or is_unlabeled(dataset):
         return None
+    # every kind of dataset knows its labels elsewhere; decoding all images to learn them would take an epoch
     reader = getattr(dataset, "reader", None)
     for source in (dataset, reader):
         # lists of labels, as those of torchvision
@@ -249,6 +250,7 @@ def strata(dataset: AnyDataset, flag: str) -> list[int]:
 
 def check_labels(dataset: AnyDataset, split: str, num_classes: int) -> None:
     """Raise a `UserError` that names the first sample whose label is not in [0, num_classes)."""
+    # on a GPU a label that is out of range ends the process in an assertion that names nothing
     for index, label in enumerate(labels_of(dataset) or ()):
         if not 0 <= label < num_classes:
             is_file = isinstance(dataset, FileDataset)

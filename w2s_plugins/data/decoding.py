@@ -96,6 +96,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         OSError, ValueError and others: the image is broken, or Pillow cannot convert it.
     """
+    # a file that is cut off fails here, where its name is known, and not in a transform
     image.load()
     with suppress(Exception):  # broken EXIF says nothing
         ImageOps.exif_transpose(image, in_place=True)
@@ -282,6 +283,7 @@ def can_be_fast(transform: object) -> TypeGuard[transforms.Compose]:
     first = transform.transforms[0]
     if type(first) not in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio):
         return False
+    # torch resizes as Pillow does in these modes alone, and timm may draw one of several
     modes = first.interpolation
     if not isinstance(modes, tuple):
         modes = (modes,)

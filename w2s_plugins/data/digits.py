@@ -22,7 +22,7 @@ class Digits(MapDataset):
     """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
-        # 16 levels of grey
+        # 17 levels of grey, 0 to 16, are spread over those of 8 bits, as of any other image
         content = _content()
         part = content["train" if split in TRAIN_SPLITS else "test"]
         levels = content["images"][part] * (255 / 16)

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from ..cli.forms import EpisodeShape
 from ..errors import UserError
+from .slices import positions_by_class
 from .views import ViewKey, hash_seed
 
 
@@ -37,14 +38,6 @@ def check_shape(
             f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than "
             f"{shape.shots} shot(s) + {shape.queries} queries{hint}"
         )
-
-
-def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
-    """Return the positions of the samples of each class, classes in ascending order."""
-    groups: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
-    for position, label in enumerate(labels):
-        groups[label].append(position)
-    return groups
 
 
 def draw_episode(
@@ -92,6 +85,7 @@ class Episodes:
     batches: int
 
 
+@dataclass(eq=False)
 class EpisodeSampler(Sampler[list[ViewKey]]):
     """Batches of view keys for one rank, each of whole episodes, class by class, shots before queries.
 
@@ -107,23 +101,19 @@ class EpisodeSampler(Sampler[list[ViewKey]]):
         world_size: number of processes.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[int],
-        episodes: Episodes,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.groups = list(positions_by_class(labels).values())
-        self.episodes = episodes
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.batch_size = episodes.per_batch * episodes.shape.size
-        # the targets of a batch: classes are numbered by their place in the episode
-        of_one = query_labels(episodes.shape.ways, episodes.shape.queries)
-        self.targets = of_one.repeat(episodes.per_batch)
+    labels: Sequence[int]
+    episodes: Episodes
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        shape, count = self.episodes.shape, self.episodes.per_batch
+        self.groups = list(positions_by_class(self.labels).values())
+        self.batch_size = count * shape.size
+        # The targets of a batch, which are those of every batch: classes are numbered by their place in the episode,
+        # because a class of another number each time cannot be learned by heart.
+        self.targets = query_labels(shape.ways, shape.queries).repeat(count)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:

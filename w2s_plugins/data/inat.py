@@ -134,7 +134,7 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     for path in paths:
         if os.path.isabs(path) or path.startswith(".."):
             raise UserError(f"{file}: file_name {path!r} is no path inside --data-dir")
-    # a name that several classes have is followed by the number of the class
+    # a name that several classes have is followed by the number of the class: labels are compared by name
     counts = Counter(names.values())
     by_name = {}
     for number, name in sorted(names.items()):

@@ -44,12 +44,13 @@ class SampleKeys:
     """
 
     by: str
-    values: Sequence[str] | Sequence[int]
+    values: Sequence[str | int]
     positions: Sequence[int] | None = None
 
     @cached_property
     def text(self) -> str | None:
         """The keys as JSON; None where they count the samples. File names that are not UTF-8 come through it too."""
+        # keys that count the samples say nothing, and would be a large text for every split of a run
         counts_them = self.by == "index" and all(i == key for i, key in enumerate(self.values))
         return None if counts_them else json.dumps(list(self.values), indent=0)
 
@@ -111,7 +112,7 @@ def data_identity(dataset: MapDataset, fingerprint: str | None) -> dict[str, str
         dataset: map-style; its transform is put back afterwards.
         fingerprint: that of `describe`, None where the dataset does not tell its labels.
     """
-    # the stored pixels of a few, evenly spread
+    # the stored pixels of a few, evenly spread: without the transform, which draws anew at each look
     transform = dataset.transform
     dataset.transform = None
     pixels = hashlib.sha256()
@@ -150,6 +151,7 @@ def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
     texts = [str(label) for label in labels or ()]
     if labels and len(set(class_names)) == len(class_names) > max(labels):
         texts = [class_names[label] for label in labels]
+    # without labels, and not known to have none, a split cannot be told from another of its size
     digest = None
     if labels is not None or unlabeled:
         content = f"{name}|{size}|{','.join(texts)}{_text_of_samples(dataset)}"
@@ -164,6 +166,7 @@ def fingerprint_of_samples(dataset: AnyDataset, name: str) -> str | None:
         dataset: a split, or a part of one.
         name: of the dataset, empty for folders.
     """
+    # a list of classes numbers them anew, but the samples and their names stay those of the whole
     whole = whole_split(dataset)
     if whole is dataset or isinstance(whole, IterableDataset):
         return describe(whole, name, "").fingerprint
@@ -178,6 +181,7 @@ def _text_of_samples(dataset: AnyDataset) -> str:
     files = None if hasattr(whole, "identity") else _files_of(whole)
     if files is None:
         return f"{getattr(whole, 'identity', '')} {'' if positions is None else positions}"
+    # a part that was cut to the whole, in its order, has the fingerprint of the whole
     if positions is None:
         positions = range(len(files))
     text = "|".join(files[position] for position in positions)
@@ -192,6 +196,7 @@ def _bytes_of_some(dataset: AnyDataset, positions: Sequence[int]) -> str:
     owner = folder if reader is None and isinstance(folder, DatasetFolder) else reader
     if owner is None:
         return ""
+    # names and sizes survive when someone writes other pixels into the files; how they begin does not
     content = hashlib.sha256()
     for number in _probes(len(positions)):
         content.update(_first_bytes(owner, positions[number]))
@@ -228,9 +233,8 @@ def _files_of(dataset: AnyDataset) -> list[str] | None:
     return [f"{name} {size}" for name, size in zip(names, sizes)]
 
 
-@lru_cache(
-    maxsize=8
-)  # a look at each file takes long on a network disk: once for all parts of a split
+# a look at each file takes long on a network disk: once for all parts of a split
+@lru_cache(maxsize=8)
 def _sizes_of(source: FileReader | DatasetFolder) -> list[int]:
     """Return how many bytes each sample has; -1 where its file is gone."""
     return [_size_of(sample) for sample in source.samples]
@@ -287,7 +291,7 @@ def count_copies(one: AnyDataset, other: AnyDataset) -> int:
 
 
 def _by_name_and_size(part: AnyDataset) -> dict[tuple[str, int], list[tuple[FileReader, int]]]:
-    """Return samples that are files by their names, without folders, and sizes: the reader, and the place in it."""
+    """Return samples that are files by their names, without folders, and sizes: the reader, and the position in it."""
     whole = whole_split(part)
     samples: dict[tuple[str, int], list[tuple[FileReader, int]]] = {}
     reader = file_reader(whole)
@@ -295,17 +299,17 @@ def _by_name_and_size(part: AnyDataset) -> dict[tuple[str, int], list[tuple[File
         return samples
     names = file_names(whole)
     sizes = _sizes_of(reader)
-    for place in positions_in_split(part, all_classes=True):
-        if sizes[place] > 0:  # of a file that is gone it is -1
-            samples.setdefault((os.path.basename(names[place]), sizes[place]), []).append(
-                (reader, place)
-            )
+    for position in positions_in_split(part, all_classes=True):
+        # a file that is gone has the size -1, and an empty one is a copy of any other
+        if sizes[position] > 0:
+            name = os.path.basename(names[position])
+            samples.setdefault((name, sizes[position]), []).append((reader, position))
     return samples
 
 
-def _sha256_of(reader: FileReader, place: int) -> str:
+def _sha256_of(reader: FileReader, position: int) -> str:
     """Return the hash of a sample's file as it lies on the disk."""
-    with reader[place][0] as file:
+    with reader[position][0] as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 

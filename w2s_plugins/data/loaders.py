@@ -63,6 +63,22 @@ class LoaderSettings:
     pin_memory: bool = False
     decoder: str = "pil"
 
+    @property
+    def for_timm(self) -> dict[str, Any]:
+        """The same as arguments of timm's loaders."""
+        return dict(
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            device=self.device,
+            img_dtype=self.dtype,
+            use_prefetcher=self.prefetch,
+        )
+
+
+# what of a model's data configuration its evaluation transform is made of
+EVAL_TRANSFORM = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+
 
 @dataclass(frozen=True)
 class TrainViews:
@@ -219,7 +235,7 @@ def create_train_loader(
             stream = _timm_loader(dataset, data_config, settings, **kwargs)
         return TrainLoader(stream, settings)
 
-    # a view of a sample
+    # a view of a sample; timm's refusals of an augmentation name the flag that asked for it
     with _flag_errors("augmentation"):
         samples = _with_transforms(dataset, views, data_config, settings)
     if labelled is not None:
@@ -228,6 +244,7 @@ def create_train_loader(
 
     # which views are in which batch
     if keys is not None:
+        # keys that were chosen elsewhere, such as the views that a teacher is still to be asked about, make no epochs
         order = None
         batches = Batches(keys, settings.batch_size)
     else:
@@ -328,13 +345,9 @@ def create_eval_loader(
         dataset,
         data_config,
         settings,
-        interpolation=data_config["interpolation"],
-        mean=data_config["mean"],
-        std=data_config["std"],
-        crop_pct=data_config["crop_pct"],
-        crop_mode=data_config["crop_mode"],
         crop_border_pixels=crop_border_pixels,
         tf_preprocessing=tf_preprocessing,
+        **{name: data_config[name] for name in EVAL_TRANSFORM},
     )
     # timm has set the transform; only how JPEG files come to its second step may be another
     dataset.transform = with_decoder(
@@ -353,15 +366,11 @@ def _timm_loader(
     loader = create_loader(
         dataset,  # pyright: ignore[reportArgumentType]  # timm sets a transform, whatever dataset it is
         input_size=data_config["input_size"],
-        batch_size=settings.batch_size,
-        num_workers=settings.workers,
         distributed=settings.world_size > 1,
-        pin_memory=settings.pin_memory,
-        device=settings.device,
-        img_dtype=settings.dtype,
-        use_prefetcher=settings.prefetch,
+        **settings.for_timm,
         **kwargs,
     )
+    # timm sets the seeds of workers in their initialiser, which is kept
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = functools.partial(start_worker, then=inner.worker_init_fn)
     return loader

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset
 
-Transform = Callable[[object], object]  # of an image, or of the bytes of a file
+# of an image, or of the bytes of a file; to what, only the collate function that follows it knows
+Transform = Callable[[object], object]
 
 
 class MapDataset(Dataset):

@@ -59,7 +59,8 @@ class KeyedSampler(Sampler[ViewKey]):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[ViewKey]:
-        # an order of all samples, new in every epoch: as many permutations as fill it
+        # An order of all samples, new in every epoch: as many permutations as fill it. A generator of its own, because
+        # the global one is somewhere else after a restart.
         generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         rounds = math.ceil(self.size / self.samples)
         shuffled = [torch.randperm(self.samples, generator=generator) for _ in range(rounds)]
@@ -70,9 +71,8 @@ class KeyedSampler(Sampler[ViewKey]):
             # ranks take turns, so that all of them together go through the order of one process
             turn = position * self.world_size + self.rank
             repeat = turn // self.samples
-            if (
-                self.repeats > 1
-            ):  # which may be a fraction: 1.5 views are two of every second sample
+            # which may be a fraction: 1.5 views are two of every second sample
+            if self.repeats > 1:
                 sample = int(turn / self.repeats)
                 repeat = turn - math.ceil(sample * self.repeats)
                 turn = sample
@@ -98,6 +98,7 @@ class Batches(Sampler[list[ViewKey]]):
         return len(self.keys) // self.batch_size
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
+        # whole batches only, as in timm's training loader: batch norm would take its statistics of the few in the last one
         keys = iter(self.keys)
         for _ in range(len(self)):
             yield list(itertools.islice(keys, self.batch_size))

@@ -49,6 +49,7 @@ class StreamReader(Protocol):
 
 def file_reader(dataset: object) -> FileReader | None:
     """Return the reader of a dataset of listed files; None for another dataset."""
+    # timm's readers have no common base that says so
     reader = getattr(dataset, "reader", None)
     return reader if hasattr(reader, "samples") else None
 
@@ -68,7 +69,7 @@ class ImageLocation(NamedTuple):
 
     def open(self) -> IO[bytes]:
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
-        # a file of its own, or a stretch of a tar file
+        # a file of its own, or a stretch of a tar file, which is read at once, so that nothing stays open
         if self.size < 0:
             return open_regular(self.file)
         with open_regular(self.file) as file:

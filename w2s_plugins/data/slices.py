@@ -44,6 +44,14 @@ class Subset(Wrapper):
         return [names[i] for i in self.indices]
 
 
+def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
+    """Return the positions of the samples of each class, classes in ascending order."""
+    groups: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
+    for position, label in enumerate(labels):
+        groups[label].append(position)
+    return groups
+
+
 def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     """Return an order of all samples of which every stretch has the classes in their overall proportions.
 
@@ -52,14 +60,10 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     """
     # Python's generator draws the same in all versions
     rng = random.Random(seed)
-    by_class: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        by_class.setdefault(label, []).append(index)
-    # class by class, in the order of the labels
     placed: list[tuple[float, int, int]] = []
-    for label in sorted(by_class):
-        members = by_class[label]
+    for label, members in positions_by_class(labels).items():
         rng.shuffle(members)
+        # an offset of its own: classes of one size would else follow each other in the same turn all along
         offset = rng.random()
         for k, index in enumerate(members):
             placed.append(((k + offset) / len(members), label, index))

@@ -43,11 +43,13 @@ class Sample(NamedTuple):
     view_seed: int
 
 
-_NUMPY_GENERATOR = np.random.MT19937(0)  # stands in for the global one in `kept_generators`
+# stands in for the global one in `kept_generators`
+_NUMPY_GENERATOR = np.random.MT19937(0)
 
 
 def hash_seed(*parts: int) -> int:
     """Return a 63-bit seed that is a hash of some integers."""
+    # a hash, because sums of seed, epoch and index would be the same for many of them
     digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -96,7 +98,7 @@ class BatchTarget:
     share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
-        # the others are read on the CPU
+        # positions and seeds stay: caches are looked up and generators seeded on the CPU, and to fetch them would wait
         label = self.label.to(device=device, non_blocking=non_blocking)
         share = self.share
         if share is not None:
@@ -132,6 +134,7 @@ class KeyedDataset(Dataset[Sample]):
         else:
             key, choice = key
             position = (key.index, choice)
+        # from here on timm's transforms, which draw from the global generators, are a function of the key
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed)
         try:

@@ -27,7 +27,8 @@ def start_worker(worker: int, then: Callable[[int], None] | None = None) -> None
     Schedulers, torchrun and terminals send a signal to every process of a job. Workers have to outlive it, since the
     main process goes on with the step in hand, and a dead worker would end it with an error.
     """
-    # signals are blocked, and a thread takes them from the queue
+    # Signals are blocked, and a thread takes them from the queue. A handler would not do: it does not learn who has sent
+    # the signal, and only the parent may end a worker.
     if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()

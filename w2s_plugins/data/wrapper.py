@@ -39,7 +39,7 @@ def innermost(dataset: AnyDataset) -> AnyDataset:
 
 def without_transform(dataset: D) -> D:
     """Return a shallow copy of a dataset, down to the one that owns the transform, that can be given another one."""
-    # down to the dataset that has the transform
+    # down to the dataset that has the transform: a copy of the outermost alone would share it
     twin = copy.copy(dataset)
     if isinstance(twin, Wrapper):
         twin.dataset = without_transform(twin.dataset)

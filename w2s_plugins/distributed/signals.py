@@ -72,6 +72,7 @@ class SignalWatch:
         """Raise `Interrupted` when a signal has come to any rank. All ranks call this at the same places of a run, so
         that all stop at the same one.
         """
+        # a signal may reach one rank between two steps and another one after it: the largest number counts for all
         signum = self.received or 0
         if self._world is not None and self._world.distributed:
             agreed = torch.tensor(signum, device=self._world.device)
@@ -84,6 +85,7 @@ class SignalWatch:
         """Yield items, such as the batches of an evaluation, until a signal comes to this rank; then raise
         `Interrupted` on all of them, when the others have come to the end of theirs.
         """
+        # nothing is exchanged in between: the ranks may have different numbers of items
         for item in items:
             if self.received is not None:
                 break

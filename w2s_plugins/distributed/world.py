@@ -47,6 +47,7 @@ class Precision:
     scaler: NativeScaler | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
+        # entered anew at each step: an autocast keeps the weights that it has cast for as long as it is entered
         if self.amp_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
@@ -59,6 +60,7 @@ def count_processes() -> int:
 
 def gather_objects(value: object) -> list:
     """Return the value of every rank, on every rank. All must call it."""
+    # pickled, and so for small things alone
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered

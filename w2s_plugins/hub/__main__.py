@@ -18,7 +18,15 @@ def main() -> None:
 # What each command needs is imported in it, so that wrong flags are answered without the seconds that torch takes.
 
 
-def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: object) -> None:
+def push(
+    run: str,
+    repo_id: str,
+    private: bool,
+    revision: str | None,
+    commit_message: str | None,
+    hub_license: str | None,
+    dry_run: bool,
+) -> None:
     """Publish the export of a finished run, without training again."""
     run = run.removeprefix("local-dir:")
     exported, folder = locate(run)
@@ -29,8 +37,17 @@ def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: 
     check_login(repo_id, dry_run)
     from .push import push_export
 
-    place = exported.removeprefix("local-dir:") if exported else f"{run}/export"
-    say(push_export(Path(place), repo_id, license=hub_license, dry_run=dry_run, **how))
+    export_folder = exported.removeprefix("local-dir:") if exported else f"{run}/export"
+    address = push_export(
+        Path(export_folder),
+        repo_id,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        license=hub_license,
+        dry_run=dry_run,
+    )
+    say(address)
 
 
 def card(run: Path, results: Sequence[Path]) -> None:
@@ -47,6 +64,8 @@ def card(run: Path, results: Sequence[Path]) -> None:
     if not result.is_file():
         raise UserError(f"{run}: no finished run{near_path(run)}")
     check_export(folder, "card of")
+
+    # Whose figures a file has is known by the weights: a card with those of another student would praise the wrong one.
     weights = hash_tensors(dict(sorted(load_file(folder / "model.safetensors").items())))
     rows = []
     for file in results:
@@ -54,7 +73,6 @@ def card(run: Path, results: Sequence[Path]) -> None:
             row = read_plain(file)
         except (OSError, ValueError):
             row = None
-        # whose figures they are is known by the weights
         if lookup(row, "weights") != weights:
             near = "" if file.exists() else near_path(file)
             raise UserError(
@@ -63,7 +81,10 @@ def card(run: Path, results: Sequence[Path]) -> None:
             )
         rows.append(row)
     try:
-        write_card(folder, {**read_plain(result), "results": rows})
+        record = read_plain(result)
+        if not isinstance(record, dict):
+            raise TypeError(f"'{type(record).__name__}' object is not a mapping")
+        write_card(folder, {**record, "results": rows})
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
         raise UserError(
             f"{result}: is not what a run has written ({one_line(error, 100)}); take another copy of the "
@@ -86,5 +107,10 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     note_written(onnx)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-hub``, and ``python -m``."""
     run_main(main, "w2s_plugins.hub")
+
+
+if __name__ == "__main__":
+    console()

@@ -9,7 +9,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of the HTTP library that this version of the client has
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -33,7 +33,8 @@ _BROKEN_OFF = ("client has been closed", "Consistency check failed")
 
 # lines of the client name the Hub, a password included; what has no handler goes to the last one
 for _handler in (*logging.getLogger("huggingface_hub").handlers, logging.lastResort):
-    _handler.setFormatter(PublicFormatter())
+    if _handler is not None:
+        _handler.setFormatter(PublicFormatter())
 
 
 def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str = "") -> _T:
@@ -50,12 +51,14 @@ def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str
         instead: ends the message where the Hub cannot be reached.
     """
     # Of a Hub that does not answer the cache alone is taken, which the client does when it is offline.
-    was_offline, silent = constants.HF_HUB_OFFLINE, None
+    was_offline = constants.HF_HUB_OFFLINE
+    silent = None
     if needed:
         try:
             get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except UNREACHABLE as error:
-            silent, constants.HF_HUB_OFFLINE = error, True
+            silent = error
+            constants.HF_HUB_OFFLINE = True
     try:
         try:
             return call()
@@ -69,14 +72,15 @@ def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
         answers = [cause for cause in chain if isinstance(cause, HfHubHTTPError)]
-        causes = answers or [
-            cause
-            for cause in chain
-            if isinstance(cause, UNREACHABLE) or any(words in str(cause) for words in _BROKEN_OFF)
-        ]
+        causes = answers or [cause for cause in chain if _is_broken_off(cause)]
         if not causes:
             raise
         raise UserError(scrub(f"{what}: {_explain(silent or causes[0], instead)}")) from error
+
+
+def _is_broken_off(error: BaseException) -> bool:
+    """True for a Hub that is out of reach, or a connection that broke off."""
+    return isinstance(error, UNREACHABLE) or any(words in str(error) for words in _BROKEN_OFF)
 
 
 def _explain(error: BaseException, instead: str) -> str:
@@ -89,16 +93,15 @@ def _explain(error: BaseException, instead: str) -> str:
         return "the repository has no such revision"
     # nobody has answered
     if not isinstance(error, HfHubHTTPError):
+        offline = " (HF_HUB_OFFLINE is set)" if constants.is_offline_mode() else ""
         return (
-            f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer"
-            f"{' (HF_HUB_OFFLINE is set)' if constants.is_offline_mode() else ''}: {one_line(error)}{instead}"
+            f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer{offline}: "
+            f"{one_line(error)}{instead}"
         )
-    # the Hub has answered
-    remedy = (
-        f"; the access token may not do this: {LOGIN}"
-        if error.response.status_code in (401, 402, 403)
-        else ""
-    )
+    # what the Hub has answered, in its own words
+    remedy = ""
+    if error.response.status_code in (401, 402, 403):
+        remedy = f"; the access token may not do this: {LOGIN}"
     return f"the Hub says: {one_line(error)}{remedy}"
 
 

@@ -74,6 +74,7 @@ def export_model(
     """
     new = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
+    pretrained_cfg = getattr(model, "pretrained_cfg", {})
     # safetensors refuses the strides of channels_last
     hook = model.register_state_dict_post_hook(
         lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()})
@@ -81,10 +82,10 @@ def export_model(
     try:
         # written beside it
         shutil.rmtree(new, ignore_errors=True)
-        other_names = {key: None for key in NAMES if model.pretrained_cfg.get(key)}
+        other_names = {key: None for key in NAMES if pretrained_cfg.get(key)}
         save_for_hf(
             model,
-            new,
+            str(new),
             safe_serialization=True,
             data_config=data_config,
             model_config=dict(pretrained_cfg=other_names, label_names=class_names),
@@ -111,7 +112,7 @@ def export_model(
                     os.fsync(file.fileno())
 
         # loaded back, then in place of an earlier one
-        _check_loads(model, new, folder, data_config)
+        _check_loads(model, new, folder, (data_config or pretrained_cfg)["input_size"])
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -132,13 +133,16 @@ def write_card(folder: Path, record: dict) -> None:
 
 
 @torch.inference_mode()
-def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: dict) -> None:
+def _check_loads(
+    model: torch.nn.Module, export: Path, name: Path, size: tuple[int, int, int]
+) -> None:
     """Load an export as timm does, and compare weights, and logits of two images, with the model's.
 
     Raises:
         UserError: timm cannot load it, or loads something else.
     """
 
+    # The most frequent reason is a plugin that changes what timm has made: timm alone makes another model then.
     def fail(reason: str) -> UserError:
         return UserError(
             f"{name}: not exported: {reason}; the checkpoints of the run are kept. A student that a "
@@ -157,19 +161,17 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
         raise fail("timm loads other weights from it")
 
     # the same weights can give other logits, if the model was changed after it was made
-    some, training = next(model.parameters()), model.training
-    size = (data_config or model.pretrained_cfg)["input_size"]
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(
-        some.device, some.dtype
-    )
+    parameter = next(model.parameters())
+    device, dtype = parameter.device, parameter.dtype
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    training = model.training
     expected = model.eval()(images).float()
     model.train(training)
-    logits = loaded.to(some.device, some.dtype).eval()(images).float()
-    near = (
-        0.01 if some.dtype == torch.float32 else 0.05
-    )  # what memory format and units of the device change
+    logits = loaded.to(device, dtype).eval()(images).float()
+    near = 0.01 if dtype == torch.float32 else 0.05  # what memory format and the device change
     reach = near * expected.abs().nan_to_num(0, 0, 0).max().item()
-    if expected.shape != logits.shape or not torch.allclose(
+    same = expected.shape == logits.shape and torch.allclose(
         expected, logits, rtol=near, atol=reach, equal_nan=True
-    ):
+    )
+    if not same:
         raise fail("timm's model of it gives other logits")

@@ -29,27 +29,31 @@ def fetch(
         UserError: no such dataset or revision, ``choose`` refuses the files, or the Hub cannot be reached.
     """
     repo, _, revision = name.partition("@")
-    where = dict(repo_type="dataset", revision=revision or "main")
+    revision = revision or "main"
     with said_of(f"{what}: "):
         check_repo_id(repo)
+
+    def in_cache(patterns: list[str], local_files_only: bool = False) -> Path:
+        folder = snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=patterns,
+            local_files_only=local_files_only,
+        )
+        return Path(folder)
 
     def download() -> tuple[Path, list[str]]:
         # the files of one commit: they are listed, chosen, and brought together
         try:
-            info = HfApi().repo_info(repo, **where)
-            chosen = choose([file.rfilename for file in info.siblings])
-            folder = Path(
-                snapshot_download(
-                    repo, **where, allow_patterns=[glob.escape(file) for file in chosen]
-                )
-            )
+            info = HfApi().dataset_info(repo, revision=revision)
+            chosen = choose([file.rfilename for file in info.siblings or ()])
+            folder = in_cache([glob.escape(file) for file in chosen])
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # this is an answer, whatever the cache has
         except UNREACHABLE as error:
             # the folder alone: files of the repository that nobody wanted are not there
-            folder = Path(
-                snapshot_download(repo, **where, local_files_only=True, allow_patterns=[])
-            )
+            folder = in_cache([], local_files_only=True)
             logger.warning(
                 scrub(
                     f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "

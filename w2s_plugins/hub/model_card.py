@@ -212,7 +212,7 @@ def _last_part(found: re.Match) -> str:
 def with_license(card: str, license: str) -> str:
     """Return a card whose metadata name another licence."""
     changed = ModelCard(card)
-    changed.data.license = plain(license)
+    changed.data["license"] = plain(license)
     return str(changed)
 
 

@@ -116,6 +116,8 @@ def _write(model: nn.Module, size: Sequence[int], metadata: Mapping[str, str], f
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
+    if program is None:
+        raise TypeError("torch.onnx.export returned nothing")
     # each node says which line of which file of this machine made it
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(metadata)

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.models import parse_model_name
-from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 
 from ..errors import UserError
 from ..files import file_sha256
+from ..private_names import HF_WEIGHTS_NAME, hf_split, safe_alternatives
 
 
 def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
@@ -26,7 +26,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
         UserError: the cached file is not the one the Hub announced (large files are stored under their hash).
     """
     kind, model_id = parse_model_name(name)
-    cfg = model.pretrained_cfg
+    cfg = getattr(model, "pretrained_cfg", {})
     if kind is None:
         model_id = cfg.get("hf_hub_id")
     if kind == "local-dir" or cfg.get("file") or not model_id:
@@ -35,7 +35,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
     # timm takes the first of these files that the repository has
     repo, revision = hf_split(model_id)
     wanted = cfg.get("hf_hub_filename") or HF_WEIGHTS_NAME
-    for file in (*_get_safe_alternatives(wanted), wanted):
+    for file in (*safe_alternatives(wanted), wanted):
         path = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(path, str):
             commit = Path(path).parents[len(Path(file).parts) - 1].name

@@ -1,6 +1,7 @@
 """``python -m w2s_plugins.labels COMMAND``. What a command needs is imported when its flags are right."""
 
 from importlib import import_module
+from pathlib import Path
 
 from ..cli.parser import read_command
 from ..errors import UserError, run_main
@@ -9,21 +10,28 @@ from ..errors import UserError, run_main
 def main() -> None:
     """Run one command, the function of its name in `commands` or `audit.run`. Raises `UserError` for wrong flags."""
     command, values = read_command("labels")
-    output = values.get("output")
+    output: Path | None = values.get("output")
+    # before torch is imported, which takes seconds
     if command == "check" and output is not None and not values["against"]:
         raise UserError(
             f"--output {output} has no effect without --against FILE: it lists where two tables differ"
         )
-    if command == "export" and (
-        output.suffix != ".npz" or output.exists() or not output.parent.is_dir()
-    ):
-        raise UserError(
-            f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
-            "there"
-        )
+    if command == "export" and output is not None:
+        fits = output.suffix == ".npz" and output.parent.is_dir()
+        if not fits or output.exists():
+            raise UserError(
+                f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
+                "there"
+            )
+    # an audit asks the student of a run, so that its room is below this one
     module = "..audit.run" if command == "audit" else ".commands"
     getattr(import_module(module, __package__), command)(**values)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-labels``, and ``python -m``."""
     run_main(main, "w2s_plugins.labels")
+
+
+if __name__ == "__main__":
+    console()

@@ -10,6 +10,7 @@ import torch
 from ..errors import UserError
 from ..files import atomic_write
 from .store import LabelReader, Manifest, read_keys
+from .table_writer import Columns
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class TableForm:
 
 
 def answer_columns(
-    keys: Sequence[str] | Sequence[int],
+    keys: Sequence[str | int],
     keyed_by: str,
     probabilities: np.ndarray,
     class_names: Sequence[str] | None,
     form: TableForm = TableForm(),
-) -> dict[str, Sequence]:
+) -> Columns:
     """Return the columns of a table.
 
     Args:
@@ -43,20 +44,30 @@ def answer_columns(
     """
     # what every table has, then what was asked for
     names = [str(name) for name in class_names or range(probabilities.shape[1])]
-    columns = {
-        "filename" if keyed_by == "filename" else "id": list(keys),
+    columns: Columns = {
+        key_column(keyed_by): list(keys),
         "label": [names[i] for i in probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),
     }
     if form.top_k is not None:
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : form.top_k]
-        columns["top_k"] = [
-            ";".join(f"{names[i]}:{row[i]!s}" for i in best)
-            for best, row in zip(order, probabilities)
-        ]
+        columns["top_k"] = top_pairs(names, probabilities, form.top_k)
+    # last, since there may be a thousand of these
     if form.every:
         columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
+
+
+def top_pairs(names: Sequence[str], probabilities: np.ndarray, count: int) -> list[str]:
+    """Return the most likely classes of each sample with their probabilities (n, C), ``cat:0.9;dog:0.05``."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    return [
+        ";".join(f"{names[i]}:{row[i]!s}" for i in best) for best, row in zip(order, probabilities)
+    ]
+
+
+def key_column(keyed_by: str) -> str:
+    """Return what the column is called that has the keys of samples, see `SampleKeys`."""
+    return "filename" if keyed_by == "filename" else "id"
 
 
 def write_arrays(folder: Path, output: Path) -> Manifest:
@@ -65,10 +76,12 @@ def write_arrays(folder: Path, output: Path) -> Manifest:
     Raises:
         UserError: it is damaged, or of no use to others.
     """
+    # a table is about images, and in terms of classes
     reader = LabelReader(folder)
     manifest = reader.manifest
     if manifest.kind == "features":
         raise UserError(f"{folder}: holds features, not labels")
+    # the views of a student are drawn for its seed and its augmentation
     if manifest.views > 1 or manifest.seen.get("student_views"):
         raise UserError(
             f"{folder}: its answers are about the views of one student, which others do not see; expected "
@@ -78,12 +91,9 @@ def write_arrays(folder: Path, output: Path) -> Manifest:
     # samples that nobody could be asked about are left out
     rows = reader.has(torch.arange(manifest.num_samples)).nonzero().flatten()
     keys = np.array(read_keys(folder, manifest))[rows.numpy()]
-    arrays = {
-        "filename" if manifest.keyed_by == "filename" else "id": keys,
-        "logits": torch.cat(reader.parts)[rows].numpy(),
-    }
+    arrays = {key_column(manifest.keyed_by): keys, "logits": torch.cat(reader.parts)[rows].numpy()}
     if manifest.class_names is not None:
         arrays["class_names"] = np.array(manifest.class_names)
     with atomic_write(output) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # none is called allow_pickle
     return manifest

@@ -36,6 +36,7 @@ def labels_card(
         "rows": len(table),
         "annotators": None if table.annotators is None else len({*table.annotators}),
     }
+    # what a model has said of each sample is known by more than a table tells
     seen: dict[str, object] = {"samples": len({*table.keys})}
     if manifest is not None:
         who |= {
@@ -43,16 +44,18 @@ def labels_card(
             "SHA-256": manifest.who.get("sha256"),
             "computed in": manifest.who.get("dtype"),
         }
+        data = manifest.seen.get("data")
         seen |= {
-            "fingerprint of the data": manifest.seen.get("data", {}).get("fingerprint"),
+            "fingerprint of the data": data.get("fingerprint") if isinstance(data, dict) else None,
             "transform": manifest.seen.get("transform"),
         }
 
     # how often each class is the most likely one
-    names = table.names
+    names = list(table.names)
     classes = Counter(dict.fromkeys(names, 0))
-    classes.update(names[i] for i in most_likely(table.answers))
-    data = DatasetCardData(
+    classes.update([names[i] for i in most_likely(table.answers).tolist()])
+    # what is typed by others goes into YAML, and through a writer of YAML
+    header = DatasetCardData(
         license=plain(license) if license else None,
         task_categories=["image-classification"],
         tags=["weak-to-strong", "w2s_plugins"],
@@ -69,4 +72,4 @@ def labels_card(
             most=MOST_CLASSES,
         )
     )
-    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n"))
+    return str(DatasetCard(f"---\n{header.to_yaml()}\n---\n\n{body.strip()}\n"))

@@ -4,10 +4,7 @@ they agree.
 
 import numpy as np
 
-ANSWERS_PER_CELL, FEWEST_ANSWERS = (
-    4,
-    64,
-)  # of an annotator, from which on a matrix can be learned of them
+ANSWERS_PER_CELL, FEWEST_ANSWERS = 4, 64  # of an annotator, for a matrix to be learned of them
 LEVEL = 0.1  # within which annotators are about as reliable
 
 
@@ -33,6 +30,8 @@ def combine_annotators(
     """
     if how == "dawid-skene":
         return dawid_skene(samples, annotators, labels, num_classes)
+
+    # the mean of classes is their shares of the votes
     votes = np.zeros((samples.max() + 1, num_classes))
     if how == "mean":
         if shares is None:
@@ -42,11 +41,9 @@ def combine_annotators(
         return votes / np.bincount(samples)[:, None]
 
     # a vote weighs as much as whoever gave it is sure
-    weights = (
-        np.ones(len(labels))
-        if shares is None
-        else shares[np.arange(len(labels)), labels].astype(float)
-    )
+    weights = np.ones(len(labels))
+    if shares is not None:
+        weights = shares[np.arange(len(labels)), labels].astype(float)
     np.add.at(votes, (samples, labels), weights)
     best = votes == votes.max(axis=1, keepdims=True)
     winners = best.sum(axis=1, keepdims=True)
@@ -57,8 +54,8 @@ def combine_annotators(
     voted = best[samples, labels]
     sure = np.bincount(samples[voted], weights[voted]) / np.bincount(samples[voted])
     others = np.maximum(num_classes - winners, 1)
-    found = np.where(best, sure[:, None] / winners, (1 - sure[:, None]) / others)
-    return found / found.sum(axis=1, keepdims=True)
+    combined = np.where(best, sure[:, None] / winners, (1 - sure[:, None]) / others)
+    return combined / combined.sum(axis=1, keepdims=True)
 
 
 def dawid_skene(
@@ -83,16 +80,15 @@ def dawid_skene(
         max_steps: steps of expectation and maximisation at most.
         tolerance: see above.
     """
-    # the shares of votes are where it starts
+    # a start at random would name the classes in any order; the shares of votes name them as people do
     tiny = np.finfo(float).tiny
     posterior = combine_annotators(samples, annotators, labels, num_classes, "mean")
     likelihood = -np.inf
     for _ in range(max_steps):
         # maximisation: how frequent each class is, and what each annotator says of each
         prior = posterior.mean(axis=0)
-        confusion = np.zeros(
-            (annotators.max() + 1, num_classes, num_classes)
-        )  # annotator, said, true
+        # by annotator, answer and true class
+        confusion = np.zeros((annotators.max() + 1, num_classes, num_classes))
         np.add.at(confusion, (annotators, labels), posterior[samples])
         confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
 
@@ -121,6 +117,7 @@ def choose_means(answers: np.ndarray, reliability: np.ndarray, num_classes: int)
         reliability: (A,) share of them that is right, as far as that can be told.
         num_classes: C.
     """
+    # of few answers the matrix is mostly chance; of annotators that are alike it says nothing that a vote does not
     needed = max(FEWEST_ANSWERS, ANSWERS_PER_CELL * num_classes**2)
     typical = int(np.median(answers))
     worst, best = float(reliability.min()), float(reliability.max())

@@ -4,11 +4,13 @@ import logging
 import re
 import shlex
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..cli.forms import LABELS_PREFIX, parse_labels
@@ -22,7 +24,7 @@ from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import TableLabels, check_gaps, labels_of_samples, most_likely
-from .table import LabelTable, file_of, infer_schema, open_table
+from .table import LabelTable, file_of, open_table
 from .table_writer import check_writable, write_label_table
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ def export(folder: Path, output: Path) -> None:
     say(f"{output}: logits of {manifest.num_samples} samples in {manifest.num_classes} classes")
 
 
-def push(path: str, repo_id: str, **how: object) -> None:
-    """Publish labels on the Hub."""
+def push(path: str, repo_id: str, **how: Any) -> None:
+    """Publish labels on the Hub; further arguments are those of `push_labels`."""
     say(push_labels(Path(path.removeprefix(LABELS_PREFIX)), repo_id, **how))
 
 
@@ -56,12 +58,12 @@ def check(
         UserError: the training would refuse it.
     """
     # what is in it
+    typed_names = [file] if against is None else [file, against]
     if output is not None:
-        read = [one for name in (file, against) for one in parse_labels(name, alone=True)[0]]
-        check_writable(output, [*(file_of(Path(one))[0] for one in read), Path(class_names or "")])
-    tables, names, how = read_tables(
-        [[name] for name in (file, against) if name], _names(class_names)
-    )
+        files = [name for text in typed_names for name in parse_labels(text, alone=True)[0]]
+        inputs = [file_of(Path(name))[0] for name in files]
+        check_writable(output, [*inputs, Path(class_names or "")])
+    tables, names, how = read_tables([[name] for name in typed_names], _names(class_names))
     table = tables[0]
     people = len({*(table.annotators or [file])})
     say(
@@ -70,44 +72,51 @@ def check(
     )
 
     # brought to the images, as for training, or to those that it names, or the other one if that has the fuller names
-    fullest = min(
-        tables,
-        key=lambda one: sum("\\" in key or not Path(key).suffix for key in map(str, one.keys)),
-    )
-    keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(fullest)
-    # without combine a training takes the mean of several files
-    found, *others = [
-        labels_of_samples(one, keys, names, how["combine"] or ("mean" if one.more else None), name)
-        for name, one in zip((file, against), tables)
-    ]
+    keys = _keys_of(min(tables, key=_count_short_names))
+    if data_dir:
+        keys = sample_keys(open_images(data_dir))
+    labels: list[TableLabels] = []
+    for name, one in zip(typed_names, tables):
+        # without combine a training takes the mean of several files
+        combine = how["combine"] or ("mean" if one.more else None)
+        labels.append(labels_of_samples(one, keys, names, combine, name))
+    known = labels[0].known
     if data_dir is not None:
-        check_gaps(found.known, keys, how["missing"], file)
+        check_gaps(known, keys, how["missing"], file)
         say(
-            f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
+            f"{file}: can be trained on: labels of {int(known.sum())} of the {len(keys.values)} samples in "
             f"{len(names)} classes"
         )
+    if against is None:
+        return
 
     # the samples of which the other one says something else
-    for other in others:
-        both = found.known & other.known
-        rows = (both & torch.from_numpy(found.classes() != other.classes())).nonzero().flatten()
-        count = int(both.sum())
-        say(
-            f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
-            f"both label; they differ on {len(rows)}"
-        )
-        if output is None:
-            continue
-        columns = {keys.by: [keys.values[row] for row in rows]}
-        for name, own in (("", found), ("against_", other)):
-            classes, likeliest = own.classes()[rows.numpy()], own.best(rows).sum(dim=1)
-            columns[f"{name}label"] = [  # of a tie none
-                names[i] if count == 1 else "" for i, count in zip(classes, likeliest)
-            ]
-            columns[f"{name}confidence"] = (
-                own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
-            )
-        write_label_table(output, [columns])
+    both = known & labels[1].known
+    differ = torch.from_numpy(labels[0].classes() != labels[1].classes())
+    rows = (both & differ).nonzero().flatten()
+    count = int(both.sum())
+    say(
+        f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
+        f"both label; they differ on {len(rows)}"
+    )
+    if output is None:
+        return
+    columns: dict[str, Sequence | np.ndarray] = {
+        keys.by: [keys.values[row] for row in rows.tolist()]
+    }
+    for prefix, of_table in zip(("", "against_"), labels):
+        # of a tie no class is written
+        is_clear = of_table.best(rows).sum(dim=1) == 1
+        classes = zip(of_table.classes()[rows.numpy()], is_clear.tolist())
+        shares = of_table(rows, torch.device("cpu")).softmax(dim=1)
+        columns[f"{prefix}label"] = [names[i] if clear else "" for i, clear in classes]
+        columns[f"{prefix}confidence"] = shares.amax(dim=1).numpy().round(4)
+    write_label_table(output, [columns])
+
+
+def _count_short_names(table: LabelTable) -> int:
+    """Return how many names of a table may lack a part: a folder, since they are of Windows, or the suffix."""
+    return sum("\\" in key or not Path(key).suffix for key in map(str, table.keys))
 
 
 def stats(files: Sequence[str], class_names: str | None) -> None:
@@ -122,75 +131,79 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     # every answer of anybody once
     (table,), names, _ = read_tables([files], _names(class_names))
     with quietly(logging.INFO):
-        found = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
-    answers = DataFrame(
-        dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers))
-    )
+        combined = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
+    people = table.annotators or [files[0]] * len(table)
+    answers = DataFrame(dict(sample=table.keys, who=people, label=most_likely(table.answers)))
     answers = answers.drop_duplicates(["sample", "who"])
     votes = crosstab(answers["sample"], answers["label"])
     say(
-        f"{len(answers)} answers about {len(votes)} samples, of {answers['who'].nunique()} annotator(s)",
+        f"{len(answers)} answers about {len(votes)} samples, of {len({*people})} annotator(s)",
         *(
             f"{count} samples have {many} answer(s)"
             for many, count in votes.sum(axis=1).value_counts().items()
         ),
-        *(
-            f"{count} answers: {shorten(names[i])}"
-            for i, count in votes.sum().sort_values(ascending=False).items()
-        ),
     )
+    of_classes = votes.sum().sort_values(ascending=False)
+    for label, count in zip(of_classes.index.tolist(), of_classes.tolist()):
+        say(f"{count} answers: {shorten(names[label])}")
 
     # who is how reliable, the most reliable first, and who agrees with whom
-    people = DataFrame(found.manifest.who.get("reliability", ()))
-    if not len(people):
+    reliability = DataFrame(combined.manifest.who.get("reliability", ()))
+    if not len(reliability):
         say("no sample has several answers, so that ?combine changes nothing")
         return
-    busiest = {*people["annotator"].head(MOST_PAIRED)}
-    people = people.sort_values("dawid-skene", ascending=False, kind="stable")
-    names_of_busiest = [name for name in people["annotator"] if name in busiest]
-    wide = answers.pivot(index="sample", columns="who", values="label")[names_of_busiest]
+    busiest = {*reliability["annotator"].head(MOST_PAIRED)}
+    reliability = reliability.sort_values("dawid-skene", ascending=False, kind="stable")
+    ranked: list[str] = reliability["annotator"].tolist()
+    wide = answers.pivot(index="sample", columns="who", values="label")
+    wide = wide.loc[:, [name for name in ranked if name in busiest]]
     alike = wide.corr(lambda one, other: (one == other).mean(), min_periods=1).rename_axis(None)
     say(f"Krippendorff's alpha: {krippendorff_alpha(votes.to_numpy()):.4f}")
-    if len(people) < answers["who"].nunique():
-        say(f"the {len(people)} annotators with the most answers, the most reliable first:")
-    say(*people.to_string(index=False).split("\n"), *alike.round(4).to_string().split("\n"))
+    if len(ranked) < len({*people}):
+        say(f"the {len(ranked)} annotators with the most answers, the most reliable first:")
+    say(*reliability.to_string(index=False).split("\n"), *alike.round(4).to_string().split("\n"))
 
     # what each takes for what, and what follows for a training
-    say(*_confusions(answers, found, names, people["annotator"]))
+    say(*_confusions(answers, combined, names, ranked))
+    # probabilities say more of an annotator than how often the class is right, and their mean keeps that
     how, why = "mean", "the answers are more than a class alone"
     if table.kind == "hard" and table.confidence is None:
         counts = answers["who"].value_counts().to_numpy()
-        how, why = choose_means(counts, people["dawid-skene"].to_numpy(), len(names))
+        how, why = choose_means(counts, reliability["dawid-skene"].to_numpy(), len(names))
     say(f"to train on them take ?combine={how}: {why}")
 
 
 def _confusions(
-    answers: "DataFrame", found: TableLabels, names: Sequence[str], people: Iterable[str]
+    answers: "DataFrame", combined: TableLabels, names: Sequence[str], people: Iterable[str]
 ) -> Iterator[str]:
     """Yield a line for each annotator with the classes that are taken for others most often.
 
     Args:
         answers: ``sample``, ``who`` and ``label`` of each.
-        found: the label of each sample; of a tie there is none.
+        combined: the label of each sample; of a tie there is none.
         names: of the classes.
         people: annotators, in the order of the lines.
     """
-    rows = found.known.nonzero().flatten()
-    clear = rows[found.best(rows).sum(dim=1) == 1].numpy()
-    labels = dict(zip([found.keys.values[row] for row in clear], found.classes()[clear]))
-    wrong = answers.assign(truth=answers["sample"].map(labels)).dropna(subset=["truth"])
-    wrong = wrong[wrong["truth"] != wrong["label"]]
-    counts = (
-        wrong.groupby(["who", "truth", "label"]).size().sort_values(ascending=False, kind="stable")
-    )
+    # a majority that is a tie says of nobody that they are wrong
+    rows = combined.known.nonzero().flatten()
+    clear = rows[combined.best(rows).sum(dim=1) == 1].tolist()
+    classes = combined.classes().tolist()
+    truth = {combined.keys.values[row]: classes[row] for row in clear}
+    confused: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for sample, who, label in answers[["sample", "who", "label"]].to_numpy().tolist():
+        if truth.get(sample, label) != label:
+            confused[who][truth[sample], label] += 1
+
+    # of pairs that are as frequent the first classes come first
     for person in people:
-        if person not in counts:
+        pairs = sorted(confused[person].items(), key=lambda pair: (-pair[1], pair[0]))
+        if not pairs:
             yield f"{person} confuses nothing"
             continue
-        pairs = counts[person].head(MOST_CONFUSED).items()
-        texts = (
-            f"{names[int(truth)]} for {names[label]} ({count})" for (truth, label), count in pairs
-        )
+        texts = [
+            f"{names[true]} for {names[label]} ({count})"
+            for (true, label), count in pairs[:MOST_CONFUSED]
+        ]
         yield f"{person} takes {', '.join(texts)}"
 
 
@@ -199,38 +212,43 @@ def _keys_of(table: LabelTable) -> SampleKeys:
     return SampleKeys(table.keyed_by, list(dict.fromkeys(table.keys)))
 
 
-def _names(class_names: str | None) -> Sequence[str] | None:
+def _names(class_names: str | None) -> list[str] | None:
     return read_class_names(class_names) if class_names else None
 
 
 def read_tables(
     crowds: Sequence[Sequence[str]],
     names: Sequence[str] | None,
-) -> tuple[list[LabelTable], Sequence[str], dict[str, object]]:
+) -> tuple[list[LabelTable], Sequence[str], dict[str, Any]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
-    what the names set. What a training would log is shown.
+    what the names set, see `parse_labels`. What a training would log is shown.
     """
+    # lines of a log would have times and names of modules before them
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(PublicFormatter("%(message)s"))
 
     # a name may be that of --teacher, labels:FILE?missing=skip, or the file alone
-    said = [
-        ",".join(LABELS_PREFIX + name.removeprefix(LABELS_PREFIX) for name in crowd)
-        for crowd in crowds
-    ]
-    all_files, how = parse_labels(",".join(said), True)
+    files_of_crowd: list[list[str]] = []
+    every_name: list[str] = []
+    for crowd in crowds:
+        prefixed = [LABELS_PREFIX + name.removeprefix(LABELS_PREFIX) for name in crowd]
+        files_of_crowd.append(parse_labels(",".join(prefixed), alone=True)[0])
+        every_name += prefixed
+    all_files, how = parse_labels(",".join(every_name), alone=True)
     paths = {file: local_labels(file, file).path for file in all_files}
     try:
-        found = read_alike(paths, names, how["missing"])
+        read = read_alike(paths, names, how["missing"])
     except UserError as error:
+        # what to do about columns of annotators is said as a line that can be copied
         text, *advice = re.split("(?:;| or,) if columns are annotators", str(error))
         line = _line_with_annotators(paths) if advice else None
         if line is None:
             raise
         raise UserError(f"{text}; if its columns are annotators, type: {line}") from error
-    parsed = (parse_labels(text, True) for text in said)
-    tables = [join_tables([found[file] for file in files], " ".join(files)) for files, _ in parsed]
+    tables = [
+        join_tables([read[file] for file in files], " ".join(files)) for files in files_of_crowd
+    ]
     return tables, names or tables[0].names, how
 
 
@@ -245,16 +263,18 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     named = {}
     for name, path in paths.items():
         with suppress(UserError), quietly():
-            schema = infer_schema(open_table(path, name).frame, None, name)
+            schema = open_table(path, name).schema()
             if schema.answer == "classes" and schema.kind is None:
                 named[name] = f"{name}#{','.join(schema.classes.values())}"
     if not named:
         return None
 
     # a word may have several names, and settings behind each
-    words = []
+    words: list[str] = []
     for word in sys.argv[1:]:
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        flag, equals, value = "", "", word
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
         parts = split_names(value)
         files = [part.removeprefix(LABELS_PREFIX).partition("?")[0] for part in parts]
         if {*files} & named.keys():

@@ -67,6 +67,7 @@ def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
     """
     if len(tables) == 1:
         return tables[0]
+    # a row is about the same sample as one of another file where both name it alike
     keyed_by = {table.keyed_by for table in tables}
     if len(keyed_by) > 1:
         raise UserError(

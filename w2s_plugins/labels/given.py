@@ -37,21 +37,22 @@ class GivenLabels:
     @property
     def source(self) -> dict[str, object]:
         """Where they are from, for the record of a run: a file by its name, not where it lies here."""
-        manifest, origin = self.train.manifest, {}
+        manifest = self.train.manifest
+        source = dict(manifest.who)
         if self.commit:
-            origin = dict(
-                repo=self.name.partition("@")[0].removeprefix("hf://"), revision=self.commit
-            )
+            # the commit, not the name of a branch: that one moves
+            repo = self.name.partition("@")[0].removeprefix("hf://")
+            source |= dict(repo=repo, revision=self.commit)
         return dict(
-            name=self.shown,
+            name=self.public_name,
             kind=manifest.kind,
-            source={**manifest.who, **origin},
+            source=source,
             samples=manifest.num_samples,
             wrong=self.wrong,
         )
 
     @property
-    def shown(self) -> str:
+    def public_name(self) -> str:
         """The name without the folders of this machine."""
         return f"labels:{self.name if self.commit else self.train.manifest.who['file']}"
 
@@ -60,7 +61,8 @@ class GivenLabels:
         each is right in part.
         """
         # some rows at a time: logits of all would be as large as the table
-        true, right = torch.tensor(truth), 0.0
+        true = torch.tensor(truth)
+        right = 0.0
         known = self.train.known.nonzero().flatten()
         for rows in known.split(ROWS):
             best = self.train.best(rows)
@@ -68,9 +70,11 @@ class GivenLabels:
         count = len(known)
         if not count:
             return self
+
+        # how many it is right about is a fraction, where some leave it open
         wrong = (count - right) / count
         logger.info(
-            f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
+            f"{self.public_name}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
             "it open between several classes count in part"
         )
         return replace(self, wrong=wrong)

@@ -36,6 +36,7 @@ def read_class_names(text: str) -> list[str]:
             f"{flag}: no such file{near_path(path)}; expected a file with one name a line, a json list, or "
             "names separated by commas"
         )
+    # a class twice would have two numbers
     check_class_names(names, flag)
     return names
 
@@ -52,6 +53,7 @@ def same_word(name: str) -> str:
 
 def check_class_names(names: Sequence[str], flag: str, count: int | None = None) -> None:
     """Raise a `UserError` unless there are names, ``count`` if that is known, each of them once and not empty."""
+    # a text is a sequence of texts, too, and not meant
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         text = one_line(ValueError(repr(names)), 60)
         raise UserError(f"{flag}: {text}: expected a list of texts, one for each class")
@@ -60,6 +62,7 @@ def check_class_names(names: Sequence[str], flag: str, count: int | None = None)
     if not names or not all(names):
         raise UserError(f"{flag}: a name is empty, or there are none; expected one for each class")
     if len({*names}) < len(names):
+        # the most frequent one is one that is there twice
         twice = Counter(names).most_common(1)[0][0]
         raise UserError(
             f"{flag}: the class '{twice[:40]}' is named twice; expected names that differ"

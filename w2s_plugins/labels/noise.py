@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
 from ..cli.forms import parse_noise
-from ..data.datasets import class_names_of, known_labels, labels_of, num_classes_of
+from ..data import AnyDataset, MapDataset
+from ..data.datasets import class_names_of, known_labels, labels_of, labels_unknown
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError
 from ..files import file_sha256
@@ -55,15 +56,15 @@ class LabelNoise:
     num_classes: int
     source: dict[str, object] = field(default_factory=dict)
 
-    def apply(self, dataset: Dataset) -> Relabelled:
+    def apply(self, dataset: MapDataset) -> Relabelled:
         """Return a part of the split with the given labels."""
         return Relabelled(dataset, [self.given[i] for i in positions_in_split(dataset)])
 
-    def clean_labels(self, dataset: Dataset) -> list[int]:
+    def clean_labels(self, dataset: AnyDataset) -> list[int]:
         """Return the clean labels of a part of the split."""
         return [self.clean[i] for i in positions_in_split(dataset)]
 
-    def record(self, dataset: Dataset) -> dict[str, Any]:
+    def record(self, dataset: AnyDataset) -> dict[str, Any]:
         """Return kind, source, rate and confusion of the noise on a part of the split.
 
         ``rate`` is the share of samples whose given label is not the clean one. ``confusion`` counts samples, a row a
@@ -71,6 +72,7 @@ class LabelNoise:
         """
         from sklearn.metrics import confusion_matrix
 
+        # of a thousand classes the matrix would be larger than the rest of the record
         clean, given = np.array(self.clean_labels(dataset)), np.array(labels_of(dataset))
         matrix = None
         if self.num_classes <= LARGEST_MATRIX:
@@ -94,7 +96,7 @@ class LabelNoise:
         )
 
 
-def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNoise:
+def create_label_noise(text: str, dataset: AnyDataset, *, seed: int = 0) -> LabelNoise:
     """Give the samples of a whole training split the labels that ``--label-noise`` describes.
 
     - ``symmetric:R``: a random share R of the samples gets a label drawn uniformly from all classes, their own
@@ -117,11 +119,14 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
     """
     # the labels that the split has
     kind, value = parse_noise(text)
+    if isinstance(dataset, IterableDataset):
+        raise labels_unknown("--label-noise")
     clean = known_labels(dataset, "--label-noise")
-    names, size = class_names_of(dataset), num_classes_of(dataset)
+    names = class_names_of(dataset)
+    size = len(names) if names else max(clean) + 1
 
     # those of a table
-    if kind == "labels":
+    if isinstance(value, str):
         given, source = given_labels(value, dataset, clean, names or [*map(str, range(size))])
         return LabelNoise(f"labels:{Path(value).name}", given, clean, size, source)
 
@@ -130,10 +135,8 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
     rng, labels = np.random.RandomState(seed), np.array(clean)
     if kind == "symmetric":
         # as many samples as the ratio says, of which some get their own label again
-        order, drawn = (
-            rng.permutation(len(labels)),
-            rng.randint(size, size=len(labels), dtype=np.int64),
-        )
+        order = rng.permutation(len(labels))
+        drawn = rng.randint(size, size=len(labels), dtype=np.int64)
         chosen = order[: int(value * len(labels) + 0.5)]
         labels[chosen] = drawn[chosen]
     else:
@@ -148,6 +151,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
     Raises:
         UserError: no map is known for these classes.
     """
+    # CIFAR-10 is known by its classes, in whatever order they are
     names = list(names or ())
     if size == 10 and {*CIFAR10_MAP, *CIFAR10_MAP.values()} <= set(names):
         return [names.index(CIFAR10_MAP.get(name, name)) for name in names]
@@ -155,7 +159,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
         group.split() for group in CIFAR100_SUPERCLASSES.read_text(encoding="utf-8").splitlines()
     ]
     published = sorted(name for group in groups for name in group)
-    # by position: copies of the dataset spell single names in their own ways
+    # CIFAR-100 is known by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:
         raise UserError(
             "--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; "
@@ -166,7 +170,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
 
 
 def given_labels(
-    path: str, dataset: Dataset, clean: Sequence[int], names: Sequence[str]
+    path: str, dataset: MapDataset, clean: Sequence[int], names: Sequence[str]
 ) -> tuple[list[int], dict[str, object]]:
     """Return the label of every sample of a split in a table (`table`), and where they come from.
 

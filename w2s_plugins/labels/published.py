@@ -59,6 +59,7 @@ def local_labels(name: str, flag: str) -> Place:
 
 def _table_of(names: Sequence[str], flag: str) -> str:
     """Return which file of a repository is its table of labels. Raises `UserError` for none, or for several."""
+    # which of several is meant nobody knows; a name that leads out of the folder is not followed
     tables = [name for name in names if name.lower().endswith(tuple(SUFFIXES)) and ".." not in name]
     if len(tables) != 1:
         raise UserError(
@@ -70,6 +71,7 @@ def _table_of(names: Sequence[str], flag: str) -> str:
 
 def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
+    # a dataset of somebody else's is not overwritten because of a slip in a name
     others = sorted({*names} - {"README.md", ".gitattributes"})
     if len(others) > 1:
         raise UserError(
@@ -122,6 +124,7 @@ def push_labels(
                 f"{path}: names its samples by paths of this machine, such as {outside[:200]}; expected "
                 "paths relative to the folder of the images"
             )
+        # numbers hold none, and of a million rows of them the text would be long
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")

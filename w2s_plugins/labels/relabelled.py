@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch.utils.data import Dataset
-
-from ..data.slices import Subset
+from ..data import MapDataset, Subset
 
 
 class Relabelled(Subset):
@@ -15,9 +13,11 @@ class Relabelled(Subset):
         targets: its labels from now on.
     """
 
-    def __init__(self, dataset: Dataset, targets: Sequence[int]):
+    def __init__(self, dataset: MapDataset, targets: Sequence[int]):
+        # a part that is all of it, so that positions and files are found through it as through any part
         super().__init__(dataset, range(len(dataset)))
-        self.targets, self.unlabeled = list(targets), False
+        self.targets = list(targets)
+        self.unlabeled = False  # whatever the dataset is
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[object, int]:
         return self.dataset[index][0], self.targets[index]

@@ -8,10 +8,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,22 +21,23 @@ from torch import Tensor
 from ..data.keys import SampleKeys
 from ..errors import UserError, logger
 from ..files import file_sha256
+from ..no_label import NO_LABEL
 from .combine import combine_annotators
 from .spelling import check_from_0
 from .store import Manifest, check_positions
 from .table import LabelTable, file_of, is_too_many
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # what Label Studio makes of the names of files that were uploaded to it, and of those that it reads from a folder
 _STUDIO = re.compile(
     r"(?s)(?:.*/)?data/(?:upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)|local-files/?[?]d=(.+))"
 )
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
-NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
+NO_SAMPLE, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
-MOST_NAMED, MOST_RECORDED = (
-    10,
-    50,
-)  # annotators in the log and in the record, those with the most answers
+MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in log and record, those with the most answers
 # in a path that is looked for by its end; a longer one is no file of any disk, and has as many ends as folders
 MOST_FOLDERS = 64
 
@@ -67,17 +68,15 @@ class TableLabels:
 
     def of(self, keys: SampleKeys) -> "TableLabels":
         """Return the labels of some of these samples, in their order."""
-        places = {key: i for i, key in enumerate(self.keys.values)}
-        rows = [places[key] for key in keys.values]
+        row_of = {key: row for row, key in enumerate(self.keys.values)}
+        rows = [row_of[key] for key in keys.values]
         return replace(self, answers=self.answers[rows], known=self.known[rows], keys=keys)
 
     def classes(self) -> np.ndarray:
-        """Return the class (N,) of each sample, -1 where it has no label."""
-        known = self.known.numpy()
-        found = np.full(len(known), -1)
-        answers = self.answers.numpy()[known]
-        found[known] = answers if answers.ndim == 1 else answers.argmax(axis=1)
-        return found
+        """Return the class (N,) of each sample, `NO_LABEL` where it has none."""
+        answers = self.answers.numpy()
+        best = answers if answers.ndim == 1 else answers.argmax(axis=1)
+        return np.where(self.known.numpy(), best, NO_LABEL)
 
     def best(self, index: Tensor) -> Tensor:
         """Say which classes (B, C) are the most likely ones of samples: of a tie several, also where it was settled."""
@@ -149,44 +148,29 @@ def labels_of_samples(
     positions = match_rows(table, keys, flag)
     # how reliable people are shows in what they say of other images, too, which are numbered below all samples
     if combine == "dawid-skene":
-        others = positions == NOBODY
-        positions[others] = (
-            SEVERAL - 1 - np.unique(np.array(table.keys)[others], return_inverse=True)[1]
-        )
-    samples, answers, kind, combined = _one_answer_a_sample(
-        table, positions, len(class_names), combine, flag
-    )
-    own = samples >= 0
-    samples, answers = samples[own], answers[own]
+        others = positions == NO_SAMPLE
+        names = np.array(table.keys)[others]
+        positions[others] = SEVERAL - 1 - np.unique(names, return_inverse=True)[1]
+    combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
+    in_data = combined.samples >= 0
+    samples, answers, kind = combined.samples[in_data], combined.answers[in_data], combined.kind
     files = [table.path, *table.more]
     who = dict(
         file=", ".join(file.name for file in files),
         rows=len(positions),
-        **combined,
+        **combined.record,
         sha256=", ".join(file_sha256(file_of(file)[0]) for file in files),
     )
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
 
     # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
-    labelled = SampleKeys(keys.by, [keys.values[i] for i in samples])
-    said = hashlib.sha256(
-        json.dumps([kind, labelled.by, labelled.sha256, list(class_names)]).encode()
-    )
-    said.update(np.ascontiguousarray(answers))
-    who["answers"] = said.hexdigest()
-    # of classes that are as likely one, in turn, becomes likelier by a trace: whoever needs one class takes that
-    best = answers.reshape(len(answers), -1)
-    tied = ((best == best.max(axis=1, keepdims=True)).sum(axis=1) > 1).nonzero()[0]
-    if len(tied):
-        taken = "the first counts"  # logits stay as they are to the last bit
-        if kind == "probabilities":
-            answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
-            taken = "they take turns"
-        logger.info(
-            f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
-            f"probability, and where one class is needed {taken}"
-        )
+    labelled = SampleKeys(keys.by, [keys.values[i] for i in samples.tolist()])
+    about = [kind, labelled.by, labelled.sha256, list(class_names)]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(np.ascontiguousarray(answers).data)
+    who["answers"] = digest.hexdigest()
+    _break_ties(answers, kind, flag)
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -195,24 +179,47 @@ def labels_of_samples(
     whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
     whole[samples] = answers
     labels = TableLabels(manifest, torch.from_numpy(whole), known, keys, confidence)
+    _log_counts(labels.classes()[samples], class_names, flag)
+    return labels
 
-    # how many samples each class is the most likely one of; hardly any has one that fewer than one in a thousand have
-    # and, where there are more than a hundred classes, than a tenth of an even share
-    counts = np.bincount(labels.classes()[samples], minlength=len(class_names))
-    said = [f"{class_names[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")]
-    logger.info(f"{flag}: {len(samples)} samples in {len(said)} classes: {', '.join(said)}")
-    rare = int((counts < len(samples) * min(1 / 1000, 0.1 / len(said))).sum())
+
+def _break_ties(answers: np.ndarray, kind: str, flag: str) -> None:
+    """Make one of several classes that are as likely likelier by a trace, in place: whoever needs one class takes that."""
+    best = answers.reshape(len(answers), -1)
+    tied = ((best == best.max(axis=1, keepdims=True)).sum(axis=1) > 1).nonzero()[0]
+    if not len(tied):
+        return
+    taken = "the first counts"  # logits stay as they are to the last bit
+    if kind == "probabilities":
+        answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
+        taken = "they take turns"
+    logger.info(
+        f"{flag}: {len(tied)} of {len(answers)} samples are ties: classes that are as likely share the "
+        f"probability, and where one class is needed {taken}"
+    )
+
+
+def _log_counts(classes: np.ndarray, class_names: Sequence[str], flag: str) -> None:
+    """Say how many samples each class is the most likely one of, and warn where this looks like a mistake."""
+    count = len(classes)
+    counts = np.bincount(classes, minlength=len(class_names)).tolist()
+    most_first = np.argsort(-np.array(counts), kind="stable").tolist()
+    texts = [f"{class_names[i]} ({counts[i]})" for i in most_first]
+    logger.info(f"{flag}: {count} samples in {len(texts)} classes: {', '.join(texts)}")
+
+    # hardly any: fewer than one sample in a thousand and, of more than a hundred classes, than a tenth of an even share
+    fewest = count * min(1 / 1000, 0.1 / len(texts))
+    rare = sum(of_class < fewest for of_class in counts)
     if rare:
         logger.warning(
-            f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
-            f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?"
+            f"WARNING: {flag}: hardly any sample is of {rare} of the {len(texts)} classes: "
+            f"{', '.join(texts[-rare:][:20])}; are they misspelt, or classes of other data?"
         )
-    if counts.max() == len(samples):
+    if max(counts) == count:
         logger.warning(
-            f"WARNING: {flag}: all of its {len(samples)} labels are the class "
-            f"'{class_names[counts.argmax()]}': a student learns nothing else of them"
+            f"WARNING: {flag}: all of its {count} labels are the class "
+            f"'{class_names[most_first[0]]}': a student learns nothing else of them"
         )
-    return labels
 
 
 def check_gaps(
@@ -254,26 +261,27 @@ def most_likely(answers: np.ndarray) -> np.ndarray:
 
 
 def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
-    """Return the sample (R,) that each row is about, -1 for none of the data: by its name, see `_find_files`, or by its
-    position in the whole split.
+    """Return the sample (R,) that each row is about, `NO_SAMPLE` for none of the data: by its name, see `_find_files`,
+    or by its position in the whole split.
 
     Raises:
         UserError: no row is about a sample of the data, or a name is the end of several.
     """
-    if table.keyed_by != "filename":
-        places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-        check_from_0({*table.keys}, places, f"{flag}: its ids")
-    elif keys.by == "filename":
-        places = _find_files({*table.keys}, keys.values, flag)
-    else:
+    if table.keyed_by == "filename" and keys.by != "filename":
         raise UserError(
             f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
             "their positions, in a column id"
         )
-    positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
+    samples: dict[str | int, int]
+    if table.keyed_by == "filename":
+        samples = {**_find_files({*map(str, table.keys)}, [*map(str, keys.values)], flag)}
+    else:
+        samples = {position: i for i, position in enumerate(keys.positions or keys.values)}
+        check_from_0({*map(int, table.keys)}, samples, f"{flag}: its ids")
+    positions = np.array([samples.get(key, NO_SAMPLE) for key in table.keys], dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
-    unknown = positions == NOBODY
+    unknown = positions == NO_SAMPLE
     if unknown.all():
         raise UserError(
             f"{flag}: is about other data: none of its {len(table)} answers names one of the "
@@ -300,26 +308,31 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     Windows, by Label Studio, without the suffix, or have folders of another machine before the whole path:
     ``test/1.png`` is not ``train/1.png``.
     """
+    # mostly all names are written as the files are
     files = [file.strip() for file in files]  # as cells of tables are
-    places = _by_ending(files)
-    if names <= places.keys():
-        return places
+    by_ending = _by_ending(files)
+    if names <= by_ending.keys():
+        return by_ending
+
+    # else without the suffix, or behind folders of another machine, which end where the whole path of a file begins
     stems = [os.path.splitext(file)[0] for file in files]
-    places, paths = _by_ending(stems) | places, {*files, *stems}
-    found: dict[str, tuple[str, int]] = {}
+    by_ending = _by_ending(stems) | by_ending
+    paths = {*files, *stems}
+    matches: dict[str, tuple[str, int]] = {}
     for name in names:
-        path = name if name in places else _as_here(name)
-        end = path.lstrip("/") if path.count("/") <= MOST_FOLDERS else ""
-        while end and not (end in paths or (end in places and end == path.lstrip("/"))):
+        path = name if name in by_ending else _as_here(name)
+        whole = path.lstrip("/")
+        end = whole if path.count("/") <= MOST_FOLDERS else ""
+        while end and end not in paths and not (end == whole and end in by_ending):
             end = end.partition("/")[2]
         if end:
             here = "" if re.match("[/~]|[A-Za-z]+:", path) else "./"
-            found[name] = here + path.removesuffix(end), places[end]
+            matches[name] = here + path.removesuffix(end), by_ending[end]
 
     # What stands before is a folder of images. Below it nothing else is one: what is called as an image of another
     # folder there is not in the data.
     folders: list[str] = []
-    for folder in sorted({folder for folder, _ in found.values()}):
+    for folder in sorted({folder for folder, _ in matches.values()}):
         if not folder.startswith(tuple(folders[-1:])):
             folders.append(folder)
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
@@ -329,7 +342,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
             f"{', '.join(elsewhere[:8])}"
         )
     taken = {*folders}
-    return {name: place for name, (folder, place) in found.items() if folder in taken}
+    return {name: file for name, (folder, file) in matches.items() if folder in taken}
 
 
 def _as_here(name: str) -> str:
@@ -345,7 +358,7 @@ def _as_here(name: str) -> str:
 
 def _by_ending(files: Sequence[str]) -> dict[str, int]:
     """Return the file with each path, and that whose path ends so: the base name, that with its folder, and so on."""
-    found: dict[str, int] = {}
+    endings: dict[str, int] = {}
     whole: dict[str, int] = {}
     for i, ending in enumerate(files):
         whole[ending] = SEVERAL if ending in whole else i
@@ -353,11 +366,29 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
             continue
         while "/" in ending:
             ending = ending.partition("/")[2]
-            found[ending] = SEVERAL if ending in found else i
-    return found | whole
+            endings[ending] = SEVERAL if ending in endings else i
+    # a whole path means its file, even if others end so
+    return endings | whole
 
 
 # ---------------------------------------------------------------- one answer of several
+
+
+class _Combined(NamedTuple):
+    """One answer a sample.
+
+    Args:
+        samples: (n,) that have a label.
+        answers: (n, C) or (n,).
+        kind: of the answers.
+        record: how several answers of a sample were combined, None where no sample has several, and how reliable each
+            annotator is.
+    """
+
+    samples: np.ndarray
+    answers: np.ndarray
+    kind: str
+    record: Mapping[str, object]
 
 
 def _one_answer_a_sample(
@@ -366,15 +397,12 @@ def _one_answer_a_sample(
     size: int,
     combine: str | None,
     flag: str,
-) -> tuple[np.ndarray, np.ndarray, str, dict[str, object]]:
-    """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, and for the record how several
-    answers of a sample were combined, None where no sample has several, and how reliable each annotator is.
+) -> _Combined:
+    """Return what all rows about a sample say together.
 
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
     """
-    from pandas import DataFrame
-
     names, who = np.array([table.path.name]), np.zeros_like(positions)
     if table.annotators is not None:
         names, who = np.unique(table.annotators, return_inverse=True)
@@ -384,20 +412,21 @@ def _one_answer_a_sample(
         positions * len(names) + who, return_index=True, return_inverse=True
     )
     first, differs = distinct[group], np.zeros(len(positions), bool)
-    for said in (table.answers, table.confidence):
-        if said is not None:
-            differs |= (said != said[first]).reshape(len(said), -1).any(axis=1)
+    for values in (table.answers, table.confidence):
+        if values is not None:
+            differs |= (values != values[first]).reshape(len(values), -1).any(axis=1)
     odd = (differs & (positions >= 0)).nonzero()[0]
     if len(odd):
         raise UserError(
             f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
             f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what"
         )
-    kept = distinct[positions[distinct] != NOBODY]
+    kept = distinct[positions[distinct] != NO_SAMPLE]
 
     # a class alone, or what is more than that as probabilities
     samples, rows = np.unique(positions[kept], return_inverse=True)
-    answers, kind, shares = table.answers[kept], table.kind, None
+    answers, who = table.answers[kept], who[kept]
+    shares = None
     if table.confidence is not None:
         shares = shares_of(table, size)[kept]
     if len(samples) == len(kept):
@@ -405,41 +434,49 @@ def _one_answer_a_sample(
             logger.warning(
                 f"WARNING: {flag}: nothing is combined: no sample has more than one answer"
             )
-        return (
-            samples,
-            *((answers, kind) if shares is None else (shares, "probabilities")),
-            dict(combine=None),
-        )
+        if shares is None:
+            return _Combined(samples, answers, table.kind, dict(combine=None))
+        return _Combined(samples, shares, "probabilities", dict(combine=None))
 
     # what each annotator says as probabilities, where that is more than a class
-    if kind != "hard":
+    if table.kind != "hard":
         shares = shares_of(table, size)[kept]
-        combine, answers = combine or "mean", most_likely(shares)
+        answers = most_likely(shares)
+        combine = combine or "mean"
     combine = combine or "majority"
-    who = who[kept]
-    found = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
+    probabilities = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
     logger.info(
         f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
         f"{combine}"
     )
 
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
-    majority = found if combine == "majority" else combine_annotators(rows, who, answers, size)
-    right = {"majority": majority, combine: found}
-    own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(
-        names[who]
-    )
-    people = (
-        own.size()
-        .to_frame("images")
-        .join(own.mean().astype(float).round(4))
-        .reset_index(names="annotator")
-    )
-    people = people.sort_values("images", ascending=False, kind="stable")
+    majority = probabilities
+    if combine != "majority":
+        majority = combine_annotators(rows, who, answers, size)
+    right = {
+        how: shares_of_classes[rows, answers]
+        for how, shares_of_classes in (("majority", majority), (combine, probabilities))
+    }
+    people = _reliability(names[who], right)
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
         logger.info(line)
-    record = dict(combine=combine, reliability=people.head(MOST_RECORDED).to_dict("records"))
-    return samples, found, "probabilities", record
+    reliability = people.head(MOST_RECORDED).to_dict("records")
+    record = {"combine": combine, "reliability": reliability}
+    return _Combined(samples, probabilities, "probabilities", record)
+
+
+def _reliability(annotators: np.ndarray, right: Mapping[str, np.ndarray]) -> "DataFrame":
+    """Return who is right how often, those with the most answers first: ``annotator``, ``images`` and a share for each
+    of what is taken to be ``right``.
+    """
+    from pandas import DataFrame
+
+    answers = DataFrame(right).groupby(annotators)
+    people = answers.agg("mean").astype(float).round(4)
+    people.insert(0, "images", answers.size())
+    people = people.reset_index(names="annotator")
+    return people.sort_values("images", ascending=False, kind="stable")
 
 
 def shares_of(table: LabelTable, size: int) -> np.ndarray:
@@ -447,16 +484,15 @@ def shares_of(table: LabelTable, size: int) -> np.ndarray:
 
     A confidence below chance counts as chance, so that no other class becomes likelier than the label.
     """
-    if table.kind == "hard":
-        confidence = (
-            np.ones(len(table), np.float32) if table.confidence is None else table.confidence
-        )
-        confidence = np.maximum(confidence, np.float32(1 / size))
-        shares = np.repeat(((1 - confidence) / max(1, size - 1))[:, None], size, axis=1).astype(
-            np.float32
-        )
-        shares[np.arange(len(table)), table.answers] = confidence
-        return shares
     if table.kind == "probabilities":
         return table.answers
-    return torch.from_numpy(table.answers).softmax(dim=1).numpy()
+    if table.kind == "logits":
+        return torch.from_numpy(table.answers).softmax(dim=1).numpy()
+    confidence = table.confidence
+    if confidence is None:
+        confidence = np.ones(len(table), np.float32)
+    confidence = np.maximum(confidence, np.float32(1 / size))
+    other = (1 - confidence) / max(1, size - 1)
+    shares = np.repeat(other[:, None], size, axis=1).astype(np.float32)
+    shares[np.arange(len(table)), table.answers] = confidence
+    return shares

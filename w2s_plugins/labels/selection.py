@@ -1,18 +1,18 @@
 """Selection of samples whose label is likely to be right, and the files that selections are kept in."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from ..data import AnyDataset, MapDataset, Subset
 from ..data.keys import positions_in_split
-from ..data.slices import Subset
 from ..errors import UserError, one_line
 from ..files import check_regular, to_json
 
@@ -41,7 +41,7 @@ def agrees_with_neighbours(
     labels: Tensor,
     k: int,
     num_classes: int,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Tensor:
     """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
 
@@ -61,6 +61,7 @@ def agrees_with_neighbours(
     Raises:
         UserError: K is not below the number of samples.
     """
+    # a sample has no more neighbours than there are others
     count = len(features)
     if k >= count:
         raise UserError(f"--clean-select knn:{k}: expected less than the {count} training samples")
@@ -71,15 +72,15 @@ def agrees_with_neighbours(
     blocks = range(0, count, rows)
     for first in progress(blocks) if progress else blocks:
         # cosines of some samples with all, but not with themselves
-        own = labels[first : first + rows].unsqueeze(1)
+        in_block = labels[first : first + rows].unsqueeze(1)
         similarity = features[first : first + rows] @ features.T
         similarity.diagonal(first).fill_(-torch.inf)
 
         # the neighbours vote; of a tie each class counts
         neighbours = labels[similarity.topk(k, dim=1).indices]
-        votes = torch.zeros(len(own), num_classes, device=features.device)
+        votes = torch.zeros(len(in_block), num_classes, device=features.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=votes.dtype))
-        agrees[first : first + rows] = votes.gather(1, own).squeeze(1) == votes.amax(dim=1)
+        agrees[first : first + rows] = votes.gather(1, in_block).squeeze(1) == votes.amax(dim=1)
     return agrees
 
 
@@ -87,15 +88,26 @@ def smallest_share(values: Tensor, share: float) -> Tensor:
     """Say which samples (N,) are the given share with the smallest values (N,), R * N rounded to the nearest number of
     samples, at least one; of equal values the first come first.
     """
+    # stable, so that a run on another machine selects the same of equal values
     chosen = values.argsort(stable=True)[: max(1, int(share * len(values) + 0.5))]
     return torch.zeros(len(values), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
+
+
+class Figures(TypedDict):
+    """What a selection has left, see `selection_figures`."""
+
+    candidates: int
+    selected: int
+    empty_classes: int
+    precision: float | None
+    recall: float | None
 
 
 def selection_figures(
     selected: Sequence[bool] | Tensor,
     given: Sequence[int] | None,
     clean: Sequence[int] | None,
-) -> dict[str, object]:
+) -> Figures:
     """Return the counts of a selection and, where clean labels are known, how good it is.
 
     Args:
@@ -108,25 +120,29 @@ def selection_figures(
         share of the selected samples whose label is clean, and ``recall``, the share of the samples with a clean label
         that are selected, None where unknown.
     """
+    # a class that loses all of its samples will not be learned, whatever the precision
     kept = np.asarray(selected, dtype=bool)
-    figures = dict(
-        candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None
+    count = int(kept.sum())
+    figures = Figures(
+        candidates=len(kept), selected=count, empty_classes=0, precision=None, recall=None
     )
     if given is None:
         return figures
-    given = np.asarray(given)
-    figures["empty_classes"] = len({*given} - {*given[kept]})
-    if clean is not None:
-        right = given == np.asarray(clean)
-        hits = int((kept & right).sum())
-        figures.update(
-            precision=hits / max(1, int(kept.sum())), recall=hits / max(1, int(right.sum()))
-        )
+    labels = np.asarray(given)
+    figures["empty_classes"] = len({*labels} - {*labels[kept]})
+    if clean is None:
+        return figures
+
+    # how many of those that are kept have a label that is right, and how many of those that have are kept
+    right = np.equal(labels, clean)
+    hits = int((kept & right).sum())
+    figures["precision"] = hits / max(1, count)
+    figures["recall"] = hits / max(1, int(right.sum()))
     return figures
 
 
 def read_selection(
-    file: str, dataset: Dataset, split_size: int, fingerprint: str | None
+    file: str, dataset: AnyDataset, split_size: int, fingerprint: str | None
 ) -> tuple[list[bool], dict]:
     """Read which samples of a training set an index file selects.
 
@@ -150,15 +166,15 @@ def read_selection(
         # a text says what it is in its first line, an npy says nothing
         check_regular(path)
         if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-            is_mask = found.shape == (split_size,) and np.isin(found, (0, 1)).all()
-            found = np.flatnonzero(found) if is_mask else found
+            rows = np.load(path, allow_pickle=False)
+            is_mask = rows.shape == (split_size,) and np.isin(rows, (0, 1)).all()
+            rows = np.flatnonzero(rows) if is_mask else rows
         else:
             lines = path.read_text(encoding="utf-8").splitlines()
             if lines and lines[0].startswith("#"):
                 about = dict(json.loads(lines.pop(0)[1:]))
-            found = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
-        indices = set(found.astype(np.int64, casting="same_kind").tolist())
+            rows = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
+        indices = set(rows.astype(np.int64, casting="same_kind").tolist())
     except Exception as error:  # damaged files fail in many ways
         raise UserError(
             f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
@@ -176,6 +192,7 @@ def read_selection(
             f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
             f"{split_size - 1}"
         )
+    # of a part of the split, those of the file that are in it
     selected = [i in indices for i in positions_in_split(dataset)]
     if not any(selected):
         raise UserError(
@@ -184,6 +201,6 @@ def read_selection(
     return selected, about
 
 
-def take_selected(dataset: Dataset, selected: Sequence[bool] | Tensor) -> Subset:
+def take_selected(dataset: MapDataset, selected: Sequence[bool] | Tensor) -> Subset:
     """Return the selected part of a dataset."""
     return Subset(dataset, [i for i, kept in enumerate(selected) if kept])

@@ -66,6 +66,7 @@ def understand(
         flag: begins the messages.
         trusted: labels that may be slips or lists are classes all the same.
     """
+    # capitals and spaces first: what differs in these alone is counted together below
     meant = respelt(counts, likely, flag)
     merged: Counter[str] = Counter()
     for label, count in counts.items():
@@ -76,17 +77,18 @@ def understand(
     lists = set() if trusted else _lists({*merged, *likely}) - {*likely}
     if class_names is None and not trusted:
         odd |= lists | _misspelt(merged, likely)
+    # sorted, so that the order of the rows does not decide the numbers of the classes
     labels = sorted(merged.keys() - odd)
     numbers, names = class_numbers(labels, class_names, flag)
 
     # numbers of which some are no names may all be positions
-    places = range(len({*(class_names or ())} - {"?"}))
-    shifted = NO_LABEL in numbers.values() and all(whole(label) in places for label in labels)
+    positions = range(len({*(class_names or ())} - {"?"}))
+    shifted = NO_LABEL in numbers.values() and all(whole(label) in positions for label in labels)
     expected = "; expected a name, always written alike, or a number"
     if shifted:
         expected = ", though all may be positions from 0, and the others wrong without these; expected names"
     elif class_names:
-        expected = f"; expected the name of one or, in all rows, its number below {len(places)}"
+        expected = f"; expected the name of one or, in all rows, its number below {len(positions)}"
     numbers = {label: numbers.get(meant.get(label, label), NO_LABEL) for label in counts}
     unknown = {label: count for label, count in counts.most_common() if numbers[label] == NO_LABEL}
     return Understood(numbers, names, unknown, lists, expected, class_names is None or shifted)
@@ -103,6 +105,7 @@ def are_computed(shares: np.ndarray) -> bool:
     """Say whether probabilities are those of a program, which misspells no class: they have more digits than people
     type, and differ more than shares of votes do.
     """
+    # 0 and 1 may be anybody's, and a few fractions of votes are long, too: 1/3
     between = shares[(shares > 0) & (shares < 1)]
     long = np.unique(between[between != between.round(4)])
     return len(long) > min(len(between) / 2, VOTERS)
@@ -115,6 +118,7 @@ def respelt(counts: Counter[str], known: Sequence[str], flag: str) -> dict[str, 
     """Return the class that each label means which is written otherwise: the one ``known`` class that differs in
     capitals, spaces or the form of Unicode alone, or else, but for capitals, the label that is said most often.
     """
+    # two known classes may differ in capitals alone: then neither is meant by a third spelling
     exact, words = {*known}, Counter(map(same_word, known))
     classes = {same_word(name): name for name in known if words[same_word(name)] == 1}
     first: dict[str, str] = {}
@@ -146,6 +150,7 @@ def _lists(labels: Collection[str]) -> set[str]:
     counts = Counter(word for words in parts.values() for word in {*words})
     alone = {words[0] for words in parts.values() if len(words) == 1}
 
+    # a comma or slash may be part of a name, as in "crane, bird": its parts are then said nowhere else
     lists = set()
     for label, words in parts.items():
         listed = label.startswith(("[", "{")) or all(counts[word] > 1 for word in words)
@@ -160,6 +165,7 @@ def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:
     often, or is a ``likely`` one.
     """
     counts = counts | Counter(dict.fromkeys(likely, 2 * sum(counts.values())))
+    # a frequent label comes first, so that a rare one finds it, and not the other way round
     meant: set[str] = set()
     forms: dict[str, str] = {}
     for name, count in counts.most_common():

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,8 +98,8 @@ class Manifest:
 
     num_samples: int
     num_classes: int
-    who: dict[str, object]
-    seen: dict[str, object]
+    who: Mapping[str, object]
+    seen: Mapping[str, object]
     kind: str = "logits"
     dtype: torch.dtype = torch.float16
     views: int = 1
@@ -152,18 +152,19 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is none, or it is none of this format.
     """
+    # whoever typed the name of a folder that is not there gets the nearest one
     path = folder / MANIFEST
     if not folder.exists():
         raise UserError(f"{folder}: no such folder of labels{near_folder(folder, MANIFEST)}")
     try:
-        found = read_plain(path)
-        if (
-            found.pop("format") != FORMAT
-            or found.pop("topk") is not None
-            or found["kind"] not in KINDS
-        ):
+        # a file of others may hold anything: what it lacks, or has beside, is an error of the constructor
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise ValueError("it is no mapping")
+        is_known = content.pop("format") == FORMAT and content.pop("topk") is None
+        if not is_known or content["kind"] not in KINDS:
             raise ValueError("it is of another format, or kind")
-        manifest = Manifest(**{**found, "dtype": DTYPES[found["dtype"]]})
+        manifest = Manifest(**{**content, "dtype": DTYPES[content["dtype"]]})
         if not manifest.parts(0):
             raise ValueError("it has no samples")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -173,7 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]:
+def read_keys(folder: Path, manifest: Manifest) -> Sequence[str | int]:
     """Return the keys of the samples of a folder of labels.
 
     Raises:
@@ -198,7 +199,7 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
 
 def digest(answers: Tensor) -> str:
     """Return the sha256 of a tensor."""
-    return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_part(
@@ -225,8 +226,9 @@ def write_part(
             f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
             f"weights (these ran in {manifest.who.get('dtype', 'float32')})"
         )
+    # the checksum is of what is stored, after it was rounded
     stored = manifest.encode(answers)
-    about = dict(key=manifest.key, part=part, sha256=digest(stored))
+    about: dict[str, object] = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
         about["missing"] = list(missing)
     with atomic_write(folder / part.file) as temporary:
@@ -242,6 +244,7 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[Tensor, lis
     """
     path = folder / part.file
     try:
+        # of a file that is mapped only the header is read here; a wrong key may be that of an older format
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["part"])
@@ -308,11 +311,10 @@ class LabelReader:
 
     def set_view(self, view: int) -> None:
         """Choose the view that is read, and check its parts."""
-        found = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
-        self.parts = [answers for answers, _ in found]
-        self.missing = torch.tensor(
-            [row for _, missing in found for row in missing], dtype=torch.long
-        )
+        parts = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
+        missing = [row for _, rows in parts for row in rows]
+        self.parts = [answers for answers, _ in parts]
+        self.missing = torch.tensor(missing, dtype=torch.long)
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
@@ -325,6 +327,7 @@ class LabelReader:
         Raises:
             UserError: one of them has no label.
         """
+        # what is stored in its place is what was said of a black image
         absent = index[~self.has(index)]
         if len(absent):
             sample = read_keys(self.folder, self.manifest)[int(absent[0])]
@@ -335,16 +338,16 @@ class LabelReader:
 
         # the rows of each part that has any, copied once
         part_of_row = index // self.manifest.rows
-        found = torch.empty(
+        answers = torch.empty(
             len(index),
             self.manifest.num_classes,
             dtype=self.manifest.dtype,
             pin_memory=device.type == "cuda",
         )
         for number in part_of_row.unique().tolist():
-            where = part_of_row == number
-            found[where] = self.parts[number][index[where] - number * self.manifest.rows]
-        return found.to(device, non_blocking=True).float()
+            in_part = part_of_row == number
+            answers[in_part] = self.parts[number][index[in_part] - number * self.manifest.rows]
+        return answers.to(device, non_blocking=True).float()
 
 
 # ---------------------------------------------------------------- written once
@@ -357,7 +360,7 @@ def ensure_labels(
     labeller: Labeller,
     *,
     distributed: bool = False,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> LabelReader:
     """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 
@@ -374,6 +377,7 @@ def ensure_labels(
     Raises:
         UserError: some answers are not finite, or a file cannot be written.
     """
+    # rank 0 alone looks at the disk: others may see an older state of a network file system
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     title = manifest.title
     if not broadcast_from_rank0(rank == 0 and missing_parts(folder, manifest), distributed):
@@ -396,6 +400,7 @@ def ensure_labels(
                 write_text(folder / KEYS, keys.text)
             write_json(folder / MANIFEST, manifest.content)
         missing = broadcast_from_rank0(missing, distributed)
+        # in turn, so that who looks at the folder sees it grow evenly, and the last parts end at about the same time
         parts = missing[rank::ranks]
         if parts:
             logger.info(
@@ -404,6 +409,7 @@ def ensure_labels(
             )
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
+        # nobody reads before all have written
         if distributed:
             barrier()
     finally:

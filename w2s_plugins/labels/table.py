@@ -1,8 +1,8 @@
 """Tables of labels, as people and programs write them: read by pandas, and understood in one place.
 
-A row is what one annotator says of one sample. Which column says what is decided by `infer_schema`, what class a label
-means by `spelling.understand`; docs/labels.md has the rules for a person, tests/labels/test_rules.py a test for each.
-Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
+A row is what one annotator says of one sample. Which column says what is decided by `TableFile.schema`, what class a
+label means by `spelling.understand`; docs/labels.md has the rules for a person, tests/labels/test_rules.py a test for
+each. Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import yaml
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
+Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
@@ -97,9 +98,9 @@ class TableFile:
 
     def labels(
         self,
-        class_names: Sequence[str] | None = None,
+        class_names: Names = None,
         missing: str | None = "error",
-        likely: Sequence[str] | None = None,
+        likely: Names = None,
     ) -> LabelTable:
         """Return what the file says.
 
@@ -112,13 +113,14 @@ class TableFile:
         Raises:
             UserError: it cannot be understood; a label is no class.
         """
+        # an npz may name its classes itself; who asks for others knows better
         flag = self.flag
         if class_names is None:
             class_names = self.frame.attrs.get("class_names")
         if class_names is not None:
             check_class_names(class_names, flag)
-        schema = infer_schema(self.frame, class_names, flag, file_of(self.path)[1], likely)
-        rows = _rows_with_a_label(self.frame, schema, flag)
+        schema = self.schema(class_names, likely)
+        rows = self._labelled_rows(schema)
 
         # rows whose answer cannot be understood are left out, or an error
         readers = dict(label=_read_labels, top_k=_read_pairs, classes=_read_values)
@@ -158,11 +160,123 @@ class TableFile:
             draws,
         )
 
+    def schema(self, class_names: Names = None, likely: Names = None) -> "Schema":
+        """Decide which column says what: the one place that does, for all that read labels; arguments as of `labels`.
+
+        Raises:
+            UserError: there is no key or no answer, or more than one that could be meant.
+        """
+        frame, flag = self.frame, self.flag
+        _, chosen = file_of(self.path)
+        names: list[str] = list(frame.columns)
+        listed = ", ".join(map(str, names[:8]))
+        if not frame.columns.is_unique:
+            raise UserError(f"{flag}: it has a column twice; it has {listed}")
+
+        # those that the user names, of which one may have a comma in its name
+        columns = [name.strip() for name in chosen.split(",") if chosen]
+        if chosen in names:
+            columns = [chosen]
+        unknown = next((name for name in columns if name not in names), None)
+        if unknown is not None:
+            raise UserError(
+                f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}"
+            )
+
+        # columns of classes come before those with a role: a class may be called as another column is
+        kind, classes = _named_classes(names, class_names or ())
+        others = [name for name in names if name not in classes.values()]
+        roles = {role: _column_with(role, others, flag) for role in ROLES}
+        named = roles["filename"] or roles["image_id"]
+        key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
+        if key is None:
+            raise UserError(
+                f"{flag}: no column says which sample a row is about; expected filename or id"
+                f"{nearest('filename', names)}; it has {listed}"
+            )
+
+        # or those of annotators, if the classes are known
+        rest = [name for name in others if name not in roles.values()]
+        likely = class_names or likely or ()
+        if likely and not (columns or classes or top_k or label):
+            columns = [name for name in rest if _says_classes(frame, name, likely)]
+            if columns:
+                logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
+
+        # or all columns that are nothing else, beside labels only where these are among their names
+        unsaid = not classes and top_k is None and len(rest) > 1
+        if unsaid and (label is None or {*_texts(frame, label)} <= {*rest}):
+            classes = {name: name for name in rest}
+
+        # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
+        annotator, confidence = roles["annotator"], None
+        people = columns if len(columns) > 1 else []
+        column, answer = None, "classes"
+        if columns:
+            column, answer = columns[0], "label"
+        elif not classes and top_k is not None:
+            column, answer = top_k, "top_k"
+        elif not classes:
+            column, answer = label, "label"
+        if column is None and not classes:
+            raise UserError(
+                f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
+                f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
+            )
+        if column is not None:
+            classes = {}
+            confidence = roles["confidence"] if column == label else None
+
+        # what is not read may be a mistake
+        read = {key, column, label, *classes.values(), *people}
+        read |= {roles[role] for role in ("annotator", "confidence", "audit")}
+        unread = [name for name in names if name not in read]
+        _refuse_misspelt(sorted({*unread} & {*rest}), classes, class_names or (), flag)
+        if unread:
+            logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+        if people:
+            column, annotator, confidence = "label", "annotator", None
+        return Schema(
+            "id" if named is None else "filename",
+            key,
+            answer,
+            column,
+            classes,
+            annotator,
+            confidence,
+            roles["audit"],
+            kind,
+            people,
+            likely,
+        )
+
+    def _labelled_rows(self, schema: "Schema") -> "DataFrame":
+        """Return the rows of a file that say something, a row for each annotator, known by their places in the file."""
+        # a frame of its own: the file may be asked once more, in terms of other classes
+        names = [f"row {row}" for row in range(1, len(self.frame) + 1)]
+        rows = self.frame.set_axis(names, axis=0)
+        if schema.people:
+            rows = rows.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
+            rows.index += ", column " + rows["annotator"]
+        for name in filter(None, (schema.key, schema.column, schema.annotator)):
+            rows[name] = _texts(rows, name)
+        if schema.column is None:
+            return rows
+
+        # rows without a label say nothing, however many there are
+        empty = np.array([text == "" for text in rows[schema.column]])
+        if empty.any():
+            logger.warning(
+                f"WARNING: {self.flag}: {empty.sum()} of {len(rows)} answers have no {schema.column} and are "
+                f"left out, the first of them in {rows.index[int(empty.argmax())]}"
+            )
+        return rows.loc[~empty]
+
     def _leave_out(
         self,
         rows: "DataFrame",
         answers: "_Answers",
-        class_names: Sequence[str] | None,
+        class_names: Names,
         likely: Sequence[str],
         missing: str | None,
     ) -> None:
@@ -192,12 +306,6 @@ class TableFile:
         logger.warning(f"WARNING: {text}; left out")
 
 
-def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
-    """Read a file of labels; arguments as of `TableFile`. Raises `UserError` for no such file, or one of another kind."""
-    flag = flag or str(path)
-    return TableFile(path, read_frame(file_of(path)[0], flag), flag, may_skip)
-
-
 def file_of(path: Path) -> tuple[Path, str]:
     """Return the file of ``FILE`` or ``FILE#COLUMN``, and the columns, empty where none is named."""
     file, _, column = str(path).rpartition("#")
@@ -213,47 +321,32 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
     return missing != "skip" and bad > 0
 
 
-def _rows_with_a_label(frame: "DataFrame", schema: "Schema", flag: str) -> "DataFrame":
-    """Return the rows of a file that say something, a row for each annotator, known by their places in the file."""
-    # a frame of its own: the file may be asked once more, in terms of other classes
-    rows = frame.set_axis([f"row {row}" for row in range(1, len(frame) + 1)], axis=0)
-    if schema.people:
-        rows = rows.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
-        rows.index += ", column " + rows["annotator"]
-    for name in filter(None, (schema.key, schema.column, schema.annotator)):
-        rows[name] = _texts(rows, name)
-    if schema.column is None:
-        return rows
-
-    # rows without a label say nothing, however many there are
-    empty = np.array([text == "" for text in rows[schema.column]])
-    if empty.any():
-        logger.warning(
-            f"WARNING: {flag}: {empty.sum()} of {len(rows)} answers have no {schema.column} and are "
-            f"left out, the first of them in {rows.index[int(empty.argmax())]}"
-        )
-    return rows.loc[~empty]
-
-
 # ---------------------------------------------------------------- files
 
 
-def read_frame(path: Path, flag: str) -> "DataFrame":
-    """Read a file of labels. Raises `UserError` for one that is not what its suffix says, or holds nothing."""
+def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
+    """Read a file of labels; arguments as of `TableFile`.
+
+    Raises:
+        UserError: there is none, it is not what its suffix says, or it holds nothing.
+    """
     from pandas import option_context
 
-    suffix = path.suffix.lower()
-    if not path.exists():
-        raise UserError(f"{flag}: no such file{near_path(path)}")
+    # what can be wrong with a name, before any reader says it in its own words
+    flag = flag or str(path)
+    file, _ = file_of(path)
+    suffix = file.suffix.lower()
+    if not file.exists():
+        raise UserError(f"{flag}: no such file{near_path(file)}")
     if suffix not in SUFFIXES:
         raise UserError(
             f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected "
             f"{', '.join(SUFFIXES)}; `labels export` writes a folder of stored answers as one"
         )
     try:
-        check_regular(path)
+        check_regular(file)
         with option_context("mode.string_storage", "python"):  # names of files need not be UTF-8
-            frame = SUFFIXES[suffix](path).reset_index(drop=True)
+            frame = SUFFIXES[suffix](file).reset_index(drop=True)
     except ImportError as error:
         raise UserError(
             f"{flag}: {suffix[1:]} needs a package: pip install {PACKAGES[suffix]}"
@@ -264,7 +357,7 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
         ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
-    return frame
+    return TableFile(path, frame, flag, may_skip)
 
 
 def _read_text(path: Path) -> "DataFrame":
@@ -317,6 +410,7 @@ def _with_header(rows: "DataFrame") -> "DataFrame":
 def _read_json_lines(path: Path) -> "DataFrame":
     from pandas import json_normalize
 
+    # objects of a row become columns with a point, probabilities.cat
     with path.open(encoding="utf-8-sig") as file:
         rows = [json.loads(line, object_pairs_hook=_distinct) for line in file if line.strip()]
     return json_normalize(rows, max_level=1)
@@ -324,11 +418,11 @@ def _read_json_lines(path: Path) -> "DataFrame":
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"a row has the key '{key[:40]}' twice")
-    return found
+    return row
 
 
 def _read_parquet(path: Path) -> "DataFrame":
@@ -410,108 +504,6 @@ class Schema:
     likely: Sequence[str]
 
 
-def infer_schema(
-    frame: "DataFrame",
-    class_names: Sequence[str] | None,
-    flag: str,
-    chosen: str = "",
-    likely: Sequence[str] | None = None,
-) -> Schema:
-    """Decide which column of a file says what: the one place that does, for all that read labels.
-
-    Args:
-        frame: the file.
-        class_names: names of the classes, None where nothing but the file says them.
-        flag: begins the messages.
-        chosen: the column that the labels are taken from, or those of annotators with commas, or empty.
-        likely: see `TableFile.labels`.
-
-    Raises:
-        UserError: there is no key or no answer, or more than one that could be meant.
-    """
-    names: list[str] = list(frame.columns)
-    listed = ", ".join(map(str, names[:8]))
-    if not frame.columns.is_unique:
-        raise UserError(f"{flag}: it has a column twice; it has {listed}")
-
-    # those that the user names
-    columns = [name.strip() for name in chosen.split(",") if chosen]
-    if chosen in names:
-        columns = [chosen]
-    unknown = next((name for name in columns if name not in names), None)
-    if unknown is not None:
-        raise UserError(
-            f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}"
-        )
-
-    # columns of classes come before those with a role: a class may be called as another column is
-    kind, classes = _named_classes(names, class_names or ())
-    others = [name for name in names if name not in classes.values()]
-    roles = {role: _column_with(role, others, flag) for role in ROLES}
-    named = roles["filename"] or roles["image_id"]
-    key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
-    if key is None:
-        raise UserError(
-            f"{flag}: no column says which sample a row is about; expected filename or id"
-            f"{nearest('filename', names)}; it has {listed}"
-        )
-
-    # or those of annotators, if the classes are known
-    rest = [name for name in others if name not in roles.values()]
-    likely = class_names or likely or ()
-    if likely and not (columns or classes or top_k or label):
-        columns = [name for name in rest if _says_classes(frame, name, likely)]
-        if columns:
-            logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
-
-    # or all columns that are nothing else, beside labels only where these are among their names
-    unsaid = not classes and top_k is None and len(rest) > 1
-    if unsaid and (label is None or {*_texts(frame, label)} <= {*rest}):
-        classes = {name: name for name in rest}
-
-    # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
-    annotator, confidence = roles["annotator"], None
-    people = columns if len(columns) > 1 else []
-    column, answer = None, "classes"
-    if columns:
-        column, answer = columns[0], "label"
-    elif not classes and top_k is not None:
-        column, answer = top_k, "top_k"
-    elif not classes:
-        column, answer = label, "label"
-    if column is None and not classes:
-        raise UserError(
-            f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
-            f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
-        )
-    if column is not None:
-        classes = {}
-        confidence = roles["confidence"] if column == label else None
-
-    # what is not read may be a mistake
-    read = {key, column, label, *classes.values(), *people}
-    read |= {roles[role] for role in ("annotator", "confidence", "audit")}
-    unread = [name for name in names if name not in read]
-    _refuse_misspelt(sorted({*unread} & {*rest}), classes, class_names or (), flag)
-    if unread:
-        logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
-    if people:
-        column, annotator, confidence = "label", "annotator", None
-    return Schema(
-        "id" if named is None else "filename",
-        key,
-        answer,
-        column,
-        classes,
-        annotator,
-        confidence,
-        roles["audit"],
-        kind,
-        people,
-        likely,
-    )
-
-
 def _named_classes(
     names: Sequence[str], class_names: Sequence[str]
 ) -> tuple[str | None, dict[str, str]]:
@@ -537,11 +529,13 @@ def _named_classes(
 
 def _says_classes(frame: "DataFrame", name: str, likely: Sequence[str]) -> bool:
     """Say whether more than half of what a column says, where it says something, is one of the ``likely`` classes."""
+    # each text once: a column of a million rows has few
     words = {*map(same_word, likely)}
     counts = Counter(_texts(frame, name))
     known = sum(count for text, count in counts.items() if same_word(text) in words)
-    said = sum(count for text, count in counts.items() if text.casefold() not in UNSAID)
-    return 2 * known > said
+    # cells of who did not know say nothing about what the column is
+    answered = sum(count for text, count in counts.items() if text.casefold() not in UNSAID)
+    return 2 * known > answered
 
 
 def _refuse_misspelt(
@@ -562,6 +556,7 @@ def _refuse_misspelt(
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
     """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
+    # a column label beside one called class is the label
     columns = [name for name in names if plain_name(name) in ROLES[role]]
     columns = [name for name in columns if plain_name(name) == role] or columns
     if len(columns) > 1:
@@ -602,7 +597,7 @@ class _Answers(NamedTuple):
 
 
 def _read_labels(
-    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
     ``keep``, or if a program has written them.
@@ -613,6 +608,7 @@ def _read_labels(
     counts = Counter(texts)
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
+    # who is sure in many digits is a program, which does not misspell
     if schema.confidence is not None:
         shares = to_numeric(rows.loc[:, schema.confidence], errors="coerce")
         keep = keep or are_computed(np.asarray(shares, dtype=float))
@@ -626,7 +622,7 @@ def _read_labels(
 
 
 def _read_values(
-    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read values of classes, one column a class. Numbers of which nothing says whether they are votes are such if to
     ``keep``.
@@ -634,10 +630,11 @@ def _read_values(
     # which class each column is
     columns = rows.loc[:, [*schema.classes.values()]].set_axis([*schema.classes], axis=1)
     meant = respelt(Counter(dict.fromkeys(schema.classes, len(rows))), class_names or (), flag)
-    said = [meant.get(name, name) for name in schema.classes]
-    numbers, names = class_numbers(said, class_names, flag)
+    written = [meant.get(name, name) for name in schema.classes]
+    numbers, names = class_numbers(written, class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
     people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
+    # a column that is no class may be an annotator's, whose answers are not probabilities
     odd = next((name for name, number in numbers.items() if number == NO_LABEL), None)
     if odd is not None:
         raise UserError(
@@ -672,7 +669,7 @@ def _read_values(
 
 
 def _read_pairs(
-    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
     be misspelt are classes if to ``keep``, or if a program has written them.
@@ -712,6 +709,7 @@ def _read_pairs(
 
 def _pairs(text: str, row: str) -> dict[str, float]:
     """Return the pairs of a cell, ``cat:0.9;dog:0.05``."""
+    # the last colon: a class may have one in its name
     parts = [part.rpartition(":") for part in text.split(";") if part.strip()]
     try:
         pairs = {name.strip(): float(share) for name, _, share in parts}
@@ -732,6 +730,7 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
         values: of classes.
         kind: what the file says that they are, None where it does not.
     """
+    # rows that are not finite decide nothing about the others
     finite = np.all(np.isfinite(values), axis=1)
     values = np.where(finite[:, None], values, np.float32(0))
     sums = values.sum(axis=1, dtype=np.float64)

@@ -4,13 +4,18 @@ What is needed to see that a table can be written is imported when it is: this m
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import UserError, nearest
 from ..files import atomic_write, check_replaceable, note_written
 
+if TYPE_CHECKING:
+    import numpy as np
+
+Columns: TypeAlias = "dict[str, Sequence | np.ndarray]"  # by name, of equal length
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -29,10 +34,11 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise UserError(
             f"--output {path}: is a folder, or in none that is there; expected the name of a file"
         )
+    # what a person has written is not replaced, nor is what is read at the same time
     check_replaceable(path, "--output", inputs)
 
 
-def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> int:
+def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
     """Write a table, whole or not at all; return the number of its rows.
 
     Args:
@@ -47,7 +53,7 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
 
     kind = path.suffix.lower()
     # the shortest text that gives the same float32 again is what pandas writes of one
-    frame = concat([DataFrame(dict(columns)) for columns in parts], ignore_index=True)
+    frame = concat([DataFrame(columns) for columns in parts], ignore_index=True)
     with atomic_write(path) as temporary:
         if kind == ".parquet":
             frame.to_parquet(temporary, index=False)
@@ -58,5 +64,6 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
         else:
             lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # so that it can be written again: it is of this program
         note_written(path, temporary)
     return len(frame)

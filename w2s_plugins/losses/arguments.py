@@ -10,6 +10,8 @@ from typing import Annotated
 from ..errors import UserError, nearest, one_line
 
 
+# The range stands in the signature of a loss, where its author and its reader look, and `--list-losses`, the check of
+# `--loss-kwargs` and the message about a wrong value all read it there.
 @dataclass(frozen=True)
 class Bounds:
     """Range of a hyper-parameter, checked when the loss is created: ``Annotated[float, Bounds("> 0", ...)]``."""
@@ -34,9 +36,8 @@ PositiveShare = Annotated[float, Bounds("in (0, 1]", lambda x: 0 < x <= 1)]
 Count = Annotated[int, Bounds(">= 1", lambda x: x >= 1)]
 Seed = Annotated[int, Bounds("from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)]
 Decay = Annotated[float, Bounds("in [0, 1)", lambda x: 0 <= x < 1)]
-Order = Annotated[
-    int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)
-]  # of a series whose terms vanish sooner
+# of a series whose terms vanish sooner
+Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]
 
 
 def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:

@@ -55,32 +55,31 @@ class LossInputs:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "LossInputs":
+        """Return a copy with a change made to every tensor that is there."""
+        changed: dict[str, object] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, list):
+                changed[name] = [change(stage) for stage in value]
+        return self.replace(**changed)
+
     def rows(self, keep: Tensor | slice) -> "LossInputs":
         """Return the samples that ``keep``, indices (K,) or a slice, selects."""
-
-        # a task may take rows before the teacher's logits are there
-        def chosen(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[keep]
-
-        return self.replace(
-            student_logits=chosen(self.student_logits),
-            teacher_logits=chosen(self.teacher_logits),
-            target=chosen(self.target),
-            student_features=_each(self.student_features, lambda stage: stage[keep]),
-            teacher_features=_each(self.teacher_features, lambda stage: stage[keep]),
-            index=chosen(self.index),
-        )
+        return self.each(lambda tensor: tensor[keep])
 
     def in_float32(self) -> "LossInputs":
         """Return the same inputs with half-precision tensors raised to float32; the teacher's logits become as the
         student's, wider ones else stay as they are."""
-        student_logits = _raise(self.student_logits)
-        return self.replace(
-            student_logits=student_logits,
-            teacher_logits=_raise(self.teacher_logits.detach()).to(student_logits.dtype),
-            target=None if self.target is None else _raise(self.target),
-            student_features=_each(self.student_features, _raise),
-            teacher_features=_each(self.teacher_features, lambda stage: _raise(stage.detach())),
+        raised = self.each(_raise)
+        # a frozen teacher learns nothing: without its graph nothing of its forward pass is kept in memory
+        teacher_features = raised.teacher_features
+        if teacher_features is not None:
+            teacher_features = [stage.detach() for stage in teacher_features]
+        return raised.replace(
+            teacher_logits=raised.teacher_logits.detach().to(raised.student_logits.dtype),
+            teacher_features=teacher_features,
         )
 
 
@@ -114,9 +113,8 @@ class DistillationLoss(nn.Module):
     needs_target = False  # ground truth; without it `compute` is given the teacher's argmax
 
     name = ""  # under which it is registered; set by `create_loss`, as what follows
-    student_stages: Sequence[int] | None = (
-        None  # feature levels that are compared; None for the usual ones
-    )
+    # feature levels that are compared; None for the usual ones
+    student_stages: Sequence[int] | None = None
     teacher_stages: Sequence[int] | None = None
 
     def setup(self, context: LossContext) -> None:
@@ -182,6 +180,7 @@ class LossEntry:
         kwargs = {name: as_number(value) for name, value in kwargs.items()}
         for name, value in kwargs.items():
             check_kwarg(self.name, name, value, known)
+            # who types 1 for a temperature means 1.0, which the record of the run then says
             if type(value) is int and float in (known[name], *get_args(known[name])):
                 kwargs[name] = float(value)
         # a class builds itself and says what it needs, a function is bound to its arguments
@@ -285,6 +284,7 @@ class SumLoss(DistillationLoss):
             loss.setup(context)
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
+        # terms are weighted before they are logged: what a log shows of them adds up to its loss
         terms: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             for term, value in loss(inputs).items():
@@ -340,6 +340,7 @@ def describe_losses() -> str:
 
 def ramped(progress: float, ramp: float) -> float:
     """Return the factor min(1, progress / ramp) of a linear ramp over the first ``ramp`` of training; 1 without one."""
+    # a student that has learned nothing yet has no opinion to weigh against its teacher's
     return min(1.0, progress / ramp) if ramp > 0 else 1.0
 
 
@@ -363,6 +364,7 @@ def promised(value: T | None, name: str) -> T:
 
 def add_up(terms: Iterable[Tensor]) -> Tensor:
     """Return the sum of one or more tensors, added from left to right."""
+    # sum() would begin with the number 0, and a stacked sum adds in another order: its last bits differ
     total, *others = terms
     for term in others:
         total = total + term
@@ -374,10 +376,6 @@ def label_of(target: Tensor) -> Tensor:
     return target.argmax(dim=1) if target.ndim == 2 else target.long()
 
 
-def _each(stages: list[Tensor] | None, change: Callable[[Tensor], Tensor]) -> list[Tensor] | None:
-    """Return features with a change made to each of them; None where there are none."""
-    return None if stages is None else [change(stage) for stage in stages]
-
-
 def _raise(tensor: Tensor) -> Tensor:
+    # class indices stay whole numbers, and float64 stays what it is, for checks of gradients
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

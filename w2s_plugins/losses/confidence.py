@@ -22,6 +22,7 @@ def self_cross_entropy(student_logits: Tensor) -> Tensor:
     It is 0 where the student has none, for all its logits are one number, as those of a head of zeros are; the first
     class would be taught to all samples.
     """
+    # a head of zeros says the first class of everything, and would learn to go on saying it
     undecided = student_logits.amax(dim=1) == student_logits.amin(dim=1)
     predicted = student_logits.argmax(dim=1).masked_fill(undecided, _NO_CLASS)
     return F.cross_entropy(student_logits, predicted, reduction="none", ignore_index=_NO_CLASS)
@@ -42,9 +43,9 @@ def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature:
     Returns:
         (B,), in (0, 1/2].
     """
-    logits = (
-        student_logits.detach()
-    )  # CE_self - CE_weak is a difference of two logits: the normaliser cancels
+    # beta says how far the student is trusted; with a gradient it could lower the loss by trusting itself
+    logits = student_logits.detach()
+    # CE_self - CE_weak is a difference of two logits, for the normaliser cancels, and the ratio is its sigmoid
     on_teacher = logits.gather(1, teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
     return ((on_teacher - logits.amax(dim=1)) / temperature).sigmoid()
 
@@ -65,8 +66,9 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
         (B,) class indices. The larger the batch is against the number of classes, the closer the shares.
     """
     batch_size, num_classes = probabilities.shape
+    # one sample has no proportions
     if batch_size == 1:
-        return probabilities.argmax(dim=1)  # one sample has no proportions
+        return probabilities.argmax(dim=1)
     # the quantile of each class by itself, to start from
     thresholds = _upper_quantile(probabilities, proportions)
     rounds = _THRESHOLD_ROUNDS if batch_size >= num_classes else 0
@@ -103,6 +105,7 @@ def adaptconf(
     # how far the student is trusted, sample by sample
     beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
     beta = beta * ramped(inputs.progress, ramp)
+    # the two terms share one weight, so that a sample counts as much as any other
     kd = kl_per_sample(inputs, kd_temperature, logit_standardization)
     on_itself = self_cross_entropy(inputs.student_logits)
     return {"kd": ((1 - beta) * kd).mean(), "self": (beta * on_itself).mean()}
@@ -205,7 +208,8 @@ def product(
     """
     log_p = inputs.student_logits.log_softmax(dim=1)
     log_q = inputs.teacher_logits.log_softmax(dim=1)
-    # a product of probabilities is a sum of logarithms; softmax normalises it
+    # A product of probabilities is a sum of logarithms; softmax normalises it. The target is fixed: through it the
+    # student could agree with itself at no cost.
     target = (beta * log_p.detach() + alpha * log_q).softmax(dim=1)
     return {"product": cross_entropy(log_p, target).mean()}
 
@@ -233,7 +237,8 @@ def bootstrap(
         beta = 0.8 if hard else 0.95
     log_p = inputs.student_logits.log_softmax(dim=1)
     q = inputs.teacher_logits.softmax(dim=1)
-    # the student's own prediction
+    # Soft, the student is not detached, as published: the term is its entropy, whose gradient makes it surer. An argmax
+    # has no gradient anyway.
     if hard:
         on_itself = self_cross_entropy(inputs.student_logits).mean()
     else:

@@ -103,6 +103,7 @@ class FitNet(DistillationLoss):
         self.projections = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in paired_widths(context))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
+        # learnt with the student and thrown away: the widths of two networks say nothing about each other
         pairs = zip(self.projections, paired_maps(inputs))
         return {"fitnet": add_up(F.mse_loss(project(s), t) for project, (s, t) in pairs)}
 
@@ -119,6 +120,7 @@ def at(inputs: LossInputs, *, p: Count = 2) -> dict[str, Tensor]:
     A map's attention is the mean over channels of its p-th power, L2-normalised over positions; the loss is the mean
     square of the difference of the attentions.
     """
+    # of unit length (equation 2): where a network looks counts, not how strongly
     distances = [
         F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in paired_maps(inputs)
     ]
@@ -176,6 +178,7 @@ class VID(DistillationLoss):
         self.init_scale = excess + math.log(-math.expm1(-excess))
 
     def setup(self, context: LossContext) -> None:
+        # a variance of its own lets the student give up a channel of the teacher that it cannot predict
         widths = paired_widths(context)
         self.regressors = nn.ModuleList(_regressor(s, t) for s, t in widths)
         scales = (torch.full((t, 1, 1), self.init_scale) for _, t in widths)
@@ -349,7 +352,8 @@ class OFA(DistillationLoss):
         )
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        # the head and the exits are compared with the same logits
+        # Exits turn maps into logits, in which networks of two families speak of the same things. The head and the exits
+        # are compared with the same logits of the teacher.
         label = label_of(promised(inputs.target, "target"))
         features = promised(inputs.student_features, "student_features")
         maps = [f for f in features if f.ndim == 4]
@@ -369,6 +373,7 @@ def _as_map(features: Tensor) -> Tensor:
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
+    # a channel is the pattern of where it fires, so that channels of two networks can be compared without pairing them
     s, t = (F.normalize(f.flatten(2), dim=2) for f in (student, teacher))
     if s.shape[2] <= max(s.shape[1], t.shape[1]):
         # The mean of (x . y)^2 over channels x, y is the inner product of the means of x x^T and y y^T. These are the

@@ -22,7 +22,7 @@ def standardize(logits: Tensor) -> Tensor:
     Args:
         logits: (B, C).
     """
-    # constant logits stay 0
+    # a temperature cannot undo another range of each sample; constant logits stay 0
     std, mean = torch.std_mean(logits, dim=1, keepdim=True)
     return (logits - mean) / (std + _STD_EPS)
 
@@ -37,6 +37,7 @@ def soften(logits: Tensor, temperature: float, logit_standardization: bool = Fal
         temperature: T > 0.
         logit_standardization: see `standardize`.
     """
+    # standardised first: the temperature then means the same for teacher and student
     if logit_standardization:
         logits = standardize(logits)
     return logits if temperature == 1 else logits / temperature
@@ -84,6 +85,7 @@ def kl_per_sample(inputs: LossInputs, temperature: float, logit_standardization:
     Returns:
         (B,), each >= 0.
     """
+    # Hinton et al., section 2: gradients of soft targets shrink as 1 / T^2, so T^2 keeps their balance with other terms
     log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
     return divergence(log_p, log_q) * temperature**2
 
@@ -134,6 +136,7 @@ def bkd(inputs: LossInputs) -> dict[str, Tensor]:
 
     The baseline of Vision Superalignment (2024, arXiv 2402.03749); the mean is over samples and classes.
     """
+    # a question of yes or no for each class: the student's classes do not compete, the teacher's have
     q = inputs.teacher_logits.softmax(dim=1)
     return {"kd": F.binary_cross_entropy_with_logits(inputs.student_logits, q)}
 
@@ -153,6 +156,7 @@ def reverse_kl(
 
     Classes that the student holds unlikely weigh little, so it need not cover the teacher's mistakes.
     """
+    # the two change places; p is not detached, for what the student holds likely is what it has to answer for
     log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
     return {"reverse_kl": divergence(log_q, log_p).mean() * temperature**2}
 
@@ -192,6 +196,7 @@ def reverse_ce(inputs: LossInputs) -> dict[str, Tensor]:
     It is reverse KL plus the student's entropy, so its minimum is all of p on the teacher's likeliest class. A teacher
     that finds all classes alike gives no gradient.
     """
+    # the student's softmax is the target here, and the gradient goes through it alone
     p = inputs.student_logits.softmax(dim=1)
     return {"reverse_ce": F.cross_entropy(inputs.teacher_logits, p)}
 
@@ -207,6 +212,7 @@ def hellinger(inputs: LossInputs) -> dict[str, Tensor]:
     From 0 to 2. A class that the student holds impossible pulls with sqrt p, so a sure student keeps its mind.
     """
     log_p, log_q = soft_log_probabilities(inputs, 1.0)
+    # half of a logarithm is that of the root, whose own gradient is infinite at 0
     difference = (log_p / 2).exp() - (log_q / 2).exp()
     return {"hellinger": difference.square().sum(dim=1).mean()}
 
@@ -248,6 +254,8 @@ def dkd(
     T^2 * (alpha * KL((q_y, 1 - q_y) || (p_y, 1 - p_y)) + beta * KL(q^ || p^)), where y is the target class and p^, q^
     are the distributions over the other classes. Of a soft target y is the likeliest class.
     """
+    # In `kd` the second part is scaled by 1 - q_y, which silences it where the teacher is sure. Here both have weights of
+    # their own (equation 7), so that what a sure teacher says of the other classes is heard.
     label = label_of(promised(inputs.target, "target"))
     student, teacher = soft_logits(inputs, temperature, logit_standardization)
     log_p_y, log_p_not_y, log_p_others = split_target(student, label)
@@ -343,6 +351,7 @@ def dist(
 
     T^2 * (beta * (1 - mean correlation of rows) + gamma * (1 - mean correlation of columns)) of the softmax matrices.
     """
+    # a correlation does not ask for the same numbers: a strong teacher's are hard to match, their order is what counts
     p, q = (
         logits.softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization)
     )
@@ -432,7 +441,7 @@ def _transformed_teacher_matching(
     temperature: float,
     logit_standardization: bool,
 ) -> tuple[Tensor, Tensor]:
-    # the teacher alone has a temperature
+    # the teacher alone has a temperature: what that adds to KD is a regulariser, an entropy of the student (Renyi's)
     student, teacher = soft_logits(inputs, 1.0, logit_standardization)
     tempered = teacher / temperature
     log_norm = tempered.logsumexp(dim=1)

@@ -42,14 +42,14 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows: (B, C).
     """
     # equal indices lie side by side once they are sorted
-    places = torch.arange(len(index), device=index.device)
+    positions = torch.arange(len(index), device=index.device)
     values, order = index.sort(stable=True)
-    starts = torch.where(values == values.roll(1), 0, places).cummax(dim=0).values
+    starts = torch.where(values == values.roll(1), 0, positions).cummax(dim=0).values
     # for each row the first of its index, to which all are added
     first = torch.empty_like(order).scatter(0, order, order[starts])
     sums = torch.zeros_like(rows).index_add(0, first, rows)[first]
     counts = torch.zeros_like(index).index_add(0, first, torch.ones_like(index))[first]
-    return (first == places).unsqueeze(1), sums, counts.unsqueeze(1)
+    return (first == positions).unsqueeze(1), sums, counts.unsqueeze(1)
 
 
 def size_of(context: LossContext, name: str) -> int:
@@ -95,7 +95,6 @@ class PredictionMemory(nn.Module):
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
         _, sums, counts = merge_repeats(index, probabilities)
         self.undo.note(self.mean, self.visits, index=index)
-        # a sample that occurs twice makes one visit
         predicted = sums / counts
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * predicted
         self.visits[index] += 1

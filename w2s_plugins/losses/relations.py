@@ -60,6 +60,7 @@ def pkt(inputs: LossInputs, *, eps: NonNegative = 1e-7) -> dict[str, Tensor]:
     KL divergence from the teacher's to the student's neighbour probabilities, which are the cosine similarities,
     shifted to [0, 1] and divided by their sum over a row; the mean over the B * B entries.
     """
+    # whom a sample picks as its neighbour means the same in spaces of any width; eps keeps the logarithm finite
     p, q = (_neighbour_probabilities(vectors, eps) for vectors in both_vectors(inputs))
     return {"pkt": (q * ((q + eps) / (p + eps)).log()).mean()}
 
@@ -91,7 +92,7 @@ def rkd(
     """
     # (B, B, D) differences
     student, teacher = (v[None, :, :] - v[:, None, :] for v in both_vectors(inputs))
-    # pairs, and then triplets
+    # Pairs, and then triplets. Huber's loss, because a few far pairs would rule a squared one.
     distance = F.smooth_l1_loss(
         _relative_distances(student, eps, squared),
         _relative_distances(teacher, eps, squared),
@@ -146,6 +147,7 @@ class SRD(DistillationLoss):
         # no learnt scale: the loss cannot be lowered by it
         student = self.norm_student(self.projection(student)[:, :, None, None])
         teacher = self.norm_teacher(teacher[:, :, None, None])
+        # the gradient of a logarithm does not shrink as the two come near each other
         distance = (student - teacher).abs().pow(self.alpha).sum()
         return {"srd": (distance + self.floor).log()}
 
@@ -223,7 +225,7 @@ class CRD(DistillationLoss):
         others = draw_indices(self.seed, self.step, self.negatives, len(self.memory_student))
         sides = ((student, self.memory_teacher), (teacher, self.memory_student))
         scores = [self._similarities(v, memory, index, others) for v, memory in sides]
-        # the normalisers are those of the first batch
+        # the normalisers are those of the first batch: they are constants of the estimate, not something to learn
         log_z = torch.where(self.log_z.isnan(), self._log_normalisers(scores), self.log_z)
         losses: list[Tensor] = []
         for (positive, negative), z in zip(scores, log_z):
@@ -256,6 +258,7 @@ class CRD(DistillationLoss):
         return log_sum - log_count + math.log(len(self.memory_student))
 
     def _contrast(self, positive: Tensor, negative: Tensor) -> Tensor:
+        # -log h and -log(1 - h) as softplus, which neither overflows nor loses the digits of small probabilities
         noise = math.log(self.negatives / len(self.memory_student))
         of_negatives = F.softplus(negative - noise).sum(dim=1)
         return (F.softplus(noise - positive) + of_negatives).mean()
@@ -340,6 +343,7 @@ def _relative_distances(differences: Tensor, eps: float, squared: bool) -> Tenso
 
 def _cosines(differences: Tensor) -> Tensor:
     """Return the cosines (B, B, B) of the angles at each sample between each two others."""
+    # the angle at j between i and k: products of the unit vectors that lead away from j
     directions = F.normalize(differences, dim=2)
     return directions @ directions.transpose(1, 2)
 

@@ -48,6 +48,7 @@ def gce(inputs: LossInputs, *, q: PositiveShare = 0.7) -> dict[str, Tensor]:
 
     It is the cross-entropy as q -> 0 and the mean absolute error at q = 1.
     """
+    # the larger q, the less a sample counts that the student doubts; expm1 keeps the digits where p_y is almost 1
     log_p_y = _log_p_of_label(inputs)
     return {"gce": (-torch.expm1(q * log_p_y) / q).mean()}
 
@@ -68,6 +69,7 @@ def sce(
 
     RCE = -sum p log y, which is -A (1 - p_y) when log 0 is taken as A = ``log_zero``.
     """
+    # CE learns, RCE is bounded and so cannot be ruled by wrong labels
     log_p_y = _log_p_of_label(inputs)
     reverse = _reverse_cross_entropy(log_p_y, log_zero)
     return {"ce": -alpha * log_p_y.mean(), "rce": beta * reverse.mean()}
@@ -89,6 +91,7 @@ def nce_rce(
 
     NCE = log p_y / sum over c of log p_c; RCE as in `sce`.
     """
+    # divided by its sum over all labels, a loss is robust to symmetric noise (the paper's theorem), but learns slowly
     log_p = inputs.student_logits.log_softmax(dim=1)
     label = inputs.teacher_logits.argmax(dim=1, keepdim=True)
     log_p_y = log_p.gather(1, label).squeeze(1)
@@ -160,7 +163,7 @@ def confidence_mask(
         threshold: smallest confidence that counts as sure.
         source: whose confidence decides.
     """
-    # one sure side is enough
+    # one sure side is enough; the student's confidence chooses samples, so it has no gradient
     logits = inputs.student_logits
     sure = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     if source != "student":
@@ -184,7 +187,8 @@ def evidential(inputs: LossInputs) -> dict[str, Tensor]:
     """
     q = inputs.teacher_logits.softmax(dim=1)
     a = inputs.student_logits.relu() + 1
-    # the expected cross-entropy, and the pull to no evidence
+    # The expected cross-entropy, and the pull to no evidence. q + (1 - q) a leaves the evidence for the label out of the
+    # pull, so that only what speaks for other classes is taken back.
     evidence = a.sum(dim=1).log() - (q * a.log()).sum(dim=1)
     kl = _dirichlet_kl_to_uniform(q + (1 - q) * a)
     return {"evidence": evidence.mean(), "kl": inputs.progress * kl.mean()}
@@ -222,6 +226,7 @@ class EarlyLearningRegularization(DistillationLoss):
         log_p = inputs.student_logits.log_softmax(dim=1)
         q = self.labels(inputs.teacher_logits)
         p = log_p.exp()
+        # A target of detached averages. Through it the student could lower the loss by changing what it remembers.
         if self.training:
             self.memory.update(index, p.detach())
         # what the student predicted early pulls against what it learns late
@@ -363,7 +368,8 @@ class SparseOverParameterization(DistillationLoss):
 
     def setup(self, context: LossContext) -> None:
         size = size_of(context, self.name)
-        generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
+        # the same on every rank, whatever their seeds; not 0, where a square has no gradient to leave it by
+        generator = torch.Generator().manual_seed(0)
         self.u = torch.randn(size, 1, generator=generator) * 1e-8
         self.v = torch.randn(size, context.num_classes, generator=generator) * 1e-8
 
@@ -377,9 +383,8 @@ class SparseOverParameterization(DistillationLoss):
         v = self.v[index].to(p.dtype).scatter_(1, label, 0)
         shift_u = u.square().clamp(max=1)
         shift_v = v.square().clamp(max=1)
-        floor = min(
-            1e-4, 0.1 / p.shape[1]
-        )  # the published 1e-4 would be all of p at 10,000 classes
+        # the published 1e-4 would be all of p at 10,000 classes
+        floor = min(1e-4, 0.1 / p.shape[1])
         # the prediction with what is taken to be wrong in the label
         shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
         of_label = shifted.gather(1, label)

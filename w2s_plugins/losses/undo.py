@@ -22,6 +22,7 @@ class Undo:
         """Note buffers, or their rows ``index`` (B,), before they are overwritten."""
         if self._noted is None:
             return
+        # rows are copied by the index anyway, a whole buffer would go on changing
         for buffer in buffers:
             before = buffer.clone() if index is None else buffer[index]
             self._noted.append((buffer, index, before))
@@ -31,5 +32,6 @@ class Undo:
         """Put back what was noted: the step was skipped."""
         noted = self._noted or []
         self._noted = []
+        # backwards: what was noted first is the oldest, and may have been overwritten twice
         for buffer, index, before in reversed(noted):
             buffer[... if index is None else index] = before

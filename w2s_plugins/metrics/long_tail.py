@@ -84,6 +84,7 @@ class ShotGroups:
 
 def count_classes(dataset: AnyDataset, num_classes: int | None) -> list[int] | None:
     """Return the number of samples of each class, or None where the dataset does not tell."""
+    # to look at every image for its label would take as long as an epoch
     labels = labels_of(dataset)
     if labels is None or num_classes is None:
         return None
@@ -130,7 +131,8 @@ def read_counts(path: Path, flag: str) -> list[int]:
         UserError: it is neither.
     """
     try:
-        # the file of a run has the split beside its counts
+        # The file of a run has the split beside its counts; it may come from others, so each number is checked before
+        # tensors are made of it.
         content = json.loads(read_text(path))
         counts = content["counts"] if isinstance(content, dict) else content
         if not counts or not all(type(n) is int and 0 <= n < 2**62 for n in counts):

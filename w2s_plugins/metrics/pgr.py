@@ -15,6 +15,7 @@ def performance_gap_recovered(weak: float, student: float, ceiling: float) -> fl
         1 when the student reaches the ceiling, 0 when it stays at the teacher, below 0 when it falls behind; None where
         the ceiling is not above the teacher, so that there is no gap to recover.
     """
+    # with a gap of 0 or less the share would be infinite, or grow as the student gets worse
     return (student - weak) / (ceiling - weak) if ceiling > weak else None
 
 
@@ -48,6 +49,7 @@ def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
     Args:
         evaluations: each with ``epoch`` and, under ``val``, these figures.
     """
+    # what a run that has no teacher measures has no row, and then there is no curve
     rows = []
     for event in evaluations:
         figures = event.get("val", {})

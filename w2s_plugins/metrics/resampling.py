@@ -17,10 +17,12 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int = 0) -> np.ndarr
     Returns:
         (K, R).
     """
+    # One draw for all rows, so that a difference of two rows is compared on the same samples. As counts of each sample it
+    # becomes a product of matrices.
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     count = rows.shape[1]
     rng = np.random.default_rng(seed)
-    # in blocks, which bound the memory
+    # in blocks, which bound the memory: a thousand resamples of a large test set do not fit into it
     block = max(1, _BLOCK // count)
     means = np.empty((len(rows), resamples))
     for start in range(0, resamples, block):

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import timm
 from timm.models import build_model_with_cfg, model_entrypoint
@@ -131,7 +131,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def read_model_config(
     path: Path,
     where: str,
-) -> tuple[str, dict[str, object], dict[str, object]]:
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Read the config.json of a model in timm's format, and let through only what describes the model.
 
     Args:
@@ -171,7 +171,7 @@ def check_fields(
     values: Mapping[str, object],
     examples: Mapping[str, object],
     where: str,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the values that have an example and are there. Raises `UserError` for one that is of another kind."""
     kept = {key: values[key] for key in examples if values.get(key) is not None}
     for key, value in kept.items():
@@ -183,7 +183,7 @@ def check_model_args(
     architecture: str,
     args: Mapping[str, object],
     where: str,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return arguments of a constructor that a file names; those that are null are left out.
 
     Raises:
@@ -236,7 +236,7 @@ def constructor_arguments(architecture: str) -> set[str]:
 # ---------------------------------------------------------------- flags of a run
 
 
-def typed_flags(content: object, where: str) -> dict[str, object]:
+def typed_flags(content: object, where: str) -> dict[str, Any]:
     """Return flags that a run, or timm, has recorded, with the types and ranges that they have when typed.
 
     What is no flag of ``train_w2s.py`` is left out.

@@ -8,7 +8,7 @@ differ.
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -33,6 +33,13 @@ LAYERS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 # methods that timm's reparameterize_model calls
 REPARAMETERIZE = ("fuse", "reparameterize", "switch_to_deploy")
+
+
+class CompileOptions(TypedDict):
+    """Arguments of torch.compile."""
+
+    backend: str
+    mode: str | None
 
 
 def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:

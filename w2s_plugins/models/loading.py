@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -323,7 +323,7 @@ def check_kinds(model: nn.Module, floating: Mapping[str, bool], path: str, flag:
         )
 
 
-def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
+def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, Any]:
     """Read everything in a training checkpoint, never running code from it.
 
     With ``peek``, tensors stay on the disk and their checksums are left alone: for what else is in it.
@@ -489,48 +489,58 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 def architecture_of(path: Path, flag: str) -> str:
     """Return the model of timm that a checkpoint of a run is of. Raises `UserError` where it does not say so."""
-    saved = read_checkpoint(path, flag, peek=True).get("args") or {}
-    saved = saved if isinstance(saved, dict) else vars(saved)
+    saved = _saved_flags(path, flag, peek=True)
     if not saved.get("model"):
         raise UserError(
             f"{flag} {path}: does not say which model it is of; expected --teacher NAME with "
             "--teacher-checkpoint FILE"
         )
     # it may come from others: the name of one model, and no address
-    said = typed_flags({"model": saved["model"]}, f"{flag} {path}: its flags")
-    refuse_addresses(said, {"model": "model"}, f"{flag} {path}")
-    return str(said["model"])
+    typed = typed_flags({"model": saved["model"]}, f"{flag} {path}: its flags")
+    refuse_addresses(typed, {"model": "model"}, f"{flag} {path}")
+    return str(typed["model"])
 
 
-def settings_beside(path: Path, flag: str) -> dict[str, object]:
-    """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
+class Recorded(NamedTuple):
+    """What is known about the model of a checkpoint; nothing where nothing is.
 
-    Returns:
-        Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
+    Args:
+        inputs: how its images are made, some of `INPUT_KEYS`.
+        num_classes: as many as it has.
+        model_kwargs: arguments of its constructor.
     """
+
+    inputs: dict[str, Any]
+    num_classes: int | None
+    model_kwargs: dict[str, Any]
+
+
+def settings_beside(path: Path, flag: str) -> Recorded:
+    """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export."""
     # An export has a config.json beside it.
     if path.suffix == ".safetensors":
         config = path.parent / "config.json"
         if not config.is_file():
-            return {}
-        _, cfg, model_args = read_model_config(config, f"{flag} {config}")
-        names = (*INPUT_KEYS, "num_classes")
-        settings = {name: cfg[name] for name in names if cfg.get(name) is not None}
-        model_args.pop("num_classes", None)
-        return {**settings, "model_kwargs": model_args}
-    # A checkpoint has the flags of its run, which timm keeps as a Namespace.
-    saved = read_checkpoint(path, flag).get("args") or {}
-    if not isinstance(saved, dict):
-        saved = vars(saved)
-    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
-    if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
-        return {}
-    names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
-    flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
-    settings = typed_flags(flags, f"{flag} {path}: its flags")
-    check_fields(settings, COMMON_ARGS, f"{flag} {path}: its flags")
-    pool = settings.pop("gp", None)
-    model_kwargs = settings.get("model_kwargs", {})
-    if pool and isinstance(model_kwargs, dict):
-        settings["model_kwargs"] = {"global_pool": pool, **model_kwargs}
-    return settings
+            return Recorded({}, None, {})
+        _, recorded, model_kwargs = read_model_config(config, f"{flag} {config}")
+        model_kwargs.pop("num_classes", None)
+    else:
+        # A checkpoint has the flags of its run. A tensor in their place would be copied with them wherever they go.
+        saved = _saved_flags(path, flag)
+        if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
+            return Recorded({}, None, {})
+        names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
+        flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
+        recorded = typed_flags(flags, f"{flag} {path}: its flags")
+        check_fields(recorded, COMMON_ARGS, f"{flag} {path}: its flags")
+        model_kwargs = recorded.get("model_kwargs", {})
+        if recorded.get("gp"):
+            model_kwargs = {"global_pool": recorded["gp"], **model_kwargs}
+    inputs = {name: recorded[name] for name in INPUT_KEYS if recorded.get(name) is not None}
+    return Recorded(inputs, recorded.get("num_classes"), model_kwargs)
+
+
+def _saved_flags(path: Path, flag: str, peek: bool = False) -> dict[str, Any]:
+    """Return the flags in a training checkpoint, which timm keeps as a Namespace."""
+    saved = read_checkpoint(path, flag, peek).get("args") or {}
+    return vars(saved) if isinstance(saved, argparse.Namespace) else saved

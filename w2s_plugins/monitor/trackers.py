@@ -38,7 +38,7 @@ class Trackers:
             first_step = step + 1 if step else None
             self.tensorboard = writer(str(folder), purge_step=first_step)
         if wandb is not None:
-            # the service knows a run by its id
+            # the service knows a run by its id, which checkpoints carry, so that a run that goes on is one curve there
             self.id = wandb.get("id") or id or secrets.token_hex(4)
             defaults = {"name": folder.name, "dir": str(folder), "resume": "allow"}
             how = {**defaults, **wandb, "id": self.id}
@@ -66,6 +66,7 @@ class Trackers:
 
 
 def _package(module: str, name: str) -> ModuleType:
+    # imported only where asked for: both take seconds, and neither has to be installed
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -9,11 +9,17 @@ from .flags import settle
 
 def main() -> None:
     """Parse the command line and do what it says."""
+    # wrong flags are answered at once: torch is imported after that
     flags = settle(predict_parser().take(sys.argv[1:]))
     from .run import Prediction, predict
 
     predict(Prediction(**flags))
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-predict``, and ``python -m``."""
     run_main(main, "w2s_plugins.predictions")
+
+
+if __name__ == "__main__":
+    console()

@@ -13,8 +13,9 @@ SHARDS = "wds/"
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a `run.Prediction` for flags that were given. Raises `UserError` for what cannot be done."""
-    places = {"model": "MODEL", "dir": "DIR"}
-    check_values({places.get(name, name): value for name, value in flags.items()})
+    # arguments without a flag are called in messages as the help calls them
+    metavars = {"model": "MODEL", "dir": "DIR"}
+    check_values({metavars.get(name, name): value for name, value in flags.items()})
     if "output" in flags:
         check_writable(flags["output"])
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):

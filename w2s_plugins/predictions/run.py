@@ -22,11 +22,11 @@ from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now, logger, say
 from ..files import delete
-from ..labels.answers import TableForm, answer_columns
+from ..labels.answers import TableForm, answer_columns, top_pairs
 from ..labels.names import read_class_names
 from ..labels.store import LabelReader, Manifest, Part, ensure_labels, read_keys
 from ..labels.table import ROLES
-from ..labels.table_writer import write_label_table
+from ..labels.table_writer import Columns, write_label_table
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
@@ -71,6 +71,7 @@ def predict(wanted: Prediction) -> None:
     Raises:
         UserError: no such model or images; its classes do not fit the table; the disk is full.
     """
+    # what can be refused is refused before the model is opened, which may take minutes
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
     dataset = open_images(str(wanted.dir))
@@ -82,42 +83,34 @@ def predict(wanted: Prediction) -> None:
     check_available(device)
     world = join_group(device, PATIENCE)
 
-    # The model sees each image through its own transform.
+    # The model sees each image through its own transform. Without a table the best classes are asked for.
     opened, names = open_named(wanted)
+    count = opened.num_classes
     form = TableForm(wanted.top_k, wanted.all)
-    count = opened.model.num_classes
+    printed = wanted.top_k or (count if wanted.all else min(PRINTED, count))
     if wanted.output is None:
-        form = TableForm(wanted.top_k or (count if wanted.all else min(PRINTED, count)))
+        form = TableForm(printed)
     check_form(form, names, count)
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
     logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}")
-
-    # Of one image the answer is printed.
     how = Pass(world, wanted.batch_size, wanted.workers)
     images = Blanked(dataset)
     labeller = functools.partial(label_images, member, member.data_config, images, how)
+
+    # Of one image the answer is printed.
     if wanted.output is None:
         (answer,) = labeller([Part(0, 0, 1)])
         if answer.missing:
             raise UserError(f"{wanted.dir}: cannot be read: {images.why(0)}")
         shares = answer.values.softmax(dim=1).numpy()
-        say(*answer_columns([wanted.dir], "filename", shares, names, form)["top_k"][0].split(";"))
+        class_names = names or [str(number) for number in range(count)]
+        say(*top_pairs(class_names, shares, printed)[0].split(";"))
         return
 
     # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
-    keys, folder = sample_keys(dataset), wanted.output.with_name(f"{wanted.output.name}.parts")
-    # A file that has become another one is asked about anew: its time is the one that no program can set.
-    places = getattr(dataset.reader, "samples", ())
-    about = [
-        os.stat(file)
-        for file in dict.fromkeys(place.file for place in places)
-        if os.path.exists(file)
-    ]
-    stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
-    seen = dict(
-        files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config
-    )
+    keys = sample_keys(dataset)
+    seen = dict(files=hash_of_files(dataset), transform=member.data_config)
     manifest = Manifest(
         len(dataset),
         member.num_classes,
@@ -129,6 +122,7 @@ def predict(wanted: Prediction) -> None:
         keys_sha256=keys.sha256,
     )
     manifest = broadcast_from_rank0(manifest, world.distributed)
+    folder = wanted.output.with_name(f"{wanted.output.name}.parts")
     reader = ensure_labels(
         folder / manifest.key,
         manifest,
@@ -137,6 +131,8 @@ def predict(wanted: Prediction) -> None:
         distributed=world.distributed,
         progress=Console(world.primary, 0).wrap("Images"),
     )
+
+    # The first process writes the table, and only then are the answers beside it of no more use.
     if world.primary:
         rows = write_answers(wanted.output, reader, keys, dataset, form)
         logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
@@ -145,6 +141,18 @@ def predict(wanted: Prediction) -> None:
         barrier()
         dist.destroy_process_group()
         exit_now(0)
+
+
+def hash_of_files(dataset: FileDataset) -> str:
+    """Return a hash of the sizes and times of the files of some images, where these are known.
+
+    A file that has become another one is asked about anew: the last of its times is the one that no program can set.
+    """
+    locations = getattr(dataset.reader, "samples", ())
+    files = dict.fromkeys(location.file for location in locations)
+    states = [os.stat(file) for file in files if os.path.exists(file)]
+    stamps = [(state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------- the model
@@ -156,6 +164,7 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
     Raises:
         UserError: there is none, it is of another kind, or its weights are not finite.
     """
+    # a student is a model of timm; what else labels images has no weights of this kind
     if not TeacherName.parse(model).is_of_timm:
         raise UserError(
             f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
@@ -183,27 +192,27 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     if name.is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
     else:
-        opened = open_classifier(
-            name,
-            Request(
-                names,
-                names and len(names),
-                img_size=wanted.img_size,
-                prompts=read_prompts(wanted.prompts),
-                flags=FLAGS,
-            ),
+        request = Request(
+            names,
+            None if names is None else len(names),
+            img_size=wanted.img_size,
+            prompts=read_prompts(wanted.prompts),
+            flags=FLAGS,
         )
-    own, count = opened.class_names, opened.model.num_classes
+        opened = open_classifier(name, request)
+
+    # Names of the classes are for models that have none.
+    of_model, count = opened.class_names, opened.num_classes
     if names is not None and len(names) != count:
         raise UserError(
             f"--class-names: {len(names)} names, but {wanted.model} has {count} classes"
         )
-    if names and own and names != own:
+    if names and of_model and names != of_model:
         raise UserError(
-            f"--class-names: {wanted.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
+            f"--class-names: {wanted.model} has names of its own, {', '.join(of_model[:3])}, ...; leave the "
             "flag out"
         )
-    return opened, names or own
+    return opened, names or of_model
 
 
 # ---------------------------------------------------------------- its answers
@@ -232,22 +241,23 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
         raise UserError(
             f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}"
         )
-    odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
-    if form.every and odd is not None:
-        raise UserError(
-            f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}"
-        )
-    odd = next((name for name in class_names or () if ";" in name), None)
-    if form.top_k is not None and odd is not None:
-        raise UserError(
-            f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all"
-        )
+    # a class may be called as what a table has beside the classes, or as what separates them in one column
+    for name in class_names or ():
+        if form.every and name.strip().lower() in ROLES:
+            raise UserError(
+                f"--all: the class '{name}' has the name of another column; take --top-k {num_classes}"
+            )
+        if form.top_k is not None and ";" in name:
+            raise UserError(
+                f"--top-k {form.top_k}: the class '{name}' has a semicolon in its name; take --all"
+            )
 
 
 def stored_columns(
     reader: LabelReader, form: TableForm, left_out: Collection[int]
-) -> Iterator[dict[str, Sequence]]:
+) -> Iterator[Columns]:
     """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
+    # some rows at a time: probabilities of a million images in a thousand classes are 4 GB
     manifest = reader.manifest
     all_keys = read_keys(reader.folder, manifest)
     index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])

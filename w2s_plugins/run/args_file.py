@@ -9,9 +9,8 @@ from ..errors import UserError, one_line
 from ..files import read_plain, write_text
 from ..models.foreign import typed_flags
 
-_DUMPER = getattr(
-    yaml, "CSafeDumper", yaml.SafeDumper
-)  # in a quarter of the time, where PyYAML has libyaml
+# in a quarter of the time, where PyYAML has libyaml
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def write_args(path: Path, flags: Mapping[str, object]) -> None:

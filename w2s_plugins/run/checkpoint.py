@@ -79,8 +79,10 @@ class Checkpoint:
         Raises:
             UserError: something is of another kind than it has to be.
         """
+        # what is a mapping is a state of a part, under the name that timm gives it
         states = {name: part for name, part in content.items() if isinstance(part, dict)}
         saver, notes = (states.pop(name, {}) for name in _NOTES)
+        # timm stores flags as they came from its parser
         args = content.get("args")
         flags = vars(args) if isinstance(args, argparse.Namespace) else {}
         # the file may come from others: whatever a value of a wrong kind raises is told in one line

@@ -22,6 +22,7 @@ def find_resume(folder: Path) -> Checkpoint | None:
     Raises:
         UserError: none is whole.
     """
+    # the furthest first, however it is called; a whole one that is less far is better than none
     progress = {path: progress_of(path) for path in checkpoints(folder)}
     damaged = []
     for path in sorted(
@@ -47,6 +48,7 @@ def find_resume(folder: Path) -> Checkpoint | None:
 def find_best(folder: Path, epoch: int) -> Checkpoint:
     """Return the best checkpoint. Raises `UserError` unless it is whole and of this epoch."""
     path = folder / BEST
+    # a copy of `last` that could not be made has left an older one here
     content = read_whole(path)
     if content["epoch"] != epoch:
         raise UserError(f"{path} is not that of epoch {epoch + 1}, which was the best one")

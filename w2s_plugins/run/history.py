@@ -23,6 +23,7 @@ class History:
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.csv"
         self.evaluations: list[dict] = []
+        # an epoch that is trained again writes its events again
         self._lines: list[str] = []
         for line in text.splitlines():
             if start_epoch is None or json.loads(line).get("epoch", -1) < start_epoch:

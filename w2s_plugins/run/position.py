@@ -18,7 +18,8 @@ class TermMeter:
         self.sums: dict[str, Tensor] = {}
 
     def update(self, result: dict[str, Tensor], batch_size: int) -> None:
-        # a loss that is not finite counts for nothing, and neither do its terms
+        # A loss that is not finite counts for nothing, and neither do its terms. In float64, where MPS has it: an epoch
+        # adds up millions of samples.
         loss = result["loss"].detach()
         dtype = torch.float32 if loss.device.type == "mps" else torch.float64
         weight = torch.isfinite(loss).to(dtype) * batch_size
@@ -55,12 +56,10 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
-    changes: list[dict] = field(
-        default_factory=list
-    )  # flags that were changed on the way, from `change_of`
-    statistics_shared: bool = (
-        False  # the epoch is trained, and its statistics of batch norm are those of all ranks
-    )
+    # flags that were changed on the way: at which epoch and update, and their old and new values
+    changes: list[dict] = field(default_factory=list)
+    # the epoch is trained, and its statistics of batch norm are those of all ranks
+    statistics_shared: bool = False
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
 
     def count(self, result: dict[str, Tensor], target: Tensor, number: int) -> None:

@@ -68,6 +68,7 @@ def label_rows(record: dict) -> dict[str, dict]:
         for source in labels
         if source["wrong"] is not None
     }
+    # the labels are of training images: they and the student can be compared on the part that was held out of these
     student = held_out.get("student")
     if labels and student and student != record["metrics"]:
         rows["labels, on the held-out part"] = held_out.get("teacher") or {}
@@ -77,6 +78,7 @@ def label_rows(record: dict) -> dict[str, dict]:
 
 def closing_table(record: dict) -> str:
     """Return the table that a run ends with; a star marks the epoch that was exported. Empty: nothing was measured."""
+    # what only some runs measure is absent from the record of the others, and of older versions
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have

@@ -56,6 +56,7 @@ def restore(
     """
     states = checkpoint.states
     with fitting(checkpoint.path):
+        # torch would round whole numbers into the weights without a word
         kinds = kinds_of(states["state_dict"])
         check_kinds(unwrap_model(task.get_eval_model()), kinds, str(checkpoint.path), "--resume")
         # student, loss and average; an average that was not kept until now begins with the weights, as timm's does

@@ -156,10 +156,11 @@ class Saver:
         state = self._state(epoch)
         state["w2s"]["rank_states"] = rank_states
         self._write(state, name)
-        # one goes when the new one is there
+        # one goes when the new one is there, so that two are whole whenever the process is killed
         self._delete(older[:-1])
 
     def _write(self, state: dict, name: str) -> None:
+        # all ranks gather the parts of tensors, one writes them; torch.save of a sharded tensor would hold one part
         state = tree_map(self._whole, state)
         if self.primary:
             with atomic_write(self.folder / name, RESUME) as temporary:

@@ -1,7 +1,7 @@
 """All settings of a command together: a run's, and an evaluation's by ``validate.py``, made once from the flags."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,16 @@ from .concerns import (
     ViewSettings,
     WeakTeacherSettings,
 )
+
+
+def _take_concerns(settings: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each concern that is a field of some settings, made of all flags."""
+    kinds = {field.name: field.type for field in fields(settings)}
+    return {
+        name: kind.take(flags)
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, Concern)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +57,9 @@ class TrainSettings:
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "TrainSettings":
         """Make the settings of all flags, by their names."""
-        every = {**flags, **_derived(flags)}
-        return cls(
-            data=DataSettings.take(every),
-            input=InputSettings.take(every),
-            episodes=EpisodeSettings.take(every),
-            labels=LabelSettings.take(every),
-            views=ViewSettings.take(every),
-            teacher=WeakTeacherSettings.take(every),
-            student=StudentSettings.take(every),
-            loss=LossSettings.take(every),
-            optim=OptimSettings.take(every),
-            evaluation=EvaluationSettings.take(every),
-            compute=ComputeSettings.take(every),
-            run=RunSettings.take(every),
-            flags=MappingProxyType(dict(flags)),
-        )
+        concerns = _take_concerns(cls, {**flags, **_derived(flags)})
+        # A copy that nobody can write to: flags are still being filled in while settings are made to look at them.
+        return cls(**concerns, flags=MappingProxyType(dict(flags)))
 
     @property
     def is_scored_by_teacher(self) -> bool:
@@ -80,8 +77,10 @@ class TrainSettings:
 
 def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
     """Return the values of fields that are no flags."""
+    # Without a teacher nothing is stored of the views, but for the features of a linear probe.
     kind, _, number = flags["teacher_targets"].partition(":")
     stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
+    # What `labels:FILE?combine=mean` says behind the name holds for all files of labels.
     of_labels = parse_labels(flags["teacher"])[1]
     return dict(
         semi_supervised=bool(flags["unlabeled"] and flags["task_loss_weight"]),
@@ -176,17 +175,8 @@ class ValidateSettings:
         known: dict[str, Any] = {
             NAMES_IN_A_RUN.get(name, name): value for name, value in flags.items()
         }
+        # What an evaluation has no flag for is as a run has it that is given none; only the mode of the crop is one
+        # that runs have not.
         of_run = train_parser().defaults() | known
         every = {**of_run, **_derived(of_run), "crop_mode": known["crop_mode"]}
-        return cls(
-            data=DataSettings.take(every),
-            input=InputSettings.take(every),
-            episodes=EpisodeSettings.take(every),
-            teacher=WeakTeacherSettings.take(every),
-            student=StudentSettings.take(every),
-            evaluation=EvaluationSettings.take(every),
-            compute=ComputeSettings.take(every),
-            subject=SubjectSettings.take(every),
-            report=ReportSettings.take(every),
-            seed=known["seed"],
-        )
+        return cls(**_take_concerns(cls, every), seed=known["seed"])

@@ -50,16 +50,19 @@ def teacher_models(teacher: str | None) -> list[TeacherName]:
 class DataSettings(Concern):
     """Which samples there are, how they are read and how they come in batches."""
 
+    # Which samples there are. Images without labels and a labelled data set may stand beside each other.
     data_dir: str | None
     """Folder of the images, one folder a split; None if a data set brings its own."""
     unlabeled: str | None
     """Images without labels to train on: folders, tar files, shards, or ``NAME:SPLIT``."""
     labeled_share: float
     """Share of a batch that is labelled beside `unlabeled` images, 0 to 1."""
+    # Which classes there are. Labels are numbers of them in every split, whatever order its folders are in.
     class_names: str | None
     """Names of the classes in their order: a file, or ``A,B,C``."""
     num_classes: int | None
     """Number of classes; None takes that of the data, else the model's."""
+    # Where the splits come from. A stream tells its size to nobody, so that it has to be said.
     dataset: str
     """``TYPE/NAME``; empty for folders and tar files of images."""
     train_split: str
@@ -72,6 +75,7 @@ class DataSettings(Concern):
     """Samples in the evaluated split of a stream."""
     dataset_download: bool
     """Whether data sets may download themselves."""
+    # What is read of a sample, and with which decoder; two decoders differ in single bits of a pixel.
     class_map: str
     """File that maps names of classes to numbers; empty for none."""
     class_list: str | None
@@ -86,6 +90,7 @@ class DataSettings(Concern):
     """What decodes images: ``pil`` or ``fast``."""
     dataset_trust_remote_code: bool
     """Whether a data set of the Hub may run code of its repository."""
+    # Which part of a split is used. All slices are of one seeded order, so that 0:100 and 100:200 share no sample.
     train_slice: str | None
     """Class-stratified part of the training split, ``A:B``, as fractions or counts."""
     epoch_slice: str | None
@@ -96,6 +101,7 @@ class DataSettings(Concern):
     """Seed of the slices."""
     select_split: float | int | None
     """Share (below 1) or count of training samples that are held out to choose the epoch."""
+    # How samples come in batches.
     epoch_repeats: float
     """How often a stream comes round again in an epoch."""
     batch_size: int
@@ -110,6 +116,7 @@ class DataSettings(Concern):
     """Normalise images in the workers, not on the device."""
     worker_seeding: str
     """How the workers of a stream are seeded: ``all`` or ``part``."""
+    # No flag: it follows from `unlabeled` and the weight of the criterion, see `composite`.
     semi_supervised: bool
     """Whether each batch has labelled samples beside those of `unlabeled`."""
 
@@ -133,12 +140,14 @@ class DataSettings(Concern):
 class InputSettings(Concern):
     """Size and normalisation of the images that a model takes."""
 
+    # What the model is made for.
     img_size: int | None
     """Side of square images in pixels, 1 to 16384; None takes the model's."""
     in_chans: int | None
     """Channels; None follows `input_size`."""
     input_size: Sequence[int] | None
     """Channels, height, width."""
+    # How an image is prepared for it.
     crop_pct: float | None
     """Share of the side that the centre crop of an evaluation keeps, above 0."""
     mean: Sequence[float] | None
@@ -155,15 +164,22 @@ class InputSettings(Concern):
         """The number of channels of the images."""
         return self.in_chans or (self.input_size[0] if self.input_size else 3)
 
+    @property
+    def of_model(self) -> dict[str, object]:
+        """What a model is made for; all else is about how its images are prepared."""
+        return dict(img_size=self.img_size, input_size=self.input_size, in_chans=self.in_chans)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeSettings(Concern):
     """Few-shot episodes, in training and in evaluations."""
 
+    # Training on episodes, in place of a classifier of all classes.
     episodic: str | None
     """Shape and number of the episodes in a training batch, ``NxK[:E]``; None trains on samples."""
     queries: int
     """Images of each class of an episode that are classified, at least 1."""
+    # Tests on episodes of classes that were not trained on.
     few_shot_eval: str | None
     """Shapes and number of the test episodes, ``NxK[,NxK][:E]``; None tests none."""
     few_shot_split: str
@@ -188,10 +204,12 @@ class EpisodeSettings(Concern):
 class LabelSettings(Concern):
     """Labels of the training split that are replaced, and samples that are left out for theirs."""
 
+    # Noise is drawn for the whole split, before anything is cut from it, so that a slice has the same in every run.
     label_noise: str | None
     """Labels of the training split in place of its own: ``KIND:RATE`` or ``labels:FILE``."""
     noise_seed: int
     """Seed of the noise, 0 to 2 ** 32 - 1."""
+    # What is left out is chosen after that, by what a model says of the noisy labels.
     clean_select: str | None
     """Which training samples are kept: ``knn:K``, ``entropy:R`` or ``file:PATH``; None keeps all."""
     clean_select_model: str | None
@@ -217,6 +235,7 @@ class LabelSettings(Concern):
 class ViewSettings(Concern):
     """What becomes of an image before training sees it."""
 
+    # Geometry and colour of one image.
     no_aug: bool
     """No augmentation."""
     train_crop_mode: str | None
@@ -239,10 +258,12 @@ class ViewSettings(Concern):
     """Probability of blur, 0 to 1."""
     aa: str | None
     """Policy of AutoAugment, RandAugment or AugMix."""
+    # Several views of an image in one epoch or batch.
     aug_repeats: float
     """Views of a sample in an epoch; 0 is one."""
     aug_splits: int
     """Augmentation splits of a batch, 0 or at least 2."""
+    # Erasing, of images that are normalised already.
     reprob: float
     """Probability of random erasing, 0 to 1."""
     remode: str
@@ -251,6 +272,7 @@ class ViewSettings(Concern):
     """Parts that are erased."""
     resplit: bool
     """Leave the first augmentation split without erasing."""
+    # Mixing two images of a batch; stored answers are mixed in the same shares.
     mixup: float
     """Alpha of mixup; 0 is none."""
     cutmix: float
@@ -265,6 +287,7 @@ class ViewSettings(Concern):
     """What is mixed alike: ``batch``, ``pair`` or ``elem``."""
     mixup_off_epoch: int
     """No mixing from this epoch on; 0 is never."""
+    # Sizes, of which each batch may have another one.
     train_interpolation: str
     """Interpolation of random crops; empty takes the model's."""
     train_img_sizes: Sequence[int] | None
@@ -292,26 +315,31 @@ class ViewSettings(Concern):
 class WeakTeacherSettings(Concern):
     """Who labels the images, when it is asked, and what is made of its answers."""
 
+    # Who labels.
     teacher: str | None
     """Who labels: names of models and ``labels:FILE``, separated by commas; None if nobody does."""
     teacher_checkpoint: str | None
     """Weights of the models, separated by commas: files or run folders."""
     prompts: str | None
     """Templates for zero-shot classifiers: a file, or texts separated by ``|``."""
+    # How a model among them is opened.
     teacher_img_size: int | None
     """Side of the teacher's images in pixels; None is its own."""
     teacher_kwargs: Mapping[str, Any]
     """Further arguments of its constructor."""
+    # When it is asked. What is stored is found again by model, data, transform and views.
     teacher_targets: str
     """When it is asked: ``online``, ``cached`` or ``cached-views:N``."""
     target_cache: str
     """Folder of stored answers and features."""
     teacher_cache_dtype: str
     """Dtype of stored logits: ``float16`` or ``float32``."""
+    # What is made of the answers.
     refine_labels: bool | None
     """Refine stored answers by the student's own features."""
     teacher_assign: str
     """Of several teachers the ``mean``, or the one nearest to the ``student``."""
+    # No flags: they follow from `teacher_targets`, and from what stands behind the names of labels.
     view_epochs: int
     """The N of ``cached-views:N``, 0 for other kinds; features of the student are stored alike."""
     labels_missing: str | None
@@ -372,6 +400,7 @@ class WeakTeacherSettings(Concern):
 class StudentSettings(Concern):
     """The model that is trained: how it begins, which part of it is trained, its regularisation."""
 
+    # Where it begins: of several starts the last of these counts.
     model: str
     """timm's name of the model, or ``hf-hub:ORG/NAME``."""
     pretrained: bool
@@ -382,18 +411,22 @@ class StudentSettings(Concern):
     """Checkpoint to start from; empty for none."""
     finetune: str
     """Checkpoint of which the head may differ; empty for none."""
+    # Which part of it is trained.
     linear_probe: bool
     """Train the last layer alone, on stored features."""
     tune: str
     """Which part is trained: ``all``, ``head``, ``norm``, ``bias``, ``last:N`` or ``lora``."""
+    # How it is built.
     gp: str | None
     """Global pooling; None is the model's."""
     model_kwargs: Mapping[str, Any]
     """Further arguments of the model's constructor."""
+    # How its head begins: a new head of zeros keeps pretrained features from being spoiled in the first steps.
     head_init_scale: float | None
     """Factor on the weights that the head begins with; None follows the start."""
     head_init_bias: float | None
     """Bias that the head begins with; None leaves it."""
+    # Regularisation, and memory for time.
     drop: float
     """Rate of dropout, 0 to 1."""
     drop_connect: float | None
@@ -404,6 +437,7 @@ class StudentSettings(Concern):
     """Rate of drop block, 0 to 1."""
     grad_checkpointing: bool
     """Compute activations again in the backward pass."""
+    # Batch norm, whose statistics are those of a process unless it is synchronised.
     bn_momentum: float | None
     """Momentum of batch norm."""
     bn_eps: float | None
@@ -420,10 +454,12 @@ class StudentSettings(Concern):
 class LossSettings(Concern):
     """What the student is compared with, and how."""
 
+    # The loss that compares it with the teacher.
     loss: str | None
     """Distillation loss, or a sum of several; None without a teacher."""
     loss_kwargs: Mapping[str, Any]
     """Its arguments."""
+    # The criterion on ground truth, where that is used.
     task_loss: str
     """Criterion on ground truth: ``ce``, ``bce``, ``asl``, ``poly`` or ``jsd``."""
     task_loss_weight: float | None
@@ -432,6 +468,7 @@ class LossSettings(Concern):
     """Weight of the distillation loss as it was given; see `weights`."""
     smoothing: float
     """Label smoothing of the criterion, from 0 to below 1."""
+    # Arguments of single criteria, which timm's factory passes over for others.
     bce_sum: bool
     """Sum binary cross-entropy over the classes."""
     bce_target_thresh: float | None
@@ -452,6 +489,7 @@ class LossSettings(Concern):
     """Focus of ``asl`` on the others, from 0."""
     poly_epsilon: float
     """Coefficient of ``poly``."""
+    # timm's own distillation, in place of a teacher.
     kd_model_name: str | None
     """Teacher of timm's own distillation; None uses it not."""
     kd_distill_type: str
@@ -477,6 +515,7 @@ class LossSettings(Concern):
 class OptimSettings(Concern):
     """Optimizer, schedule, and the average of the weights."""
 
+    # The optimizer. timm's factory reads these fields by their names.
     opt: str
     """timm's name of the optimizer."""
     opt_eps: float | None
@@ -487,6 +526,7 @@ class OptimSettings(Concern):
     """Its momentum."""
     weight_decay: float
     """Its weight decay."""
+    # Gradients, and rates by layer.
     clip_grad: float | None
     """Value that gradients are clipped to; None does not."""
     clip_mode: str
@@ -499,10 +539,12 @@ class OptimSettings(Concern):
     """Layers below this factor are not trained."""
     opt_kwargs: Mapping[str, Any]
     """Further arguments of the optimizer."""
+    # What an update is made of.
     grad_accum_steps: int
     """Batches in an update, at least 1."""
     variable_batch_loss_scale: str
     """Weight of batches of several sizes: ``none``, ``sqrt`` or ``linear``."""
+    # The schedule. timm's factory reads these fields by their names too.
     sched: str
     """timm's name of the schedule."""
     sched_on_updates: bool
@@ -527,12 +569,14 @@ class OptimSettings(Concern):
     """Shape of the decay of ``wsd`` and ``rsqrt``."""
     lr_stable_timescale: float | None
     """Time scale of ``rsqrt`` in epochs."""
+    # Its ends, and its length.
     warmup_lr: float
     """Rate at the start of the warm-up."""
     min_lr: float
     """Lowest rate."""
     epochs: int
     """Epochs of the schedule, cool-down aside."""
+    # Its steps.
     decay_milestones: Sequence[int]
     """Epochs at which ``multistep`` decays."""
     decay_epochs: float
@@ -547,6 +591,7 @@ class OptimSettings(Concern):
     """Epochs that ``plateau`` waits."""
     decay_rate: float
     """Factor of a decay."""
+    # The average of the weights is what is evaluated and exported, unless it is kept on the CPU.
     model_ema: bool
     """Keep an average of the weights."""
     model_ema_force_cpu: bool
@@ -561,6 +606,7 @@ class OptimSettings(Concern):
 class EvaluationSettings(Concern):
     """When and how the student is measured, and which epoch counts."""
 
+    # What is measured, and when.
     no_teacher_eval: bool
     """Measure nothing before the first step."""
     eval_metric: str
@@ -573,6 +619,7 @@ class EvaluationSettings(Concern):
     """Epochs between evaluations, at least 1."""
     save_epochs: Sequence[int]
     """Numbers of epochs after which a checkpoint is kept, and evaluated."""
+    # Which epoch counts, and what a student of ground truth reached.
     select: str
     """Which epoch is exported: ``last`` or ``best``."""
     ceiling_acc: float | None
@@ -583,6 +630,7 @@ class EvaluationSettings(Concern):
 class ComputeSettings(Concern):
     """Device, precision, processes and compilation."""
 
+    # Device and precision. Another one rounds otherwise, so that weights are the same on one kind of device only.
     device: str
     """torch's name of the device."""
     amp: bool
@@ -593,12 +641,14 @@ class ComputeSettings(Concern):
     """Dtype of the model; None is float32."""
     channels_last: bool
     """Memory layout of images and model."""
+    # Several processes, and what they wait for.
     no_ddp_bb: bool
     """Processes do not share their buffers."""
     fsdp: bool
     """Shard the student over all processes."""
     synchronize_step: bool
     """Wait for the device after each update."""
+    # What is set once for the whole process.
     deterministic: bool
     """The same weights to the last bit on CUDA."""
     device_modules: Sequence[str] | None
@@ -607,6 +657,7 @@ class ComputeSettings(Concern):
     """Fuser of TorchScript; empty for torch's."""
     fast_norm: bool
     """timm's fast norms."""
+    # Compilation.
     torchcompile: str | None
     """Backend of torch.compile; None does not compile."""
     torchcompile_mode: str | None
@@ -617,6 +668,7 @@ class ComputeSettings(Concern):
 class RunSettings(Concern):
     """Where a run lies, how it goes on, and what is shown and published of it."""
 
+    # Where it lies, and where it begins.
     seed: int
     """Seed of everything that has none of its own, 0 to 2 ** 32 - 1."""
     output: str
@@ -631,16 +683,19 @@ class RunSettings(Concern):
     """Number of the first epoch, in place of the checkpoint's."""
     stop_epoch: int | None
     """Epochs to train, the schedule staying that of all; None or 0 trains all."""
+    # What it is made of, and what ends it.
     plugins: Sequence[str]
     """Modules or files of the user's that are imported."""
     nan_patience: int
     """Bad updates in a row that end the run, at least 1."""
+    # What is shown and kept on the way.
     log_interval: int
     """Updates between lines of the log."""
     recovery_interval: int
     """Updates between checkpoints inside an epoch; 0 writes none."""
     checkpoint_hist: int
     """Checkpoints of best epochs that are kept, at least 1."""
+    # Trackers.
     log_tensorboard: bool
     """Write events for TensorBoard."""
     log_wandb: bool
@@ -651,6 +706,7 @@ class RunSettings(Concern):
     """Its tags."""
     wandb_resume_id: str
     """Its run to continue; empty for none."""
+    # What is kept beside the weights, and published.
     save_images: bool
     """Save the images of logged batches."""
     push_to_hub: str | None

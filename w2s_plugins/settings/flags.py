@@ -134,14 +134,11 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
     # What one would choose on each of them.
     if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:
         args.amp_dtype = "bfloat16"
-    if (
-        args.device.startswith("cuda") and "workers" not in explicit_flags
-    ):  # as many as cores, but from 4 to 16
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+    if args.device.startswith("cuda") and "workers" not in explicit_flags:
+        # As many workers as there are cores, from 4 to 16; of a machine a scheduler may have given this process a few.
+        cores = os.cpu_count() or 1
+        if hasattr(os, "sched_getaffinity"):
+            cores = len(os.sched_getaffinity(0))
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
 

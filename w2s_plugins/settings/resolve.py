@@ -90,9 +90,8 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
                 "image is: leave the flag out"
             )
         args.teacher_targets = "cached"
-    if (
-        args.linear_probe
-    ):  # the images are plain, unless views are stored; no statistic is to be shared
+    # Features of a linear probe are those of plain images, unless views are stored; there is no statistic to share.
+    if args.linear_probe:
         stores_views = TrainSettings.from_flags(vars(args)).teacher.view_epochs > 0
         args.no_aug = args.no_aug or not stores_views
         args.dist_bn = ""
@@ -150,7 +149,10 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
             )
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
-        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
+        # timm's older flags of single criteria, of which jsd comes first
+        args.task_loss = "bce" if args.bce_loss else "ce"
+        if args.jsd_loss:
+            args.task_loss = "jsd"
 
     # all else is a distillation loss, or a sum of them
     parts = [] if args.loss is None or args.loss in losses else args.loss.split("+")

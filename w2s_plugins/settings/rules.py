@@ -168,199 +168,167 @@ def leave_idle_flags(args: Namespace) -> None:
 # ---------------------------------------------------------------- rules with a number, or words of their own
 
 
-Rule = Callable[[TrainSettings], str | None]  # returns what is wrong, or None
+class Rule(NamedTuple):
+    """What settings may not be.
+
+    Args:
+        is_broken: whether they are so.
+        message: what is wrong, and what to do; ``{0}`` in it stands for the settings.
+    """
+
+    is_broken: Callable[[TrainSettings], object]
+    message: str
 
 
-def naflex_is_not_trained(settings: TrainSettings) -> str | None:
-    if settings.flags["naflex_loader"]:
-        return (
-            "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag"
-        )
-    return None
-
-
-def torchscript_is_not_trained(settings: TrainSettings) -> str | None:
-    return (
-        "--torchscript cannot train here: use --torchcompile"
-        if settings.flags["torchscript"]
-        else None
-    )
-
-
-def auto_needs_a_name(settings: TrainSettings) -> str | None:
-    if settings.run.resume == "auto" and not settings.run.experiment:
-        return "--resume auto looks for the run's own folder: name it with --experiment"
-    return None
-
-
-def splits_are_several(settings: TrainSettings) -> str | None:
+def has_odd_splits(settings: TrainSettings) -> bool:
+    """The jsd criterion compares splits with each other; one split alone is none."""
     splits = settings.views.aug_splits
-    if splits >= 2 or (splits == 0 and settings.loss.task_loss != "jsd"):
-        return None
-    return f"--aug-splits {splits}: expected 0 or at least 2, with the jsd criterion at least 2"
+    return splits < 2 and (splits != 0 or settings.loss.task_loss == "jsd")
 
 
-def mixed_batches_are_even(settings: TrainSettings) -> str | None:
+def mixes_odd_batches(settings: TrainSettings) -> bool:
     sizes = [settings.data.batch_size, *(settings.views.train_batch_sizes or ())]
-    if settings.views.mixes and any(size % 2 for size in sizes):
-        return "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even"
-    return None
+    return settings.views.mixes and any(size % 2 for size in sizes)
 
 
-def sizes_have_their_numbers(settings: TrainSettings) -> str | None:
+def lacks_numbers_of_sizes(settings: TrainSettings) -> bool:
     views = settings.views
-    count = len(views.train_img_sizes or ())
-    for values in (views.train_batch_sizes, views.train_size_probs):
-        if values and len(values) != count:
-            return "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has"
-    return None
+    lists = [numbers for numbers in (views.train_batch_sizes, views.train_size_probs) if numbers]
+    return any(len(numbers) != len(views.train_img_sizes or ()) for numbers in lists)
 
 
-def some_size_is_drawn(settings: TrainSettings) -> str | None:
+def draws_no_size(settings: TrainSettings) -> bool:
     probs = settings.views.train_size_probs
-    if probs and not sum(probs):
-        return "--train-size-probs: expected numbers of which some are above 0"
-    return None
+    return bool(probs) and not sum(probs)
 
 
-def something_is_learned(settings: TrainSettings) -> str | None:
+def learns_nothing(settings: TrainSettings) -> bool:
     loss = settings.loss
     source = loss.loss or settings.teacher.teacher or loss.kd_model_name or settings.data.unlabeled
-    if loss.task_loss_weight == 0 and not source:
-        return (
-            "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
-            "--teacher"
-        )
-    return None
+    return loss.task_loss_weight == 0 and not source
 
 
-def unlabeled_needs_a_teacher(settings: TrainSettings) -> str | None:
-    if settings.data.unlabeled and not settings.teacher.teacher:
-        return (
-            "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
-            "--teacher-checkpoint FILE)"
-        )
-    return None
-
-
-def loss_needs_a_teacher(settings: TrainSettings) -> str | None:
-    loss = settings.loss.loss
-    if loss and not settings.teacher.teacher:
-        return f"--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)"
-    return None
-
-
-def refinement_needs_stored_answers(settings: TrainSettings) -> str | None:
+def refines_what_is_not_stored(settings: TrainSettings) -> bool:
     teacher = settings.teacher
-    if teacher.refine_labels and teacher.teacher and not teacher.stores_targets:
-        return "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels"
-    return None
+    return bool(teacher.refine_labels and teacher.teacher and not teacher.stores_targets)
 
 
-def selection_needs_a_model(settings: TrainSettings) -> str | None:
-    if settings.labels.asks_the_teacher and not settings.teacher.teacher:
-        return (
-            f"--clean-select {settings.labels.clean_select} needs a model that decides: --clean-select-model NAME, or "
-            "a --teacher"
-        )
-    return None
-
-
-def optimizer_can_be_sharded(settings: TrainSettings) -> str | None:
-    opt = settings.optim.opt
-    if settings.compute.fsdp and opt.lower() not in SHARDED_OPTIMIZERS:
-        return (
-            f"--fsdp: the step of --opt {opt} is not that of its parts; expected one of "
-            f"{', '.join(SHARDED_OPTIMIZERS)}"
-        )
-    return None
-
-
-def evaluation_needs_truth(settings: TrainSettings) -> str | None:
-    val_split = settings.data.val_split
-    if settings.data.has_no_truth and val_split:
-        return (
-            f"--val-split {val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or "
-            "--dataset"
-        )
-    return None
-
-
-def episodes_have_no_classifier(settings: TrainSettings) -> str | None:
-    val_split = settings.data.val_split
-    if settings.episodes.episodic and val_split:
-        return (
-            f"--val-split {val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval "
-            "5x1"
-        )
-    return None
-
-
-def few_shot_metric_needs_episodes(settings: TrainSettings) -> str | None:
-    if settings.evaluation.eval_metric == "few-shot" and not settings.episodes.few_shot_eval:
-        return "--eval-metric few-shot needs --few-shot-eval NxK"
-    return None
-
-
-def agreement_needs_a_teacher(settings: TrainSettings) -> str | None:
-    if settings.evaluation.eval_metric == "agreement" and not settings.has_agreement:
-        return (
-            "--eval-metric agreement asks a --teacher about the validation split, without --no-teacher-eval, or "
-            "compares labels with a part that --select-split holds out"
-        )
-    return None
-
-
-def held_out_part_is_a_share_or_count(settings: TrainSettings) -> str | None:
+def holds_out_no_part(settings: TrainSettings) -> bool:
     part = settings.data.select_split
-    if part is None or 0 < part < 1 or (isinstance(part, int) and part >= 1):
-        return None
-    return f"--select-split {part}: expected a share between 0 and 1, or a count of at least 1"
+    if part is None:
+        return False
+    is_count = isinstance(part, int) and part >= 1
+    return not (0 < part < 1 or is_count)
 
 
-def held_out_part_is_scored(settings: TrainSettings) -> str | None:
+def has_no_score_of_held_out(settings: TrainSettings) -> bool:
     held_out = settings.data.select_split is not None
-    if held_out and settings.evaluation.no_teacher_eval and settings.is_scored_by_teacher:
-        return (
-            "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
-            "--no-teacher-eval"
-        )
-    return None
+    asks_nobody = settings.evaluation.no_teacher_eval
+    return held_out and asks_nobody and settings.is_scored_by_teacher
 
 
-def best_epoch_is_measured(settings: TrainSettings) -> str | None:
-    by_episodes = settings.evaluation.eval_metric == "few-shot"
-    if settings.evaluation.select == "best" and has_no_evaluation(settings) and not by_episodes:
-        return "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"
-    return None
+def selects_without_evaluation(settings: TrainSettings) -> bool:
+    evaluation = settings.evaluation
+    by_episodes = evaluation.eval_metric == "few-shot"
+    return evaluation.select == "best" and has_no_evaluation(settings) and not by_episodes
 
 
 # in this order; of several that are broken the first is reported
-RULES: tuple[Rule, ...] = (
+RULES = (
     # the model and its views
-    naflex_is_not_trained,
-    torchscript_is_not_trained,
-    auto_needs_a_name,
-    splits_are_several,
-    mixed_batches_are_even,
-    sizes_have_their_numbers,
-    some_size_is_drawn,
+    Rule(
+        lambda settings: settings.flags["naflex_loader"],
+        "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag",
+    ),
+    Rule(
+        lambda settings: settings.flags["torchscript"],
+        "--torchscript cannot train here: use --torchcompile",
+    ),
+    Rule(
+        lambda settings: settings.run.resume == "auto" and not settings.run.experiment,
+        "--resume auto looks for the run's own folder: name it with --experiment",
+    ),
+    Rule(
+        has_odd_splits,
+        "--aug-splits {0.views.aug_splits}: expected 0 or at least 2, with the jsd criterion at least 2",
+    ),
+    Rule(
+        mixes_odd_batches,
+        "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even",
+    ),
+    Rule(
+        lacks_numbers_of_sizes,
+        "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has",
+    ),
+    Rule(draws_no_size, "--train-size-probs: expected numbers of which some are above 0"),
     # what is learned, and from whom
-    something_is_learned,
-    unlabeled_needs_a_teacher,
-    loss_needs_a_teacher,
-    refinement_needs_stored_answers,
-    selection_needs_a_model,
+    Rule(
+        learns_nothing,
+        "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+        "--teacher",
+    ),
+    Rule(
+        lambda settings: settings.data.unlabeled and not settings.teacher.teacher,
+        "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
+        "--teacher-checkpoint FILE)",
+    ),
+    Rule(
+        lambda settings: settings.loss.loss and not settings.teacher.teacher,
+        "--loss {0.loss.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)",
+    ),
+    Rule(
+        refines_what_is_not_stored,
+        "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels",
+    ),
+    Rule(
+        lambda settings: settings.labels.asks_the_teacher and not settings.teacher.teacher,
+        "--clean-select {0.labels.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher",
+    ),
     # the student in parts
-    optimizer_can_be_sharded,
+    Rule(
+        lambda settings: (
+            settings.compute.fsdp and settings.optim.opt.lower() not in SHARDED_OPTIMIZERS
+        ),
+        "--fsdp: the step of --opt {0.optim.opt} is not that of its parts; expected one of "
+        + ", ".join(SHARDED_OPTIMIZERS),
+    ),
     # evaluation and the choice of an epoch
-    evaluation_needs_truth,
-    episodes_have_no_classifier,
-    few_shot_metric_needs_episodes,
-    agreement_needs_a_teacher,
-    held_out_part_is_a_share_or_count,
-    held_out_part_is_scored,
-    best_epoch_is_measured,
+    Rule(
+        lambda settings: settings.data.has_no_truth and settings.data.val_split,
+        "--val-split {0.data.val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or "
+        "--dataset",
+    ),
+    Rule(
+        lambda settings: settings.episodes.episodic and settings.data.val_split,
+        "--val-split {0.data.val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval "
+        "5x1",
+    ),
+    Rule(
+        lambda settings: (
+            settings.evaluation.eval_metric == "few-shot" and not settings.episodes.few_shot_eval
+        ),
+        "--eval-metric few-shot needs --few-shot-eval NxK",
+    ),
+    Rule(
+        lambda settings: (
+            settings.evaluation.eval_metric == "agreement" and not settings.has_agreement
+        ),
+        "--eval-metric agreement asks a --teacher about the validation split, without --no-teacher-eval, or compares "
+        "labels with a part that --select-split holds out",
+    ),
+    Rule(
+        holds_out_no_part,
+        "--select-split {0.data.select_split}: expected a share between 0 and 1, or a count of at least 1",
+    ),
+    Rule(
+        has_no_score_of_held_out,
+        "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
+        "--no-teacher-eval",
+    ),
+    Rule(
+        selects_without_evaluation,
+        "--select best needs a --val-split, a --select-split, or --eval-metric few-shot",
+    ),
 )
 
 
@@ -373,9 +341,8 @@ def check_rules(settings: TrainSettings) -> None:
                 f"{shown_as(pair['flag'])} cannot be combined with {shown_as(other)}: {pair['why']}"
             )
     for rule in RULES:
-        message = rule(settings)
-        if message is not None:
-            raise UserError(message)
+        if rule.is_broken(settings):
+            raise UserError(rule.message.format(settings))
 
 
 def check_validation(settings: ValidateSettings) -> None:

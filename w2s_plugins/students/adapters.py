@@ -47,24 +47,27 @@ def target_layers(model: TimmModel, patterns: Sequence[str], name: str) -> list[
     """
     in_head = {id(module) for head in heads_of(model) for module in head.modules()}
     layers = {
-        place: module
-        for place, module in model.named_modules()
+        layer_name: module
+        for layer_name, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
         and id(module) not in in_head
         and getattr(module, "groups", 1) == 1
     }
     if not patterns:
-        convs = [place for place, module in layers.items() if isinstance(module, nn.Conv2d)]
-        linear = [place for place, module in layers.items() if type(module) is nn.Linear]
+        # The first convolution sees pixels, of which an adapter of low rank is as large as the weight itself.
+        convs = [
+            layer_name for layer_name, module in layers.items() if isinstance(module, nn.Conv2d)
+        ]
+        linear = [layer_name for layer_name, module in layers.items() if type(module) is nn.Linear]
         # A network whose only linear layers are gates counts as one without: its convolutions get adapters.
         return _without_gates(linear) or _without_gates(convs[1:])
 
     # Each pattern is a name, or the end of one, such as `qkv` for all of `blocks.N.attn.qkv`.
     chosen: set[str] = set()
     for pattern in patterns:
-        fitting = [place for place in layers if f".{place}".endswith(f".{pattern}")]
+        fitting = [layer_name for layer_name in layers if f".{layer_name}".endswith(f".{pattern}")]
         if not fitting:
-            ends = sorted({place.rpartition(".")[2] for place in layers})
+            ends = sorted({layer_name.rpartition(".")[2] for layer_name in layers})
             raise UserError(
                 f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
                 f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}"
@@ -73,8 +76,12 @@ def target_layers(model: TimmModel, patterns: Sequence[str], name: str) -> list[
     return sorted(chosen)
 
 
-def _without_gates(places: Sequence[str]) -> list[str]:
-    return [place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
+def _without_gates(layer_names: Sequence[str]) -> list[str]:
+    return [
+        layer_name
+        for layer_name in layer_names
+        if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", layer_name)
+    ]
 
 
 def add_adapters(model: TimmModel, adapters: Adapters, images: Tensor, name: str) -> None:
@@ -106,7 +113,7 @@ def add_adapters(model: TimmModel, adapters: Adapters, images: Tensor, name: str
 
     # In a layer that the model reads without calling it an adapter would have no effect.
     targets = _called(model, chosen, images)
-    passed = [place for place in chosen if place not in targets]
+    passed = [layer_name for layer_name in chosen if layer_name not in targets]
     if passed and (adapters.targets or not targets):
         raise UserError(
             f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
@@ -135,20 +142,22 @@ def add_adapters(model: TimmModel, adapters: Adapters, images: Tensor, name: str
 
 
 @torch.inference_mode()
-def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str]:
+def _called(model: nn.Module, layer_names: Sequence[str], images: Tensor) -> list[str]:
     """Return those of some modules that a forward pass calls."""
     # In evaluation mode, so that batch norm learns nothing of images that are made up.
     called = set()
     training = model.training
     hooks = [
-        model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.add(place))
-        for place in places
+        model.get_submodule(layer_name).register_forward_hook(
+            lambda *_, name=layer_name: called.add(name)
+        )
+        for layer_name in layer_names
     ]
     model.eval()(images)
     model.train(training)
     for hook in hooks:
         hook.remove()
-    return [place for place in places if place in called]
+    return [layer_name for layer_name in layer_names if layer_name in called]
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -12,10 +12,8 @@ from torch import Tensor
 
 _SHRINKAGE = 0.5
 _ABSENT = 1e-6  # samples of a class at most, where stored labels have none: their logits are finite
-_SCALES, _HALVINGS = (
-    (1e-4, 1e2),
-    40,
-)  # between which the scale of the logits is looked for, and how often
+_SCALES = (1e-4, 1e2)  # between which the scale of the logits is looked for
+_HALVINGS = 40  # of that interval
 _LOGITS = 2**25  # that it is looked for on: of ImageNet all would take 20 GB
 
 
@@ -49,8 +47,8 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     count = 0
     for features, labels in batches():
         x, p = features.double(), labels.double()
-        found = [x.sum(0), x.T @ x, p.sum(0), p.T @ x]
-        moments = found if moments is None else [a.add_(b) for a, b in zip(moments, found)]
+        of_batch = [x.sum(0), x.T @ x, p.sum(0), p.T @ x]
+        moments = of_batch if moments is None else [a.add_(b) for a, b in zip(moments, of_batch)]
         count += len(x)
     assert moments is not None, "no batches"
     total, squares, shares, sums = moments
@@ -70,9 +68,8 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
     within -= means.T @ (shares[:, None] / count * means)
     shrunk = (1 - _SHRINKAGE) * within
-    shrunk.diagonal().add_(
-        _SHRINKAGE * within.diagonal().mean().clamp(min=1e-6)
-    )  # features may all be alike
+    mean_variance = within.diagonal().mean().clamp(min=1e-6)  # features may all be alike
+    shrunk.diagonal().add_(_SHRINKAGE * mean_variance)
 
     # The discriminant, brought back to the features as they are.
     weight = torch.linalg.solve(shrunk, means.T).T
@@ -94,11 +91,11 @@ def _calibrate(
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
     # Logits and labels of the samples, classes without a share left out.
-    found = [
+    parts = [
         (features.double() @ weight[there].T + bias[there], labels.double()[:, there])
         for features, labels in batches
     ]
-    logits, labels = (torch.cat(part) for part in zip(*found))
+    logits, labels = (torch.cat(part) for part in zip(*parts))
     # Halve the interval, in logarithms, until the derivative changes its sign within it.
     low, high = (
         torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES

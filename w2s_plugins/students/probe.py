@@ -53,6 +53,7 @@ class TrainFeatures:
     ):
         self.read = read
         self.labels = labels
+        # Read by position in the order of any other run, so that a probe sees its samples as the whole student would.
         check_batch_size(batch_size, sampler)
         self.batches = KeyedBatches(sampler, batch_size)
         self.precision = precision

@@ -38,6 +38,7 @@ class RefinedTargets(CachedTargets):
         self.heads = [
             fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers
         ]
+        # To fit them every view was read in turn; training begins with that of the first epoch.
         self.set_epoch(0)
         self.figures = dict(differs=self._differs())
 
@@ -54,7 +55,7 @@ class RefinedTargets(CachedTargets):
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits for every model, (M, B, C)."""
         # Of each model the mean of what it said and of its discriminant, where it said anything.
-        index, said = index.cpu(), []
+        index, answers = index.cpu(), []
         seen = self.features(index, self.device)
         for reader, head in zip(self.readers, self.heads):
             shares, rows = head(seen).softmax(dim=1), reader.has(index).nonzero().flatten()
@@ -63,8 +64,8 @@ class RefinedTargets(CachedTargets):
                 shares[on_device] = (
                     shares[on_device] + reader(index[rows], self.device).softmax(dim=1)
                 ) / 2
-            said.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
-        return torch.stack(said)
+            answers.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
+        return torch.stack(answers)
 
     @property
     def record(self) -> list[dict[str, str]]:
@@ -87,6 +88,7 @@ class RefinedTargets(CachedTargets):
         return 100 * different / total
 
     def _batches(self, reader: LabelReader) -> Iterator[tuple[Tensor, Tensor]]:
+        # Each view of a sample counts as a sample of its own, as it does in training.
         for view in range(self.features.manifest.views):
             self.set_epoch(view)
             for index in torch.arange(self.count).split(_ROWS):

@@ -45,6 +45,7 @@ def choose_trained(model: TimmModel, tune: str, images: Tensor, name: str) -> No
 def _names_of(model: TimmModel, part: str, count: float, name: str) -> set[str]:
     """Return the parameters of a part that is no head."""
     names = [parameter for parameter, _ in model.named_parameters()]
+    # Norms share no class, but all of timm's and torch's have it in their name.
     if part == "norm":
         norms = {n for n, module in model.named_modules() if "Norm" in type(module).__name__}
         return {parameter for parameter in names if parameter.rpartition(".")[0] in norms}

@@ -13,5 +13,10 @@ def main() -> None:
     getattr(module, f"run_{command}")(**values)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-study``, and ``python -m``."""
     run_main(main, "w2s_plugins.study")
+
+
+if __name__ == "__main__":
+    console()

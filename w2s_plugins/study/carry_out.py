@@ -15,13 +15,9 @@ from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, with_warnings
-from ..settings.composite import TrainSettings
-from ..training.data import open_splits, sources_of
 from ..training.device import join_group
-from ..training.labels import find_labels
-from ..training.weights import weights_of
-from . import chain, folds, outcome, w2s
-from .ahead import look_ahead, settle
+from . import chain, folds, scores, w2s
+from .ahead import look_ahead, settle, sources_now
 from .controls import Flags, without
 from .executor import Executor
 from .layout import made_of_record, read_record
@@ -32,9 +28,9 @@ Record = dict[str, Any]
 Train = Callable[[dict[str, Any]], Record]  # trains one model with the flags that it is given
 # what comes of the runs: the record of all, and the table that the command ends with
 SUMMARIES = {
-    "--protocol w2s": outcome.finish,
-    "--stages": chain.finish,
-    "--folds": folds.finish,
+    "--protocol w2s": scores.summary_of_protocol,
+    "--stages": chain.summary_of_stages,
+    "--folds": folds.summary_of_folds,
 }
 
 
@@ -120,7 +116,7 @@ class InThisProcess(Executor[LocalRun]):
         """Train a run, and return its record."""
         # the first one is not read twice: there is nothing to compare it with
         if self.made_of:
-            self.check_before(run, sources_now(run.settings))
+            self.check_before(run, sources_of(run))
         flags = run.flags
         ceiling_acc = self.plan.ceiling_acc(run)
         if ceiling_acc is not None:
@@ -170,7 +166,7 @@ def take_finished(run: LocalRun, plan: LocalPlan, flag: str) -> Record:
     """
     record = read_finished(run, flag)
     # --data-dir is no flag that has to stay, so that the data may lie elsewhere
-    before, now = made_of_record(record), sources_now(run.settings)
+    before, now = made_of_record(record), sources_of(run)
     check_same({run.name: before, "the same run now": now}, f"{flag} {run.folder}", key="role")
     logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
     return record
@@ -203,12 +199,6 @@ def read_result(folder: Path, flag: str) -> Record:
     return record
 
 
-def sources_now(settings: Flags) -> list[Ingredient]:
-    """Return the data and the files of weights that a run with these settings would be made of now."""
-    of_run = TrainSettings.from_flags(settings)
-    loading, labelling = of_run.data, of_run.labels
-    with quietly():
-        labels = find_labels(of_run.teacher, join_group(of_run.compute.device))
-        splits = open_splits(loading, of_run.input.channels, of_run.run.seed)
-        sources = sources_of(loading, labelling, splits, labels)
-        return sources + weights_of(of_run.teacher, of_run.student, labelling)
+def sources_of(run: LocalRun) -> list[Ingredient]:
+    """Return what a run would be made of now. All ranks take part."""
+    return sources_now(run.settings, join_group(run.settings["device"]))

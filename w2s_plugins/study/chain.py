@@ -17,13 +17,17 @@ A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pandas
 
 from ..errors import UserError, logger
 from ..monitor import format_table
-from .outcome import figures_of, gather_warnings, predictions_of, read_predictions
 from .planning import LocalPlan, LocalRun
+from .scores import figures_of, gather_warnings, predictions_of, read_predictions
+
+GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def choose_assign(name: str, record: Mapping) -> str:
@@ -51,73 +55,73 @@ def choose_assign(name: str, record: Mapping) -> str:
     return assign
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
-    # a stage by which another one chooses is no student to take
-    students = [
-        stage for stage in plan.runs if stage.name not in {other.assign_by for other in plan.runs}
-    ]
-    # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
-    above = {stage.name: gain for stage in plan.runs[:-1] if (gain := gain_over(last, stage))}
+    above = {}
+    for stage in plan.runs[:-1]:
+        gain = gain_over(last, stage)
+        if gain is not None:
+            above[stage.name] = gain
+    # a stage that was made for its figures, by which another one chooses, is no student to take
+    judges = {stage.assign_by for stage in plan.runs}
+    students = [stage for stage in plan.runs if stage.name not in judges]
     last_above = {stage.name: above[stage.name] for stage in students if stage.name in above}
     warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
-    # a reader would take the last one
-    best = min(above, key=lambda name: above[name]["value"], default="")
-    take, why = (
-        last,
-        "no stage was measured on the same labelled images, so it is simply the last one",
-    )
-    if best:
+    # a reader would take the last one, which an earlier one may be better than
+    take = last
+    why = "no stage was measured on the same labelled images, so it is simply the last one"
+    if above:
         why = "of those that were measured on the same images, none is above it"
-    if best and above[best]["value"] < 0:
-        take = next(stage for stage in plan.runs if stage.name == best)
-        warnings.append(
-            f"the last stage, {last.name}, is below an earlier one, {best} "
-            "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
-            + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
-        )
-    # a row for each stage, with what it is above the first one
+        best = min(above, key=lambda name: above[name]["value"])
+        if above[best]["value"] < 0:
+            take = next(stage for stage in plan.runs if stage.name == best)
+            warnings.append(
+                f"the last stage, {last.name}, is below an earlier one, {best} "
+                "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
+                + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
+            )
     rows = []
     for stage in plan.runs:
-        model, metrics, seconds = (stage.record[key] for key in ("model", "metrics", "seconds"))
+        model, metrics = stage.record["model"], stage.record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
-        above = gain and "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**gain)
-        rows.append(
-            [stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds]
-        )
-    heads = [
-        "stage",
-        "top-1",
-        f"above {first.name} (95 % interval)",
-        "agreement",
-        "trained weights",
-        "seconds",
-    ]
-    return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
-        f"{format_table(rows, heads)}\n* take {take.name}, exported to {take.folder / 'export'} ({why})"
-    )
+        row = {
+            "stage": stage.name,
+            "top-1": stage.top1,
+            f"above {first.name} (95 % interval)": gain and GAIN.format(**gain),
+            "agreement": metrics.get("agreement"),
+            "trained weights": trained,
+            "seconds": stage.record["seconds"],
+        }
+        rows.append(row)
+    table = format_table([list(row.values()) for row in rows], list(rows[0]))
+    record = dict(stages=plan.records(), last_above=last_above, warnings=warnings)
+    return record, f"{table}\n* take {take.name}, exported to {take.folder / 'export'} ({why})"
 
 
-def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, float] | None:
+def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, Any] | None:
     """Return how far one stage is above another: ``value`` in percent, ``low`` and ``high`` of its bootstrap interval
     over test samples; None where they were not measured on the same ones.
     """
     ours, theirs = hits_of(stage), hits_of(other)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return None
+    # of equally many samples they may still be others, unless they are of a stream, which has no fingerprint
     splits = {run.record["data"]["splits"]["val"]["fingerprint"] for run in (stage, other)}
-    if len(splits) > 1:  # streams have none
+    if len(splits) > 1:
         return None
     return figures_of(pandas.DataFrame({"gain": ours - theirs}))["gain"]
 
 
-def hits_of(stage: LocalRun) -> pandas.Series | None:
+def hits_of(stage: LocalRun) -> np.ndarray | None:
     """Return which test samples a stage has right, (N,), 1 or 0; None without ground truth."""
-    # without ground truth there is no column of it
     file = predictions_of(stage.folder, stage.record)
-    said = read_predictions(file) if file.is_file() else {}
-    return (said["student"] == said["target"]).astype(float) if "target" in said else None
+    if not file.is_file():
+        return None
+    answers = read_predictions(file)
+    if "target" not in answers:
+        return None
+    return (answers["student"] == answers["target"]).to_numpy(float)

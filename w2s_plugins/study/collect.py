@@ -10,8 +10,8 @@ from ..errors import UserError, one_line, scrub
 from ..made_of import check_same
 from ..run.args_file import read_run_args
 from .layout import load_plan, made_of_run, read_record
-from .outcome import hits_of, predictions_of, read_answers, values_of
 from .plan import RESULT
+from .scores import hits_of, predictions_of, read_answers, values_of
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
 

@@ -9,7 +9,7 @@ from ..cli.parser import parse, train_parser
 from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
-from .controls import check_comparable, models_of
+from .controls import Flags, check_comparable, models_of
 from .layout import PLAN, RUNS, SPEC, StudyRun, load_plan, save_plan
 from .plan import Plan
 from .planning import plan_study
@@ -34,8 +34,9 @@ def open_study(spec: Path) -> list[StudyRun]:
 
     if spec.is_dir():
         return load_plan(spec)
-    plan, known = plan_study(read_spec(spec)), {None}
-    planned: dict[str, dict[str, object]] = {}  # flags of the teachers that are trained here, by id
+    plan = plan_study(read_spec(spec))
+    known: set[str | None] = {None}
+    planned: dict[str, Flags] = {}  # flags of the teachers that are trained here, by name
     for run in plan:
         if run.seed != plan[0].seed:
             continue

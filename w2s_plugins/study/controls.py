@@ -5,6 +5,7 @@ and for the runs of a study. Flags are those that are set; what is not among the
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from ..cli.declare import Role, option, shown_value
 from ..cli.forms import LABELS_PREFIX, parse_slice
@@ -13,7 +14,8 @@ from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, one_line
 from ..files import read_plain
 
-Flags = Mapping[str, object]
+# by name; each value is of the type of its flag, which the parser has checked
+Flags = Mapping[str, Any]
 
 # flags of the student that are left out of the other runs
 NOT_OF = {
@@ -30,19 +32,17 @@ def flags_about(role: Role) -> frozenset[str]:
     return train_parser().names(role)
 
 
-def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:
+def without(flags: Flags, names: Iterable[str]) -> dict[str, Any]:
     """Return flags but for some."""
     left_out = {*names}
     return {name: value for name, value in flags.items() if name not in left_out}
 
 
-def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
+def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, Any]:
     """Return the flag that leaves ground truth unused, unless its weight is among those that were set by hand."""
-    return (
-        {}
-        if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags)
-        else {"task_loss_weight": 0.0}
-    )
+    if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags):
+        return {}
+    return {"task_loss_weight": 0.0}
 
 
 LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
@@ -86,7 +86,7 @@ def taken_teachers(student: Flags) -> list[tuple[str, str, Path]]:
     return models_of(student, ["teacher_checkpoint"]) or models_of(student, ["teacher"])
 
 
-def labelled_part(student: Flags) -> dict[str, object]:
+def labelled_part(student: Flags) -> dict[str, Any]:
     """Return the flags that say which true labels the student's teacher, trained already, has learned from; none if no
     run folder tells, or if they are of another split. Raises `UserError` if its args.yaml is damaged.
     """
@@ -121,24 +121,24 @@ def made_of(flags: Flags) -> Set[str]:
     return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
 
 
-def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, object]:
+def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str, Any]:
     """Return the flags of a run that has some of its own by a file. These win over what the runs have in common, and
     typed ones over both, but for what a run is made of (docs/measure.md). Each value that gives way is told.
 
     Args:
         flags: that the runs have in common.
-        own: those of the file.
+        file: those of the file.
         typed: names of flags of the command line.
         where: begins what is told.
     """
-    last = {name: flags[name] for name in flags.keys() & typed - made_of(own)}
+    last = {name: flags[name] for name in flags.keys() & typed - made_of(file)}
     values = dict(flags)
-    overlay(values, own)
-    overlay(values, last)
-    for name in sorted(own.keys() & last.keys()):
-        if own[name] != last[name]:
+    for layer in (dict(file), last):
+        overlay(values, layer)
+    for name in sorted(file.keys() & last.keys()):
+        if file[name] != last[name]:
             logger.info(
-                f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
+                f"{where}: {name} {shown_value(file[name])} gives way to {option(name)} "
                 f"{shown_value(last[name])} of the command line"
             )
     return values
@@ -177,7 +177,7 @@ def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> 
             raise UserError(f"{where}{message}")
 
 
-def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> dict[str, object]:
+def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> dict[str, Any]:
     """Return the flags of a run of the protocol, of which its files say some: they are there to differ, so they win.
 
     Args:
@@ -190,7 +190,7 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
         UserError: a file that cannot be read, or that would change what all have alike.
     """
     for_all = {**dict.fromkeys([*flags_about(Role.PROTOCOL), "output", "experiment"]), **same}
-    own: dict[str, object] = {}
+    of_files: dict[str, Any] = {}
     for file in files:
         values = read_config(file, train_parser(), flag=flag)
         for name in sorted(values.keys() & for_all.keys()):
@@ -199,11 +199,11 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
                     f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
                     "the file"
                 )
-        own.update(values)
-    return {**flags, **own}
+        of_files.update(values)
+    return {**flags, **of_files}
 
 
-def ceiling_flags(student: Flags) -> dict[str, object]:
+def ceiling_flags(student: Flags) -> dict[str, Any]:
     """Return the flags of the ceiling: those of the student but for a teacher, and over them ``ceiling_config``.
 
     Raises:
@@ -237,7 +237,7 @@ LABELS_OF_KIND = {
 }
 
 
-def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, object]:
+def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, Any]:
     """Return the flags of a control.
 
     Args:
@@ -257,8 +257,8 @@ def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> 
                 "--weak-fraction N, the part that the teacher has seen"
             )
         noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
-        own = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
-        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **own}
+        slices = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
+        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **slices}
     # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
     if name == "same-size":
         task = flags_about(
@@ -277,7 +277,7 @@ def runs_around(
     trains_teacher: bool,
     controls: Iterable[str],
     folders: Mapping[str, object],
-) -> Iterator[tuple[str, dict[str, object], list[str]]]:
+) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
 

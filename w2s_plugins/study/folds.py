@@ -9,8 +9,9 @@ training samples do not.
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch.distributed as dist
+from torch.utils.data import IterableDataset
 
-from ..data.datasets import known_labels
+from ..data.datasets import known_labels, labels_unknown
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
@@ -25,11 +26,11 @@ from ..teachers.teacher import open_alone
 from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
-from .outcome import gather_warnings
 from .planning import LocalPlan
+from .scores import gather_warnings
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
     with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
     """
@@ -54,20 +55,22 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequen
         # the part that it has not seen is its validation split
         settings = TrainSettings.from_flags(run.settings)
         world = join_group(settings.compute.device)
-        data = build_data(settings)
+        part = build_data(settings).val
+        if part is None or isinstance(part, IterableDataset):
+            raise labels_unknown("--folds")
         # the model as it is exported, which sees images as it does by itself
         exported = TeacherName.parse(f"local-dir:{run.folder / 'export'}")
         member = open_alone(
             exported, open_classifier(exported, Request(in_chans=None)), world.device
         )
         asked = whole_pass(settings.data, world)
-        logits = outputs_of(member, member.data_config, without_transform(data.val), asked)
+        logits = outputs_of(member, member.data_config, without_transform(part), asked)
         # its answers, with the true class beside them
-        labels, keys = known_labels(data.val, "--folds"), sample_keys(data.val)
+        labels, keys = known_labels(part, "--folds"), sample_keys(part)
         right += [answer == label for answer, label in zip(logits.argmax(dim=1).tolist(), labels)]
-        names = getattr(data.val, "classes", None) or range(logits.shape[1])
+        names = [str(name) for name in getattr(part, "classes", None) or range(logits.shape[1])]
         # pairs are read back whatever the classes are called, but for a semicolon
-        paired = not any(";" in str(name) for name in names)
+        paired = not any(";" in name for name in names)
         form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
         columns = answer_columns(keys.values, keys.by, logits.softmax(dim=1).numpy(), names, form)
         yield {**columns, "truth": [names[label] for label in labels]}

@@ -21,12 +21,12 @@ def open_gallery(run: StudentRun) -> Dataset:
     loading = settings.data
     whole = open_val_split(loading, settings.input.channels)
     dataset = take_slice(whole, loading.val_slice, loading.slice_seed, "--val-slice")
-    own = class_names_of(whole)
-    # the split may number its classes otherwise than the run, so they are compared by name
     labels, expected = labels_of(dataset), run.answers["target"].tolist()
-    names = run.record["model"].get("class_names")
-    if labels and own and names:
-        labels, expected = [own[label] for label in labels], [names[label] for label in expected]
+    # the split may number its classes otherwise than the run, so they are compared by name
+    names_now, names_then = class_names_of(whole), run.record["model"].get("class_names")
+    if labels and names_now and names_then:
+        labels = [names_now[label] for label in labels]
+        expected = [names_then[label] for label in expected]
     if len(dataset) != len(expected) or (labels and labels != expected):
         raise UserError(
             f"the {len(dataset)} test images are not the {len(expected)} that there were"

@@ -137,11 +137,9 @@ def made_of_record(record: Mapping) -> list[Ingredient]:
 
 def made_of_run(folder: Path, record: Mapping) -> list[Ingredient]:
     """Return what a finished run was made of, and the weights that it has exported, of which others may be made."""
-    made_of, file = made_of_record(record), folder / WEIGHTS
+    made_of = made_of_record(record)
     exported = record.get("export")
-    if isinstance(exported, Mapping) and exported.get(WEIGHTS.name):
-        place = hash_of_place(absolute_place(file))
-        made_of.append(
-            Ingredient(PRODUCT, f"the weights of {folder.name}", place, exported[WEIGHTS.name])
-        )
-    return made_of
+    if not isinstance(exported, Mapping) or not exported.get(WEIGHTS.name):
+        return made_of
+    name, place = f"the weights of {folder.name}", hash_of_place(absolute_place(folder / WEIGHTS))
+    return [*made_of, Ingredient(PRODUCT, name, place, exported[WEIGHTS.name])]

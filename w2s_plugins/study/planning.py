@@ -5,7 +5,7 @@ file of a study are four ways to write such a list. Needs no torch.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from .controls import (
     check_comparable,
     flags_about,
     made_of,
+    overlaid,
     runs_around,
     split_slice,
     weak_labels_only,
     with_files,
-    with_own,
     without,
 )
 from .layout import NAME, RUNS, STUDY, StudyRun
@@ -120,73 +120,95 @@ def runs_of_protocol(
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
     # its runs are those of a student in a study, in folders that are named after their kinds
     folders = {kind: folder / kind for kind in LABELS_OF_KIND}
-    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
-        yield LocalRun(kind, kind, own, needs=needs)
+    around = runs_around(student, weak, trains_teacher, flags["controls"], folders)
+    for kind, flags_of_kind, needs in around:
+        yield LocalRun(kind, kind, flags_of_kind, needs=needs)
 
 
 # ---------------------------------------------------------------- stages
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
+GIVEN = "given"  # stands for the teacher of the command line
 
 
 def runs_of_stages(
     flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
 ) -> Iterator[LocalRun]:
-    """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `with_own`."""
+    """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `overlaid`."""
+    where = f"--stages {flags['stages']}"
     stages = read_stages(flags["stages"])
     # what was typed is of use to a stage at least
     for name in sorted(made_of(explicit_flags) & typed):
-        if all(
-            name in own and "given" not in split_names(str(own[name])) for _, own in stages.values()
-        ):
+        if not any(takes(of_stage, name) for _, of_stage in stages.values()):
             raise UserError(
-                f"--stages {flags['stages']}: {option(name)} {shown_value(flags[name])} is for no stage: "
+                f"{where}: {option(name)} {shown_value(flags[name])} is for no stage: "
                 f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file"
             )
     earlier: list[str] = []
-    for name, (assign_by, own) in stages.items():
-        stage, needs = dict(explicit_flags), []
+    for name, (assign_by, of_stage) in stages.items():
         if assign_by and assign_by not in earlier:
             raise UserError(
-                f"--stages {flags['stages']}: {name}: assign_by: {assign_by}: no stage of this name comes "
+                f"{where}: {name}: assign_by: {assign_by}: no stage of this name comes "
                 f"before it{nearest(assign_by, earlier)}"
             )
-        teachers = split_names(own.get("teacher"))
-        if "teacher" in own and "given" not in teachers:  # what was said of another one
-            stage = without(stage, OF_ONE_TEACHER)
-        if str(own.get("initial_checkpoint")).startswith(EARLIER):
-            stage["finetune"] = ""  # of the command line: what the first stage begins with
-        # what earlier stages have made stands in the place of their names
-        for flag, value in own.items():
-            parts = teachers if flag == "teacher" else [value]
-            for place, part in enumerate(parts):
-                where = f"--stages {flags['stages']}: {name}: {flag}: {part}"
-                if flag == "teacher" and part == "given":
-                    if not flags["teacher"]:
-                        raise UserError(f"{where}: the command line has no --teacher")
-                    parts[place] = flags["teacher"]
-                elif str(part).startswith(EARLIER):
-                    other = part.removeprefix(EARLIER)
-                    if flag not in PRODUCT:
-                        raise UserError(
-                            f"{where}: a stage makes nothing of this kind, but {', '.join(PRODUCT)}"
-                        )
-                    if other not in earlier:
-                        raise UserError(
-                            f"{where}: no stage of this name comes before it{nearest(other, earlier)}"
-                        )
-                    parts[place] = PRODUCT[flag].format(folder / other)
-                    needs.append(other)
-            own[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
-        stage = with_own(stage, own, typed, f"--stages, {name}")
+        common = dict(explicit_flags)
+        # another teacher than that of the command line has nothing of what belongs to that one
+        if not takes(of_stage, "teacher"):
+            common = without(common, OF_ONE_TEACHER)
+        # the weights of the command line are those that the first stage begins with
+        if str(of_stage.get("initial_checkpoint")).startswith(EARLIER):
+            common["finetune"] = ""
+        needs = fill_in_earlier(of_stage, flags["teacher"], earlier, folder, f"{where}: {name}")
         # what is typed needs no figures
         if "teacher_assign" in typed:
             assign_by = ""
-        yield LocalRun(name, "", stage, assign_by=assign_by, needs=needs)
+        run_flags = overlaid(common, of_stage, typed, f"--stages, {name}")
+        yield LocalRun(name, "", run_flags, assign_by=assign_by, needs=needs)
         earlier.append(name)
 
 
-def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
+def takes(of_stage: Flags, name: str) -> bool:
+    """Return whether a stage has a flag as the command line says it: it has none of its own, or a teacher `GIVEN`."""
+    return name not in of_stage or GIVEN in split_names(str(of_stage[name]))
+
+
+def fill_in_earlier(
+    of_stage: dict[str, Any], teacher: str | None, earlier: Sequence[str], folder: Path, where: str
+) -> list[str]:
+    """Put what earlier stages have made in the place of their names, and the command line's teacher in that of
+    `GIVEN`; return the names of these stages.
+
+    Raises:
+        UserError: there is no such stage or teacher, or a stage makes nothing of this kind.
+    """
+    needs = []
+    for flag, value in of_stage.items():
+        # several teachers are separated by commas
+        parts = split_names(value) if flag == "teacher" else [value]
+        for number, part in enumerate(parts):
+            if flag == "teacher" and part == GIVEN:
+                if not teacher:
+                    raise UserError(f"{where}: {flag}: {part}: the command line has no --teacher")
+                parts[number] = teacher
+            elif str(part).startswith(EARLIER):
+                if flag not in PRODUCT:
+                    raise UserError(
+                        f"{where}: {flag}: {part}: a stage makes nothing of this kind, but "
+                        f"{', '.join(PRODUCT)}"
+                    )
+                stage = part.removeprefix(EARLIER)
+                if stage not in earlier:
+                    raise UserError(
+                        f"{where}: {flag}: {part}: no stage of this name comes before it"
+                        f"{nearest(stage, earlier)}"
+                    )
+                parts[number] = PRODUCT[flag].format(folder / stage)
+                needs.append(stage)
+        of_stage[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
+    return needs
+
+
+def read_stages(file: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return ``assign_by`` and flags of the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
@@ -202,12 +224,12 @@ def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
                 f"{where}: stage {number} has no name of its own, of letters and digits"
             )
         assign_by = str(stage.pop("assign_by", ""))
-        own = check_flags(stage, train_parser(), f"{where}: {name}")
-        for flag in own.keys() & of_all:
+        flags = check_flags(stage, train_parser(), f"{where}: {name}")
+        for flag in flags.keys() & of_all:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = assign_by, own
+        stages[name] = assign_by, flags
     return stages
 
 
@@ -224,9 +246,9 @@ def runs_of_folds(
     for number, (rest, part) in enumerate(
         fold_slices(flags["train_slice"], flags["folds"]), start=1
     ):
-        own = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
-        check_comparable({**flags, **own}, "--folds: ")
-        yield LocalRun(f"fold{number}", "", {**explicit_flags, **own})
+        slices = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
+        check_comparable({**flags, **slices}, "--folds: ")
+        yield LocalRun(f"fold{number}", "", {**explicit_flags, **slices})
 
 
 def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
@@ -267,47 +289,14 @@ def plan_study(study: Study) -> list[StudyRun]:
         UserError: a teacher with samples of the student's part.
     """
     plan: dict[str, StudyRun] = {}
-    for name, own in study.by_set().items():
-        for seed, weak, strong, loss in itertools.product(
-            own.seeds, own.weak, own.strong, own.losses
-        ):
-            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
-            made: dict[str, str] = {}  # ids by kind
-            folders: dict[str, str] = {}
-            with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
-                student, teacher = flags_of_study(own, weak, strong, loss)
-                if own.slices == "by_seed":
-                    student["slice_seed"] = teacher["slice_seed"] = seed
-            for kind, flags, needs in runs_around(
-                student, teacher, weak.trained_here, own.controls, folders
-            ):
-                flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
-                # equal commands have equal names, so that a run which several need is planned once
-                argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
-                digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-                labels_of_kind = {
-                    label: text if label in LABELS_OF_KIND[kind] else None
-                    for label, text in labels.items()
-                }
-                id = "-".join(
-                    filter(None, [kind, name, *labels_of_kind.values(), f"s{seed}", digest])
-                )
-                made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
-                plan.setdefault(
-                    id,
-                    StudyRun(
-                        id,
-                        kind,
-                        **labels_of_kind,
-                        seed=seed,
-                        argv=[*argv, "--experiment", id],
-                        needs=[made[kind] for kind in needs],
-                        set=name,
-                    ),
-                )
-            # its controls are only known now
-            controls = [id for kind, id in made.items() if kind in CONTROLS]
-            plan[made["student"]].controls = controls
+    for name, of_set in study.by_set().items():
+        for cell in itertools.product(of_set.seeds, of_set.weak, of_set.strong, of_set.losses):
+            runs = list(runs_of_cell(of_set, name, *cell))
+            # equal commands have equal names, so that a run which several need is planned once
+            for run in runs:
+                plan.setdefault(run.name, run)
+            student = next(run for run in runs if run.kind == "student")
+            plan[student.name].controls = [run.name for run in runs if run.kind in CONTROLS]
     if not plan:
         raise UserError(
             "no run at all; expected at least one item in weak, strong, losses and seeds"
@@ -318,12 +307,54 @@ def plan_study(study: Study) -> list[StudyRun]:
     )
 
 
+def runs_of_cell(
+    study: Study, name: str | None, seed: int, weak: Choice, strong: Choice, loss: Choice
+) -> Iterator[StudyRun]:
+    """Yield the runs of one student, and of what it is compared with.
+
+    Args:
+        study: on one data set.
+        name: of that.
+        seed: of the runs.
+        weak: the teacher.
+        strong: the student.
+        loss: that it learns with.
+    """
+    labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
+    names: dict[str, str] = {}  # by kind
+    folders: dict[str, str] = {}
+    with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
+        student, teacher = flags_of_study(study, weak, strong, loss)
+    if study.slices == "by_seed":
+        student["slice_seed"] = teacher["slice_seed"] = seed
+    around = runs_around(student, teacher, weak.trained_here, study.controls, folders)
+    for kind, flags, needs in around:
+        flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
+        argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+        digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
+        known = {label: labels[label] for label in LABELS_OF_KIND[kind]}
+        id = "-".join(filter(None, [kind, name, *known.values(), f"s{seed}", digest]))
+        names[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
+        yield StudyRun(
+            id,
+            kind,
+            known.get("weak"),
+            known.get("strong"),
+            known.get("loss"),
+            known.get("protocol"),
+            seed,
+            [*argv, "--experiment", id],
+            needs=[names[other] for other in needs],
+            set=name,
+        )
+
+
 def flags_of_study(
     study: Study,
     weak: Choice,
     strong: Choice,
     loss: Choice,
-) -> tuple[dict[str, object], dict[str, object]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flags of a student, and those of its teacher's training.
 
     Raises:
@@ -338,18 +369,18 @@ def flags_of_study(
             "give a teacher that is there, such as {model: labels:FILE}, no controls and no weak_fraction"
         )
     # parts of the training slice; of images without labels none is the teacher's
-    whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
+    whole, narrower = study.base.get("train_slice"), weak.flags.get("train_slice")
     first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
-    if own and first and not lies_within(own, first):
+    if narrower and first and not lies_within(narrower, first):
         raise UserError(
-            f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
+            f"train_slice {narrower} is not within the teachers' part {first}, which weak_fraction cuts "
             "off; the rest is for the students"
         )
     # the teacher is trained by a run of its own, or taken as it is
     teacher = {
         **without(study.base, flags_about(NOT_OF["weak"])),
         **weak.flags,
-        "train_slice": own or first,
+        "train_slice": narrower or first,
     }
     student |= weak_labels_only(name for name, value in student.items() if value is not None)
     student |= dict(

@@ -14,9 +14,9 @@ from ..errors import scrub, write_errors
 from ..files import WRITTEN, check_replaceable, note_written, write_text
 from ..hub.markdown import code, fenced, markdown_table
 from .collect import collect
-from .figures import draw_all, save
+from .drawings import draw_all, save
 from .layout import SPEC
-from .table import RULE, TABLES, VERDICTS, make_table, write_table
+from .loss_table import RULE, TABLES, VERDICTS, make_table, write_table
 
 PAGES = {"index.html": "report.html.j2", "README.md": "report.md.j2"}
 FIGURES = "figures"
@@ -60,8 +60,8 @@ def write_report(
         UserError: no finished student, no such loss, or the folder cannot be written to.
     """
     # everything is computed before anything is written
-    found = collect(study)
-    groups = make_table(found.runs, reference)
+    collected = collect(study)
+    groups = make_table(collected.runs, reference)
     figures = draw_all(groups)
     specification = (study / SPEC).read_text(encoding="utf-8") if (study / SPEC).is_file() else ""
     with write_errors(folder, "choose another --output"):
@@ -80,13 +80,13 @@ def write_report(
                 .render(
                     title=scrub(title or study.resolve().name),
                     groups=groups,
-                    students=len(found.runs),
+                    students=len(collected.runs),
                     rule=RULE,
                     figures=figures,
                     folder=folder / FIGURES,
                     verdicts=VERDICTS,
                     specification=scrub(specification),
-                    left_out=found.left_out,
+                    left_out=collected.left_out,
                 ),
             )
 

@@ -85,23 +85,18 @@ def start(run: StudyRun, plan: Plan[StudyRun], slot: Mapping[str, str]) -> subpr
 
 def files_now(run: StudyRun) -> list[Ingredient]:
     """Return the files of weights and labels that a run would be made of now; none if one cannot be had, of which the
-    run tells.
+    run tells. Images are not opened: a run of a study has its process for that.
     """
     import torch
 
     from ..distributed.world import World
-    from ..settings.composite import TrainSettings
-    from ..training.data import files_of_labels
-    from ..training.labels import find_labels
-    from ..training.weights import weights_of
+    from .ahead import sources_now
 
     alone = World(torch.device("cpu"), 0, 1, False)
     try:
         with quietly():
             args, _ = parse(train_parser(), run.command)
-            settings = TrainSettings.from_flags(vars(args))
-            weights = weights_of(settings.teacher, settings.student, settings.labels)
-            return weights + files_of_labels(settings.labels, find_labels(settings.teacher, alone))
+        return sources_now(vars(args), alone, with_splits=False)
     except UserError:
         return []
 
@@ -129,8 +124,11 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     import torch
 
     # the GPUs that were given have names of their own, which are not the numbers from 0 on
-    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(count)] if given is None else given.split(",")[:count]
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)]
+    if visible is not None:
+        names = visible.split(",")[:count]
     if names:
         return [
             {"CUDA_VISIBLE_DEVICES": names[i % len(names)].strip()}

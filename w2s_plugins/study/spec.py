@@ -38,8 +38,8 @@ class Choice:
     """
 
     name: str
-    flags: dict[str, object] = field(default_factory=dict)
-    sets: dict[str, dict[str, object]] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     checkpoint: str | None = None
     loss: str = ""
 
@@ -68,7 +68,7 @@ class Study:
         controls: what students are compared with besides their ceiling.
     """
 
-    base: dict[str, object]
+    base: dict[str, Any]
     sets: list[Choice]
     weak: list[Choice]
     strong: list[Choice]
@@ -169,20 +169,17 @@ def _read_study(content: object) -> Study:
 
 def _read_seeds(seeds: object) -> list[int]:
     """Return the seeds that a file names by their number, or one by one. Raises `UserError` for anything else."""
-    listed = list(range(seeds)) if type(seeds) is int and 0 <= seeds <= MOST_SEEDS else seeds
-    is_right = (
-        isinstance(listed, list) and len(listed) <= MOST_SEEDS and {*map(type, listed)} <= {int}
-    )
-    if (
-        not is_right
-        or not all(0 <= seed < 2**32 for seed in listed)
-        or len({*listed}) < len(listed)
-    ):
+    if type(seeds) is int and 0 <= seeds <= MOST_SEEDS:
+        return list(range(seeds))
+    listed = seeds if isinstance(seeds, list) else [seeds]
+    # True is an int as well, and no seed
+    known = {seed for seed in listed if type(seed) is int and 0 <= seed < 2**32}
+    if not isinstance(seeds, list) or len(known) < len(listed) or len(known) > MOST_SEEDS:
         raise UserError(
             f"seeds: {str(seeds)[:40]}: expected how many there are, at most {MOST_SEEDS}, or a list of "
             "different whole numbers"
         )
-    return listed
+    return seeds
 
 
 def _read_part(key: str, item: object, where: str) -> Choice:
@@ -191,22 +188,22 @@ def _read_part(key: str, item: object, where: str) -> Choice:
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
     # flags that hold everywhere, then those on single data sets
     sets = {
-        name: _read_flags(own, f"{where}.sets.{name}")
-        for name, own in fields.get("sets", {}).items()
+        name: _read_flags(content, f"{where}.sets.{name}")
+        for name, content in fields.get("sets", {}).items()
     }
     choice = Choice(fields.get("name", flags.get("model")), flags, sets, fields.get("checkpoint"))
     # models, on each of their data sets
     for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
-    for own in map(choice.on, sets or [""]):
-        if key != "sets" and not own.flags.get("model"):
+    for on_set in map(choice.on, sets or [""]):
+        if key != "sets" and not on_set.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
         for name in OF_ALL.get(key, ()):
-            if name in own.flags:
+            if name in on_set.flags:
                 raise UserError(
                     f"{where}: {name} cuts the training set for all models: give it in base, "
                     "or in the flags of a data set"
                 )
-        if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
+        if key == "weak" and not on_set.trained_here and on_set.flags.keys() - for_teacher:
             raise UserError(
                 f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}"
             )

@@ -11,7 +11,8 @@ falls short of what the samples alone leave open: an interval reaches at least a
 matter this is the paired t-test over seeds, where seeds do not matter nearly the paired bootstrap over samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas
@@ -22,20 +23,19 @@ from ..metrics.resampling import CONFIDENCE, resampled_means
 RESAMPLES = 5000
 
 
-def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
+def t_interval(values: Iterable[float]) -> dict[str, Any]:
     """Return the mean as ``value``, ``low`` and ``high`` of its 95 % t-interval, ``sd`` and ``n``; None with one value.
 
     Args:
         values: one a seed.
     """
-    values = np.asarray(values, dtype=np.float64)
-    found = dict(value=float(values.mean()), low=None, high=None, sd=None, n=len(values))
-    if len(values) > 1:
-        sd = float(values.std(ddof=1))
-        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        half = quantile * sd / len(values) ** 0.5
-        found.update(sd=sd, low=found["value"] - half, high=found["value"] + half)
-    return found
+    x = np.fromiter(values, np.float64)
+    mean, count = float(x.mean()), len(x)
+    if count == 1:
+        return dict(value=mean, low=None, high=None, sd=None, n=1)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * sd / count**0.5
+    return dict(value=mean, low=mean - half, high=mean + half, sd=sd, n=count)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -58,12 +58,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the ends of the percentile interval of draws (R,); None where some of them are not finite."""
-    if not np.isfinite(draws).all():
-        return None, None
+def percentiles(draws: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the percentile interval of draws (R,)."""
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def bounds(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return `percentiles`; None where some draws are not finite."""
+    return percentiles(draws) if np.isfinite(draws).all() else (None, None)
 
 
 def sample_share(differences: np.ndarray) -> float:
@@ -83,9 +86,7 @@ def sample_share(differences: np.ndarray) -> float:
     return max(0.0, 1 - noise / between) if between > 0 else 0.0
 
 
-def compare(
-    differences: np.ndarray, draws: np.ndarray, seed: int = 0
-) -> dict[str, float | int | None]:
+def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Compare two losses by their differences on the same seeds and samples.
 
     Args:
@@ -103,13 +104,14 @@ def compare(
         return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
     by_seed = differences.mean(axis=1)
     difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count**0.5
-    quantiles = stats.t.ppf(
-        (np.arange(len(draws)) + 0.5) / len(draws), count - 1
-    )  # its tails are heavy: not at random
+    # the tails of Student's t are heavy, so that random draws from it would differ much: its quantiles, in random order
+    quantiles = stats.t.ppf((np.arange(len(draws)) + 0.5) / len(draws), count - 1)
     of_samples = draws - draws.mean()
     of_both = sample_share(differences) ** 0.5 * of_samples
     of_both += spread * np.random.default_rng(seed).permutation(quantiles)
-    (low, high), (least_low, least_high) = bounds(of_both), bounds(of_samples)
+    # few seeds may agree by chance: nothing is surer than the samples alone leave it
+    low, high = percentiles(of_both)
+    least_low, least_high = percentiles(of_samples)
     beyond = max(
         int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples)
     )
@@ -131,5 +133,6 @@ def compare_all(differences: Mapping[tuple, pandas.DataFrame]) -> dict[tuple, di
     rows = {pair: table.to_numpy() for pair, table in differences.items() if len(table)}
     if not rows:
         return {}
-    draws = resampled_means(np.stack([own.mean(axis=0) for own in rows.values()]), RESAMPLES)
-    return {pair: compare(own, drawn) for (pair, own), drawn in zip(rows.items(), draws)}
+    means = np.stack([row.mean(axis=0) for row in rows.values()])
+    draws = resampled_means(means, RESAMPLES)
+    return {pair: compare(row, drawn) for (pair, row), drawn in zip(rows.items(), draws)}

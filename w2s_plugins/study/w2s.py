@@ -27,9 +27,9 @@ from ..training.data import open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
 from .layout import made_of_record, read_record
-from .outcome import predictions_of, read_predictions
 from .plan import RESULT
 from .planning import LocalPlan, LocalRun
+from .scores import predictions_of, read_predictions
 
 
 def prepare(plan: LocalPlan) -> None:

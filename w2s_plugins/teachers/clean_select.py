@@ -1,24 +1,22 @@
 """`--clean-select` by what a model makes of the training samples: its features or answers of all of them, once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..cli.forms import KNN
-from ..data import labels_of
-from ..distributed.world import broadcast_from_rank0
+from ..data import MapDataset, labels_of
+from ..distributed.world import broadcast_from_rank0, gather_objects
 from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
+from ..monitor import Console
 from .name import TeacherName
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, combine, open_member
-
-Progress = Callable[[str], Callable[[Sequence], Sequence] | None]
 
 
 def selection_models(
@@ -35,42 +33,35 @@ def selection_models(
         rule: ``knn`` or ``entropy``.
         name: timm name, Hub id or ``local-dir:PATH``; None for the teacher.
         checkpoint: weights for ``name``.
-        teacher: the teacher.
+        teacher: the teacher, where a model teaches; the flags' rules ask for ``name`` where none does.
         student: channels and classes of the data.
         device: where they run.
 
     Raises:
         UserError: several teachers have no common features.
     """
-    # Features need not be of the classes of the data; answers do.
     if name is not None:
-        seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
-        flag = "--clean-select-model"
-        return [
-            open_member(
-                TeacherName.parse(name),
-                checkpoint,
-                seen,
-                device,
-                TeacherSettings(flags=(flag, flag)),
-            )
-        ]
-    if rule == KNN and len(teacher.members) > 1:
+        # Features need not be of the classes of the data; answers do.
+        if rule == KNN:
+            student = replace(student, num_classes=None, class_names=None)
+        settings = TeacherSettings(flags=("--clean-select-model", "--clean-select-model"))
+        return [open_member(TeacherName.parse(name), checkpoint, student, device, settings)]
+    members = teacher.members if teacher is not None else ()
+    if rule == KNN and len(members) > 1:
         raise UserError(
             f"--clean-select {rule}: several teachers have no common features; name one model with "
             "--clean-select-model"
         )
-    return list(teacher.members)
+    return list(members)
 
 
 def select_by_model(
     rule: str,
     value: float,
     models: Sequence[TeacherModel],
-    dataset: Dataset,
+    dataset: MapDataset,
     num_classes: int,
     how: Pass,
-    progress: Progress = lambda text: None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
@@ -81,7 +72,6 @@ def select_by_model(
         dataset: the training set; its transform is changed.
         num_classes: C.
         how: how the models go over the dataset.
-        progress: takes a heading, returns what wraps a sequence to show progress.
 
     Returns:
         (N,) bool on the CPU.
@@ -90,13 +80,14 @@ def select_by_model(
         UserError: K is not below the number of samples; the model gives values that are not finite.
     """
     # What each model makes of every sample, computed once.
+    console = Console(how.world.primary, 0)
     outputs = [
         outputs_of(
             model.encode if rule == KNN else model,
             model.data_config,
             dataset,
             how,
-            progress("outputs for --clean-select"),
+            console.wrap("outputs for --clean-select"),
         )
         for model in models
     ]
@@ -106,9 +97,13 @@ def select_by_model(
         return most_certain(combine(outputs).softmax(dim=1), value)
 
     # Each rank looks for the neighbours of all samples; what the first one finds counts, whatever the devices are.
-    device, labels = how.world.device, torch.tensor(labels_of(dataset))
+    device = how.world.device
     agrees = agrees_with_neighbours(
-        outputs[0].to(device), labels.to(device), int(value), num_classes, progress("neighbours")
+        outputs[0].to(device),
+        torch.tensor(labels_of(dataset), device=device),
+        int(value),
+        num_classes,
+        console.wrap("neighbours"),
     )
     return broadcast_from_rank0(agrees.cpu(), how.world.distributed)
 
@@ -120,26 +115,23 @@ def most_certain(probabilities: Tensor, share: float) -> Tensor:
 
 def outputs_of(
     ask: Callable[[Tensor], Tensor],
-    data_config: dict,
-    dataset: Dataset,
+    data_config: dict[str, Any],
+    dataset: MapDataset,
     how: Pass,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Tensor:
     """Return what is answered, (N, D), for all samples, on the CPU of every rank; ranks divide the work.
 
     Every batch is of full size, whichever rank computes it, so that outputs do not depend on the number of ranks.
     """
     # A part is a batch; each rank has every n-th of them.
-    size, world = how.batch_size, how.world
-    parts = [
-        Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)
-    ]
-    own = parts[world.rank :: world.size]
-    answers = label_images(ask, data_config, dataset, how, own)
-    rows = [next(answers).values for _ in (progress(own) if progress else own)]
+    size, world, count = how.batch_size, how.world, len(dataset)
+    parts = [Part(0, first, min(first + size, count)) for first in range(0, count, size)]
+    of_rank = parts[world.rank :: world.size]
+    answers = label_images(ask, data_config, dataset, how, of_rank)
+    rows = [answer.values for _, answer in zip(progress(of_rank) if progress else of_rank, answers)]
     # All ranks get the rows of all, in the order of the samples.
     if world.distributed:
-        gathered: list[list[Tensor]] = [[]] * world.size
-        dist.all_gather_object(gathered, rows)
+        gathered = gather_objects(rows)
         rows = [gathered[i % world.size][i // world.size] for i in range(len(parts))]
     return torch.cat(rows)

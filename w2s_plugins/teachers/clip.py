@@ -49,9 +49,14 @@ class ZeroShotClassifier(nn.Module):
         about: what the texts were made of, which identifies them.
     """
 
+    texts: Tensor
+
     def __init__(self, tower: nn.Module, texts: Tensor, scale: float, about: str):
         super().__init__()
-        self.encode, self.scale, self.num_classes, self.about = tower, scale, len(texts), about
+        self.encode = tower
+        self.scale = scale
+        self.num_classes = len(texts)
+        self.about = about
         self.register_buffer("texts", texts)
 
     def cache_identity(self) -> str:
@@ -61,7 +66,9 @@ class ZeroShotClassifier(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D) of unit length in float32."""
         embeddings = self.encode(images)
-        embeddings = embeddings[0] if isinstance(embeddings, tuple) else embeddings
+        # some towers return their tokens as well
+        if isinstance(embeddings, tuple):
+            embeddings = embeddings[0]
         return nn.functional.normalize(embeddings.float(), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ def open_clip_model(name: str, request: Request) -> Opened:
             f"file that is there, or one of {', '.join(tags) or 'none'}"
         )
 
-    # The classes are embedded once.
+    # The classes are embedded once; each is the mean of what the templates make of its name.
     with quietly(logging.INFO):
         model = open_clip.create_model(
             architecture,
@@ -111,20 +118,24 @@ def open_clip_model(name: str, request: Request) -> Opened:
                 [text.replace("_", " ") for text in names],
                 [lambda text, t=t: t.replace("{}", text) for t in prompts],
             ).T
-            scale = float(model.logit_scale.exp())
+            scale = float(model.get_parameter("logit_scale").exp())
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
-    classifier = ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about)
+    tower = model.get_submodule("visual")
+    classifier = ZeroShotClassifier(tower, texts.detach().clone(), scale, about)
 
-    # What open_clip does to an image, as timm says it.
-    own = open_clip.get_model_preprocess_cfg(model)
-    size = own["size"] if isinstance(own["size"], (tuple, list)) else (own["size"], own["size"])
+    # What open_clip does to an image, as timm says it: where it keeps the shape of an image, timm fills the border.
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    size = preprocess["size"]
+    if isinstance(size, int):
+        size = (size, size)
+    crop_modes = {"squash": "squash", "longest": "border"}
     config = dict(
         input_size=(3, *size),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        interpolation=own.get("interpolation") or "bicubic",
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        interpolation=preprocess.get("interpolation") or "bicubic",
         crop_pct=1.0,
-        crop_mode={"squash": "squash", "longest": "border"}.get(own.get("resize_mode"), "center"),
+        crop_mode=crop_modes.get(preprocess.get("resize_mode", ""), "center"),
     )
     if is_file:
         origin = dict(file=weights, sha256=file_sha256(Path(weights)))

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -14,15 +15,19 @@ from ..hub.client import check_repo_id
 from ..models.fingerprint import files_sha256
 from .openers import Opened, Request, register_teacher, usable_names
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's numbers
 
 
 class TransformersClassifier(nn.Module):
     """An image classifier of transformers as a function of images."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: "PreTrainedModel"):
         super().__init__()
-        self.model, self.num_classes = model, model.config.num_labels
+        self.model = model
+        self.num_classes = model.config.num_labels
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
@@ -52,27 +57,33 @@ def open_transformers(name: str, request: Request) -> Opened:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is said below
     # A folder may have an @ in its name; of a repository it begins the revision.
+    repo, revision = name, "main"
     is_folder = Path(name).is_dir()
-    place, _, branch = (name, "", "") if is_folder else name.partition("@")
     if not is_folder:
-        check_repo_id(place)
-        if Path(place).is_dir():
+        repo, _, branch = name.partition("@")
+        check_repo_id(repo)
+        if Path(repo).is_dir():
             raise UserError(
-                f"{place} is a folder, which has no revision '{branch}'; leave @{branch} out"
+                f"{repo} is a folder, which has no revision '{branch}'; leave @{branch} out"
             )
+        revision = branch or "main"
 
-    # What it says of itself is looked at before anything of it is loaded; all is of one commit.
-    revision = branch or "main"
-    check_config(PretrainedConfig.get_config_dict(place, revision=revision)[0])
-    cached = (
-        try_to_load_from_cache(place, "config.json", revision=revision) if not is_folder else None
-    )
-    revision = Path(cached).parent.name if isinstance(cached, str) else revision
-    safe = dict(revision=revision, trust_remote_code=False)
+    # What it says of itself is looked at before anything of it is loaded.
+    check_config(PretrainedConfig.get_config_dict(repo, revision=revision)[0])
+    # A branch may move on meanwhile, so all that follows is of the commit of this configuration.
+    if not is_folder:
+        cached = try_to_load_from_cache(repo, "config.json", revision=revision)
+        if isinstance(cached, str):
+            revision = Path(cached).parent.name
     model, report = AutoModelForImageClassification.from_pretrained(
-        place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe
+        repo,
+        revision=revision,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        dtype=torch.float32,
     )
-    processor = AutoImageProcessor.from_pretrained(place, **safe)
+    processor = AutoImageProcessor.from_pretrained(repo, revision=revision, trust_remote_code=False)
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -83,9 +94,9 @@ def open_transformers(name: str, request: Request) -> Opened:
     # The classes as its configuration names them.
     labels = {int(number): str(label) for number, label in model.config.id2label.items()}
     names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
-    origin = dict(repo=place, revision=revision)
+    origin: dict[str, str | None] = dict(repo=repo, revision=revision)
     if is_folder:
-        origin = dict(folder=place, sha256=files_sha256(Path(place).glob("*.safetensors")))
+        origin = dict(folder=name, sha256=files_sha256(Path(name).glob("*.safetensors")))
     return Opened(
         TransformersClassifier(model.eval()),
         input_of_processor(processor.to_dict()),
@@ -120,34 +131,36 @@ def crop_share(size: int, resized: int) -> float:
     return share if math.floor(size / share) == resized else size / (resized + 0.5)
 
 
-def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
+def input_of_processor(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return timm's data configuration of what an image processor of transformers does."""
-    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
-    edge, share = size.get("shortest_edge"), settings.get("crop_pct")
-    # How large the image is made, and what of it is seen.
-    if edge and share:  # of ConvNeXt: small images are cropped, large ones squashed
-        height = width = edge
-        crop_pct, mode = (
-            (crop_share(edge, int(edge / share)), "center") if edge < 384 else (1.0, "squash")
-        )
-    else:
-        mode, crop_pct = "center" if edge else "squash", 1.0
-        height, width = (edge, edge) if edge else (size.get("height", 224), size.get("width", 224))
-        if settings.get("do_center_crop") and "height" in crop:
-            height, width = crop["height"], crop["width"]
-            crop_pct = crop_share(
-                height, edge or min(size.get("height", height), size.get("width", width))
-            )
-    # Pixels from 0 to 255 are rescaled, shifted, then normalised.
-    factor = (
-        255 * float(settings.get("rescale_factor") or 1 / 255)
-        if settings.get("do_rescale", True)
-        else 255.0
-    )
+    # How large the image is made: its shorter edge, which keeps its shape, or both sides, which does not.
+    size = settings.get("size") or {}
+    edge = size.get("shortest_edge")
+    height = edge or size.get("height", 224)
+    width = edge or size.get("width", 224)
+    crop_pct = 1.0
+    crop_mode = "center" if edge else "squash"
+
+    # What of it is seen. ConvNeXt crops small images, and squashes large ones.
+    share = settings.get("crop_pct")
+    crop = settings.get("crop_size") or {}
+    if edge and share and edge >= 384:
+        crop_mode = "squash"
+    elif edge and share:
+        crop_pct = crop_share(edge, int(edge / share))
+    elif settings.get("do_center_crop") and "height" in crop:
+        height, width = crop["height"], crop["width"]
+        resized = edge or min(size.get("height", height), size.get("width", width))
+        crop_pct = crop_share(height, resized)
+
+    # Pixels from 0 to 255 are rescaled, shifted, then normalised; timm's are from 0 to 1 before it normalises.
+    factor = 255.0
+    if settings.get("do_rescale", True):
+        factor *= float(settings.get("rescale_factor") or 1 / 255)
     offset = 1.0 if settings.get("rescale_offset") else 0.0
-    normalises = settings.get("do_normalize", True)
-    mean = settings.get("image_mean") if normalises else [0.0] * 3
-    std = settings.get("image_std") if normalises else [1.0] * 3
+    mean, std = [0.0] * 3, [1.0] * 3
+    if settings.get("do_normalize", True):
+        mean, std = settings["image_mean"], settings["image_std"]
     resample = settings.get("resample")
     return dict(
         input_size=(len(mean), height, width),
@@ -155,5 +168,5 @@ def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
         std=tuple(s / factor for s in std),
         interpolation=INTERPOLATIONS[int(2 if resample is None else resample) % 4],
         crop_pct=crop_pct,
-        crop_mode=mode,
+        crop_mode=crop_mode,
     )

@@ -48,11 +48,9 @@ def open_classifier(name: TeacherName, request: Request) -> Opened:
             f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use"
         )
     # What goes wrong in it is told with the name, in one line.
-    opener = (
-        TEACHERS.get(name.kind)
-        if name.kind in TEACHERS
-        else functools.partial(open_function, name.kind)
-    )
+    opener = functools.partial(open_function, name.kind)
+    if name.kind in TEACHERS:
+        opener = TEACHERS.get(name.kind)
     try:
         opened = on_hub(name.text, lambda: opener(name.rest, request))
     except UserError as error:
@@ -66,11 +64,8 @@ def open_classifier(name: TeacherName, request: Request) -> Opened:
         ) from error
     # Another size is asked of whatever takes one; whether it does is seen when an image is tried.
     if request.img_size:
-        opened.data_config["input_size"] = (
-            opened.data_config["input_size"][0],
-            request.img_size,
-            request.img_size,
-        )
+        channels = opened.data_config["input_size"][0]
+        opened.data_config["input_size"] = (channels, request.img_size, request.img_size)
     role = flag.removeprefix("--").capitalize()
-    logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
+    logger.info(f"{role} {name}: {opened.num_classes} classes ({origin_text(opened.origin)})")
     return opened

@@ -61,7 +61,11 @@ class Opened(NamedTuple):
     model: nn.Module
     data_config: dict[str, Any]
     class_names: list[str] | None
-    origin: dict[str, object] | None
+    origin: Mapping[str, object] | None
+
+    @property
+    def num_classes(self) -> int:
+        return getattr(self.model, "num_classes", 0)
 
 
 Opener = Callable[[str, Request], Opened]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ class OutsideClassifier(nn.Module):
         identity: Callable[[], str] | None = None,
     ):
         super().__init__()
-        self.who, self.num_classes = who, num_classes
+        self.who = who
+        self.num_classes = num_classes
         self.forward_images = ask  # under a name by which it is known for code of a plugin
         self.probabilities: bool | None = None
         if identity is not None:
@@ -98,10 +100,11 @@ def open_onnx(name: str, request: Request) -> Opened:
 
     if not Path(name).is_file():
         raise UserError("no such file")
-    # As many threads as torch has; its shape says how many classes there are.
+    # As many threads as torch has: by itself it takes all cores, also those of other processes of the run.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+    # The shape of what it gives says how many classes there are.
     taken, shape = session.get_inputs()[0], session.get_outputs()[0].shape
     count = shape[-1] if shape else None
     takes_images = (
@@ -116,12 +119,12 @@ def open_onnx(name: str, request: Request) -> Opened:
     # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
     channels, metadata = taken.shape[1], session.get_modelmeta().custom_metadata_map
     counts = dict(mean=channels, std=channels, class_names=count)
-    own = {
+    recorded = {
         key: _read_metadata(metadata, key, counts.get(key)) for key in EXAMPLES if key in metadata
     }
-    names = [str(name) for name in own.pop("class_names", ())]
+    names = [str(name) for name in recorded.pop("class_names", ())]
     height, width = (side if isinstance(side, int) else 224 for side in taken.shape[2:])
-    config = {**IMAGENET, "input_size": (channels, height, width), **own}
+    config = {**IMAGENET, "input_size": (channels, height, width), **recorded}
     for key in ("mean", "std"):
         config[key] = tuple(float(value) for value in config[key][:channels])
 
@@ -131,7 +134,9 @@ def open_onnx(name: str, request: Request) -> Opened:
         size = taken.shape[0] if isinstance(taken.shape[0], int) else len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
         parts = np.split(filled, len(filled) // size)
-        answers = np.concatenate([session.run(None, {taken.name: part})[0] for part in parts])
+        answers = np.concatenate(
+            [np.asarray(session.run(None, {taken.name: part})[0]) for part in parts]
+        )
         return torch.from_numpy(answers[: len(images)])
 
     # It is known by every file that it is read from.
@@ -140,14 +145,15 @@ def open_onnx(name: str, request: Request) -> Opened:
     return Opened(model, config, usable_names(who, names or None), dict(file=name, sha256=sha256))
 
 
-def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
+def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> Any:
     """Return a value of the metadata of a file, which may hold anything, as timm has it."""
     # Two are plain texts, the others JSON.
-    text = metadata[key]
-    try:
-        value = text if key in ("interpolation", "crop_mode") else json.loads(text)
-    except ValueError:
-        value = None
+    value: Any = metadata[key]
+    if key not in ("interpolation", "crop_mode"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
     check_value(key, value, EXAMPLES[key], "its metadata")
     if count is not None and len(value) != count:
         raise UserError(f"its metadata {key} has {len(value)} values, expected {count}")
@@ -181,14 +187,17 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     # It sees pixels as they are, in the size of the student's images unless it says another.
     size = getattr(function, "input_size", None) or request.student_size or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    channels, who = request.in_chans, f"{module}:{name}"
+    channels, who = request.in_chans or 3, f"{module}:{name}"
     config = {
         **IMAGENET,
         "input_size": (channels, height, width),
         "mean": (0.0,) * channels,
         "std": (1.0,) * channels,
     }
+    # One that was made in a notebook, or handed to the Python API, has no file.
     file = getattr(plugin, "__file__", None)
-    origin = dict(file=file and Path(file).name, sha256=file and file_sha256(Path(file)))
+    origin: dict[str, str | None] = dict(file=None, sha256=None)
+    if file:
+        origin = dict(file=Path(file).name, sha256=file_sha256(Path(file)))
     model = OutsideClassifier(who, function, num_classes, getattr(function, "cache_identity", None))
     return Opened(model, config, usable_names(who, names or None), origin)

@@ -7,14 +7,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from timm.data.loader import PrefetchLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
+from ..data import (
+    AnyDataset,
+    LoaderSettings,
+    MapDataset,
+    Subset,
+    TrainLoader,
+    create_eval_loader,
+)
 from ..data.keys import data_identity, describe, sample_keys
+from ..data.order import ViewKeys
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
@@ -26,6 +35,8 @@ from ..models.inference import run_over
 from ..monitor import Console
 from ..no_label import UNREADABLE
 from .teacher import Teacher, TeacherModel, combine
+
+Loader = DataLoader | PrefetchLoader
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class StudentViews(NamedTuple):
 
     epochs: int
     seen: dict[str, object]
-    load: Callable[[Dataset, Sampler], TrainLoader]
+    load: Callable[[MapDataset, ViewKeys], TrainLoader]
     batch_size: int
 
 
@@ -84,8 +95,8 @@ class PartKeys(Sampler):
 
 def label_images(
     ask: Callable[[Tensor], Tensor],
-    data_config: dict,
-    dataset: Dataset,
+    data_config: dict[str, Any],
+    dataset: MapDataset,
     how: Pass,
     parts: Sequence[Part],
 ) -> Iterator[Answers]:
@@ -109,24 +120,29 @@ def label_images(
 
 
 def own_loader(
-    member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object
-) -> DataLoader:
+    member: TeacherModel,
+    dataset: AnyDataset,
+    settings: LoaderSettings,
+    tf_preprocessing: bool = False,
+) -> Loader:
     """Return an evaluation loader of a split in a model's own transform, whose batches have the samples that those of
     the student's have; arguments as for `create_eval_loader`.
     """
+    # the dtype is the student's, and the model has its own
+    settings = dataclasses.replace(settings, dtype=torch.float32)
     return create_eval_loader(
         without_transform(dataset),
         member.data_config,
-        dataclasses.replace(settings, dtype=torch.float32),
-        **kwargs,
+        settings,
+        tf_preprocessing=tf_preprocessing,
     )
 
 
 def own_features(
     member: TeacherModel,
-    dataset: Dataset,
+    dataset: AnyDataset,
     settings: LoaderSettings,
-) -> tuple[Callable[[Tensor], Tensor], DataLoader]:
+) -> tuple[Callable[[Tensor], Tensor], Loader]:
     """Return what gives a model's features (B, D) of images in its own form, and a loader of a split in that form."""
     return functools.partial(_frozen, member.encode), own_loader(member, dataset, settings)
 
@@ -139,8 +155,9 @@ class OwnViews:
         device: where images go.
     """
 
-    def __init__(self, loaders: Sequence[DataLoader], device: torch.device):
-        self.loaders, self.device = loaders, device
+    def __init__(self, loaders: Sequence[Loader], device: torch.device):
+        self.loaders = loaders
+        self.device = device
         self.sampler = loaders[0].sampler  # says which rows are padding
 
     def __len__(self) -> int:
@@ -153,11 +170,11 @@ class OwnViews:
 
 def own_answers(
     teacher: Teacher,
-    dataset: Dataset,
+    dataset: AnyDataset,
     settings: LoaderSettings,
     loader: Iterable,
-    **kwargs: object,
-) -> tuple[Callable[[object], Tensor], Iterable]:
+    tf_preprocessing: bool = False,
+) -> tuple[Callable[[Any], Tensor], Iterable]:
     """Return what gives the teacher's logits (B, C), and the batches of an evaluation split that it is given.
 
     Each model looks at the plain images through its own evaluation transform, whatever the student sees of them: so a
@@ -168,7 +185,9 @@ def own_answers(
             "Teacher: the evaluation split is a stream, of which it sees the student's view"
         )
         return teacher, loader
-    loaders = [own_loader(member, dataset, settings, **kwargs) for member in teacher.members]
+    loaders = [
+        own_loader(member, dataset, settings, tf_preprocessing) for member in teacher.members
+    ]
     return teacher.of_own_views, OwnViews(loaders, settings.device)
 
 
@@ -182,9 +201,9 @@ def _by_part(
     asked = run_over(functools.partial(_frozen, ask), batches, Precision(device))
     outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
     for part in keys.parts:
-        # The last batch of a part was filled up.
-        own = itertools.islice(outputs, keys.batches(part))
-        logits, seen = (torch.cat(rows)[: part.stop - part.first] for rows in zip(*own))
+        # Batches of a part are taken together; the last one was filled up, and what fills it is left out.
+        of_part = itertools.islice(outputs, keys.batches(part))
+        logits, seen = (torch.cat(rows)[: part.stop - part.first] for rows in zip(*of_part))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
         yield Answers(logits, missing)
 
@@ -212,12 +231,13 @@ class AnswerStore:
     def answers(
         self,
         member: TeacherModel,
-        dataset: Dataset,
+        dataset: MapDataset,
         split: str,
         views: StudentViews | None = None,
         *,
+        kind: str,
+        dtype: torch.dtype,
         channels_last: bool = False,
-        **storage: object,
     ) -> LabelReader:
         """Return what a model says of each sample.
 
@@ -226,57 +246,58 @@ class AnswerStore:
             dataset: map-style.
             split: its name.
             views: the student's views are what it is asked about, not the plain images.
+            kind: what is stored, see `Manifest`.
+            dtype: of what is stored.
             channels_last: memory layout of these views.
-            **storage: further fields of `Manifest`: ``kind``, ``dtype``.
 
         Raises:
             UserError: some answers are not finite, or a file cannot be written.
         """
-        dataset, world = without_transform(dataset), self.how.world
-        keys, columns = sample_keys(dataset), member.num_classes
+        dataset = without_transform(dataset)
+        world = self.how.world
+        keys = sample_keys(dataset)
 
         # What makes the answers others, which rank 0 says: the data, the transform, the views of the student.
         manifest = None
         if world.primary:
-            names, fingerprint = (
-                names_of_data(dataset),
-                describe(dataset, self.name, split).fingerprint,
-            )
-            seen = dict(
+            fingerprint = describe(dataset, self.name, split).fingerprint
+            seen: dict[str, object] = dict(
                 data=data_identity(dataset, fingerprint),
                 transform=dict(member.data_config, decoder=self.how.decoder),
                 student_views=views and views.seen,
             )
+            # columns of features are no classes, nor need a teacher's own be those of the data
+            names = names_of_data(dataset)
+            if kind == "features" or len(names or ()) != member.num_classes:
+                names = None
             manifest = Manifest(
                 len(dataset),
-                columns,
+                member.num_classes,
                 member.fingerprint,
                 seen,
-                class_names=names
-                if names and len(names) == columns and storage["kind"] != "features"
-                else None,
+                kind=kind,
+                dtype=dtype,
+                class_names=names,
                 keyed_by=keys.by,
                 keys_sha256=keys.sha256,
                 views=views.epochs if views else 1,
-                **storage,
             )
         manifest = broadcast_from_rank0(manifest, world.distributed)
 
         def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
             if views is None:
                 return label_images(member, member.data_config, dataset, self.how, parts)
-            # Of the student's own views it is asked as it would be beside the student.
-            part_keys = PartKeys(parts, views.batch_size)
-            batches = (
-                (batch.input, batch.target) for batch in views.load(dataset, part_keys).epoch(0)
-            )
+            # Of the student's own views it is asked as it would be beside the student, in the same memory layout:
+            # another one rounds otherwise.
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            return _by_part(
-                part_keys,
-                lambda images: member(member.adapt(images.contiguous(memory_format=layout))),
-                batches,
-                world.device,
-            )
+
+            def ask(images: Tensor) -> Tensor:
+                return member(member.adapt(images.contiguous(memory_format=layout)))
+
+            part_keys = PartKeys(parts, views.batch_size)
+            loaded = views.load(dataset, part_keys).epoch(0)
+            batches = ((batch.input, batch.target) for batch in loaded)
+            return _by_part(part_keys, ask, batches, world.device)
 
         # What is missing is computed by all ranks together.
         return ensure_labels(
@@ -291,7 +312,7 @@ class AnswerStore:
     def exact(
         self,
         member: TeacherModel,
-        dataset: Dataset,
+        dataset: MapDataset,
         split: str,
         kind: str,
         views: StudentViews | None = None,
@@ -322,18 +343,17 @@ class CachedTargets:
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,): of those who say something of a sample, the mean."""
-        # Mostly all have said something of every sample; a reader says of whom nobody has.
+        # Mostly all have said something of every sample. Where nobody has, the readers raise, and name the sample.
         index = index.cpu()
         has = torch.stack([reader.has(index) for reader in self.readers])
         if has.all() or not has.any(dim=0).all():
             return combine(list(self.by_member(index)))
         # Else the mean of the probabilities is that of those who have.
         shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)
-        for reader, own in zip(self.readers, has):
-            rows = own.nonzero().flatten()
-            shares.index_add_(
-                0, rows.to(self.device), reader(index[rows], self.device).softmax(dim=1)
-            )
+        for reader, has_said in zip(self.readers, has):
+            rows = has_said.nonzero().flatten()
+            answers = reader(index[rows], self.device).softmax(dim=1)
+            shares.index_add_(0, rows.to(self.device), answers)
         shares /= has.sum(dim=0).to(self.device)[:, None]
         return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
 

@@ -4,25 +4,29 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..cli.values import as_plain
 from ..errors import UserError
 from ..models.class_names import match_classes
-from ..models.feature_extraction import FeatureExtractor, create_feature_extractor, pooled_features
+from ..models.feature_extraction import create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
-from ..models.inference import inference_form
+from ..models.inference import CompileOptions, inference_form
 from ..models.loading import check_input_size
+from ..private_names import tree_map
 from .kinds import open_classifier
 from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
+
+# what a method of a teacher is given, a batch or one for each of its models, and what it returns
+Images = TypeVar("Images", Tensor, Sequence[Tensor])
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,22 @@ class StudentInput:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        # The teacher divides by one and subtracts the other, in each image.
-        for name, values, low in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
-            plain = as_plain(values)
-            numbers = plain if isinstance(plain, list) else [plain]
-            fits = all(
-                type(number) in (int, float) and low < number < math.inf for number in numbers
+        # A value that is not finite, or a std of 0, would turn every answer into NaN without a word.
+        self._check("mean", self.mean, -math.inf, "finite numbers")
+        self._check("std", self.std, 0, "numbers above 0")
+
+    def _check(self, name: str, values: object, low: float, expected: str) -> None:
+        plain = as_plain(values)
+        numbers = plain if isinstance(plain, list) else [plain]
+        in_range = [
+            isinstance(number, (int, float)) and low < number < math.inf for number in numbers
+        ]
+        # one for all channels will do, as it does for timm
+        if not all(in_range) or len(numbers) not in (1, self.in_chans):
+            raise UserError(
+                f"{name} of the student's batches is {values!r:.60}, expected {expected}, one for each of "
+                f"{self.in_chans} channels"
             )
-            if not fits or len(numbers) not in (1, self.in_chans):
-                above = "finite numbers" if name == "mean" else "numbers above 0"
-                raise UserError(
-                    f"{name} of the student's batches is {values!r:.60}, expected {above}, one for each of "
-                    f"{self.in_chans} channels"
-                )
 
     @classmethod
     def of(
@@ -78,10 +85,10 @@ class TeacherModel(nn.Module):
     """One frozen model with its own normalisation and input size.
 
     Args:
-        model: a timm model.
+        model: from images in its own form to logits; ``num_classes`` says how many.
         data_config: timm's data configuration of the model.
         student: how the student's batches were prepared.
-        class_map: for each teacher class its student class, -1 for none; or None.
+        class_map: for each teacher class its student class, -1 for none; None where they are the same.
         source: where it came from, for the record.
         dtype: dtype it runs in.
         compile_options: arguments of torch.compile; None does not compile it.
@@ -91,31 +98,37 @@ class TeacherModel(nn.Module):
         fingerprint: who it is, and how it is used: its stored answers are found again by this.
     """
 
+    fast: nn.Module
+    num_classes: int
+    scale: Tensor
+    shift: Tensor
+    class_map: Tensor | None
+
     def __init__(
         self,
         model: nn.Module,
-        data_config: dict,
+        data_config: dict[str, Any],
         student: StudentInput,
         *,
         class_map: Tensor | None = None,
-        source: dict | None = None,
+        source: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
-        compile_options: Mapping[str, object] | None = None,
+        compile_options: CompileOptions | None = None,
     ):
         super().__init__()
-        # It is known by its plain form, with the weights as they were read, and runs in another.
+        self.source = dict(source or {})
+        # It is known by its plain form, with the weights as they were read, and runs in another: merged layers and
+        # dtypes differ between machines, on which its stored answers are to be found all the same.
         self.fingerprint = dict(
-            fingerprint(model.eval().requires_grad_(False), (source or {}).get("name")),
+            fingerprint(model.eval().requires_grad_(False), self.source.get("name")),
             class_map=None if class_map is None else class_map.tolist(),
             dtype=str(dtype).removeprefix("torch."),
         )
-        self.fast = (
-            inference_form(model, data_config["input_size"])
-            .to(dtype)
-            .to(memory_format=torch.channels_last)
-        )
-        self.data_config, self.source, self.dtype = data_config, source, dtype
-        self.num_classes = student.num_classes or model.num_classes
+        fast = inference_form(model, data_config["input_size"]).to(dtype)
+        self.fast = fast.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
+        self.data_config = data_config
+        self.dtype = dtype
+        self.num_classes = student.num_classes or getattr(model, "num_classes", 0)
         self.compile_options = compile_options
         self.run = self._compiled(self.fast)
 
@@ -132,11 +145,9 @@ class TeacherModel(nn.Module):
 
         # Its classes become those of the student: exactly, where they only stand in another order.
         self.register_buffer("class_map", class_map, persistent=False)
-        self.reorders = class_map is not None and sorted(class_map.tolist()) == list(
-            range(self.num_classes)
-        )
+        every_class = list(range(self.num_classes))
+        self.reorders = class_map is not None and sorted(class_map.tolist()) == every_class
         self.size = tuple(data_config["input_size"][-2:])
-        self.extractor: FeatureExtractor | None = None
 
     def train(self, mode: bool = True) -> "TeacherModel":
         """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
@@ -169,48 +180,48 @@ class TeacherModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the pooled pre-logits, or what ``embed`` gives, (B, D) in float32, for images in its own form."""
-        # Kinds beyond timm say themselves what their features are.
         images = self._arrange(images)
-        return (
-            self.fast.embed(images)
-            if hasattr(self.fast, "embed")
-            else pooled_features(self.fast, images)
-        ).float()
+        # Kinds beyond timm say themselves what their features are.
+        embed = getattr(self.fast, "embed", None)
+        features = pooled_features(self.fast, images) if embed is None else embed(images)
+        return features.float()
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
-        self.extractor = extractor = create_feature_extractor(
-            self.fast, self.data_config["input_size"], stages
-        )
         fast = self.fast
+        extractor = create_feature_extractor(fast, self.data_config["input_size"], stages)
+        self.feature_shapes = extractor.shapes
         self.run_for_features = self._compiled(lambda images: extractor(fast, images))
 
-    def _compiled(self, run: Callable[[Tensor], object]) -> Callable[[Tensor], object]:
-        return torch.compile(run, **self.compile_options) if self.compile_options else run
+    def _compiled(self, run: Callable[[Tensor], Output]) -> Callable[[Tensor], Output]:
+        if self.compile_options is None:
+            return run
+        return torch.compile(run, **self.compile_options)
 
     def _arrange(self, images: Tensor) -> Tensor:
         return images.to(self.dtype, memory_format=torch.channels_last)
 
     def _student_classes(self, logits: Tensor) -> Tensor:
-        # A new order is no sum of probabilities, so no rounding.
         logits = logits.float()
-        if self.reorders:  # exactly
+        if self.class_map is None:
+            return logits
+        # A new order is no sum of probabilities, so that nothing is rounded.
+        if self.reorders:
             return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
-        return (
-            logits
-            if self.class_map is None
-            else map_classes(logits, self.class_map, self.num_classes)
-        )
+        return map_classes(logits, self.class_map, self.num_classes)
 
 
-def _frozen(method: Callable[["Teacher", Any], Any]) -> Callable[["Teacher", Any], Any]:
-    """Compute without autograd and autocast."""
+def _frozen(
+    method: Callable[["Teacher", Images], Output],
+) -> Callable[["Teacher", Images], Output]:
+    """Compute without autograd and autocast: a teacher has a dtype of its own, whatever the student trains in."""
 
     @functools.wraps(method)
-    def compute(teacher: "Teacher", images: Tensor | Sequence[Tensor]) -> Any:
+    def compute(teacher: "Teacher", images: Images) -> Output:
         with torch.inference_mode(), torch.autocast(images[0].device.type, enabled=False):
             output = method(teacher, images)
-        with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
+        # a loss needs normal tensors: autograd cannot save those of inference mode
+        with torch.no_grad():
             return tree_map(torch.clone, output)
 
     return compute
@@ -219,9 +230,11 @@ def _frozen(method: Callable[["Teacher", Any], Any]) -> Callable[["Teacher", Any
 class Teacher(nn.Module):
     """A frozen teacher, or an ensemble of them, on the student's normalised batch."""
 
+    members: Sequence[TeacherModel]
+
     def __init__(self, members: Sequence[TeacherModel]):
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]  # is a sequence of them
 
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
@@ -250,7 +263,7 @@ class Teacher(nn.Module):
     @_frozen
     def of_own_views(self, views: Sequence[Tensor]) -> Tensor:
         """Return logits as `forward`, where each member is given its own images of the same samples."""
-        return combine([member(own) for member, own in zip(self.members, views)])
+        return combine([member(images) for member, images in zip(self.members, views)])
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
@@ -263,7 +276,7 @@ class Teacher(nn.Module):
     @property
     def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the features, without batch dimension."""
-        return self.members[0].extractor.shapes
+        return self.members[0].feature_shapes
 
     @property
     def digest(self) -> str:
@@ -273,17 +286,17 @@ class Teacher(nn.Module):
         )
 
     @property
-    def sources(self) -> list[dict]:
+    def sources(self) -> list[dict[str, Any]]:
         return [member.source for member in self.members]
 
 
 def combine(logits: list[Tensor]) -> Tensor:
     """Return the logits of one model as they are, of several as the log of the mean of their probabilities."""
+    # One model keeps its logits: losses with a temperature, or on logits, are not invariant to a shift of them.
     if len(logits) == 1:
         return logits[0]
-    return torch.stack([z.log_softmax(dim=1) for z in logits]).logsumexp(dim=0) - torch.log(
-        torch.tensor(len(logits))
-    )
+    log_shares = torch.stack([answer.log_softmax(dim=1) for answer in logits])
+    return log_shares.logsumexp(dim=0) - torch.log(torch.tensor(len(logits)))
 
 
 def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
@@ -300,9 +313,8 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     # Exponentials are summed below the largest logit, so that none overflows.
     peak = logits.amax(dim=1, keepdim=True)
     sums = torch.zeros(len(logits), num_classes + 1, device=logits.device)
-    sums.index_add_(
-        1, class_map % (num_classes + 1), (logits - peak).exp()
-    )  # -1 is the last column
+    column = class_map % (num_classes + 1)  # -1 becomes one more column, which is left out
+    sums.index_add_(1, column, (logits - peak).exp())
     sums = sums[:, :num_classes]
     # A class that nothing is mapped to has a logit that is finite, and below all others.
     mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
@@ -320,7 +332,7 @@ class TeacherSettings(Request):
     """
 
     dtype: torch.dtype = torch.float32
-    compile_options: Mapping[str, object] | None = None
+    compile_options: CompileOptions | None = None
     opened: Mapping[TeacherName, Opened] | None = None
 
 
@@ -371,11 +383,9 @@ def pair_checkpoints(
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
     # One file a name, or one for each name that does not say itself where its weights are.
-    takers = (
-        names
-        if len(checkpoints) == len(names)
-        else [name for name in names if name.is_architecture]
-    )
+    takers = names
+    if len(checkpoints) != len(names):
+        takers = [name for name in names if name.is_architecture]
     if checkpoints and len(checkpoints) != len(takers):
         raise UserError(
             f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
@@ -407,11 +417,12 @@ def open_member(
         student_size=student.size,
         checkpoint=checkpoint,
     )
-    model, data_config, own, origin = (settings.opened or {}).get(name) or open_classifier(
-        name, request
-    )
-    # Its images and its classes are brought together with the student's.
-    who, channels = f"{settings.flags[0]} {name}", data_config["input_size"][0]
+    opened = (settings.opened or {}).get(name) or open_classifier(name, request)
+    model, data_config = opened.model, opened.data_config
+
+    # A size that the model does not take is told now, and not in the first step of a long run.
+    who = f"{settings.flags[0]} {name}"
+    channels = data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(
             f"{who}: it has {channels} input channel(s), the student {student.in_chans}"
@@ -421,21 +432,19 @@ def open_member(
     # Classes are matched by their names, else by their places.
     class_map = None
     if student.num_classes is not None:
-        class_map = match_classes(who, own, student.class_names)
-    if class_map is None and student.num_classes not in (None, model.num_classes):
+        class_map = match_classes(who, opened.class_names, student.class_names)
+    if class_map is None and student.num_classes not in (None, opened.num_classes):
         raise UserError(
-            f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
+            f"{who}: it has {opened.num_classes} classes, the student {student.num_classes}; give weights "
             f"that were trained on the student's classes ({settings.flags[1]})"
         )
 
     # The record says where it is from; a model without weights, behind a service, has no dtype.
     params = sum(parameter.numel() for parameter in model.parameters())
-    source = {
-        "name": name.text,
-        "params": params,
-        **({} if name.is_of_timm else {"kind": name.kind}),
-        "source": origin,
-    }
+    source: dict[str, object] = {"name": name.text, "params": params}
+    if not name.is_of_timm:
+        source["kind"] = name.kind
+    source["source"] = opened.origin
     return TeacherModel(
         model,
         data_config,
@@ -455,7 +464,6 @@ def open_alone(
 ) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
     # The student that it is adapted to is itself.
-    seen = StudentInput.of(opened.data_config)
-    return open_member(
-        name, None, seen, device, TeacherSettings(opened={name: opened}, flags=flags)
-    )
+    itself = StudentInput.of(opened.data_config)
+    settings = TeacherSettings(opened={name: opened}, flags=flags)
+    return open_member(name, None, itself, device, settings)

@@ -7,7 +7,7 @@ from ..errors import logger
 from ..files import file_sha256
 from ..models.class_names import imagenet_names, names_of_model
 from ..models.loading import (
-    INPUT_KEYS,
+    Recorded,
     adapt_state,
     architecture_of,
     classifier_prefixes,
@@ -32,20 +32,24 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     name_flag, file_flag = request.flags
     # A checkpoint is looked at before a model is made, and what its run says of the input and the model decides where
     # the user asks for nothing else.
-    file, state, recorded = None, {}, {}
+    file, state, recorded = None, {}, Recorded({}, None, {})
     if request.checkpoint is not None:
         file = find_weights(request.checkpoint, file_flag)
-        state, recorded = read_weights(file, file_flag), settings_beside(file, file_flag)
-    sizes = {"img_size": recorded.get("img_size"), "input_size": recorded.get("input_size")}
+        state = read_weights(file, file_flag)
+        recorded = settings_beside(file, file_flag)
+    inputs = recorded.inputs
+    sizes = {"img_size": inputs.get("img_size"), "input_size": inputs.get("input_size")}
+    if request.img_size:
+        sizes = {"img_size": request.img_size}
     model = create_model(
         name_flag,
         name.text,
         pretrained=file is None,
-        inputs={"img_size": request.img_size} if request.img_size else sizes,
+        inputs=sizes,
         instead=f"{file_flag} FILE",
         recorded={
-            "in_chans": recorded.get("in_chans") or request.in_chans,
-            **recorded.get("model_kwargs", {}),
+            "in_chans": inputs.get("in_chans") or request.in_chans,
+            **recorded.model_kwargs,
         },
         **(request.model_kwargs or {}),
     )
@@ -55,13 +59,11 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     else:
         origin = {"file": str(file), "sha256": file_sha256(file)}
         # as many classes as the head in the file has, else as its run has recorded
-        heads = [
-            state[key]
-            for key in (f"{prefix}weight" for prefix in classifier_prefixes(model))
-            if key in state
-        ]
-        is_head = bool(heads) and heads[0].ndim > 0
-        classes = len(heads[0]) if is_head else recorded.get("num_classes")
+        classes = recorded.num_classes
+        heads = [state.get(f"{prefix}weight") for prefix in classifier_prefixes(model)]
+        head = next((weight for weight in heads if weight is not None), None)
+        if head is not None and head.ndim > 0:
+            classes = len(head)
         if classes and classes != model.num_classes:
             model.reset_classifier(classes)
         # a published checkpoint may have other names
@@ -71,7 +73,7 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     logger.info(f"{name_flag.removeprefix('--').capitalize()} {name}: {loaded}")
 
     # Images are prepared as the run beside the weights has recorded it, but for their size where another is asked for.
-    prepared = {**{key: recorded[key] for key in INPUT_KEYS if key in recorded}, "in_chans": None}
+    prepared = {**inputs, "in_chans": None}
     if request.img_size:
         prepared.update(img_size=request.img_size, input_size=None)
     data_config = input_config(model, f"{name_flag} {name}", prepared)

@@ -207,9 +207,8 @@ def classes_of_teacher(
     with quietly():
         tables = [file.labels(None, missing, of_data) for file, missing in files]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # how the student begins does not depend on who teaches it
+    # To open a model draws random numbers, and how the student begins must not depend on who teaches it.
+    with torch.random.fork_rng(devices=[]):
         names, count = _classes_of_model(settings, channels, of_labels or of_data, opened)
     if have_common_names(f"--teacher {settings.teacher}", names, of_labels):
         of_labels = list(dict.fromkeys([*of_labels, *(names or ())]))

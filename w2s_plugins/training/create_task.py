@@ -77,7 +77,7 @@ def build_task(
             return build_timm_distillation(losses, student, criterion, shared)
         return ClassificationTask(student, criterion, **shared)
 
-    # The distillation loss, beside the criterion on ground truth if that has a weight.
+    # From here on somebody teaches. The log says both weights, because either may follow from the other.
     task_weight, distill_weight = losses.weights
     logger.info(
         f"Loss {task_weight:g} x {losses.task_loss} on ground truth + {distill_weight:g} x {losses.loss} "
@@ -103,6 +103,7 @@ def build_task(
             **shared,
         )
 
+    # Several teachers give the mean of their probabilities, or each sample has the one that is nearest to the student.
     by_student = settings.teacher.teacher_assign == "student"
     asked = teacher if targets is None else targets
     if asked is None:
@@ -115,7 +116,7 @@ def build_task(
         task_loss_weight=task_weight,
         distill_loss_weight=distill_weight,
         extractor=build_extractor(loss, student, data_config, teacher),
-        mix=nearest_teacher if by_student else None,  # else the mean of their probabilities
+        mix=nearest_teacher if by_student else None,
         cached=targets is not None,
         labelled=0 if data.labelled is None else settings.data.labelled_in_batch,
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
@@ -136,6 +137,8 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
     """
     binary = losses.task_loss == "bce"
     try:
+        # Weights of classes are numbers, a file of them, or a rule on the counts of the classes, which timm works out;
+        # a list of another length would fail in the first step only.
         stats = load_class_stats(losses.class_stats)
         weights = {}
         for kind, text in (
@@ -147,6 +150,7 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
                 raise ValueError(
                     f"{option(f'loss_{kind}')} has {len(weights[kind])} numbers for {num_classes} classes"
                 )
+        # The older flag of the same weight, which is for binary cross-entropy alone.
         if binary and weights["pos_weight"] is None:
             weights["pos_weight"] = losses.bce_pos_weight
         return create_classification_loss(
@@ -240,16 +244,15 @@ def build_timm_distillation(
 
 def compile_and_distribute(settings: ComputeSettings, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
-    # Compiled first: DDP hooks into what runs.
+    # Compiled first: DDP hooks into what runs. The average has other weights, and so a graph of its own.
     options = compile_options(settings)
     if options:
         task.compile(**options)
         if task.has_ema():
             task.compile_ema(**options)
     if world.distributed:
-        device_ids = (
-            None if world.device.type == "cpu" else [world.device]
-        )  # DDP refuses ids on CPUs
+        # DDP refuses ids on CPUs.
+        device_ids = None if world.device.type == "cpu" else [world.device]
         # Gradients are views into DDP's buckets, which saves a copy of them. See `share_statistics` of buffers.
         task.prepare_distributed(
             device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch.utils.data import IterableDataset
@@ -28,7 +28,7 @@ from ..data import (
     open_split,
     take_slice,
 )
-from ..data.datasets import class_names_of, known_labels, labels_of
+from ..data.datasets import DatasetOptions, class_names_of, known_labels, labels_of
 from ..data.keys import count_shared, describe, positions_in_split
 from ..data.slices import Subset
 from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
@@ -41,7 +41,6 @@ from ..labels.selection import Selection, read_selection, selection_figures, tak
 from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
-from ..monitor import Console
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
 from ..teachers.clean_select import select_by_model, selection_models
@@ -53,28 +52,21 @@ from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, whole_pass
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # ---------------------------------------------------------------- whole splits
 
 
-class Reading(TypedDict):
-    """How samples are read, as arguments of `open_split`."""
-
-    class_map: str
-    download: bool
-    batch_size: int
-    input_img_mode: str
-    input_key: str | None
-    target_key: str | None
-    trust_remote_code: bool
-    is_training: bool
-
-
-def reading(settings: DataSettings, channels: int, is_training: bool = False) -> Reading:
-    """Return how samples are read, for a model that takes so many channels.
+def reading(
+    settings: DataSettings, channels: int, **further: "Unpack[DatasetOptions]"
+) -> DatasetOptions:
+    """Return how samples are read, for a model that takes so many channels; ``further`` options are added.
 
     Raises:
         UserError: ``--input-img-mode`` has another number of them.
     """
+    # PIL reads images in any mode; the model says what it takes, and a mode that was asked for must have as many bands.
     mode = settings.input_img_mode or ("RGB" if channels == 3 else "L")
     bands = len(Image.new(mode, (1, 1)).getbands())
     if settings.input_img_mode and bands != channels:
@@ -82,7 +74,7 @@ def reading(settings: DataSettings, channels: int, is_training: bool = False) ->
             f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} (--in-chans "
             f"{bands})"
         )
-    return Reading(
+    options = DatasetOptions(
         class_map=settings.class_map,
         download=settings.dataset_download,
         batch_size=settings.batch_size,
@@ -90,8 +82,9 @@ def reading(settings: DataSettings, channels: int, is_training: bool = False) ->
         input_key=settings.input_key,
         target_key=settings.target_key,
         trust_remote_code=settings.dataset_trust_remote_code,
-        is_training=is_training,
     )
+    options.update(further)
+    return options
 
 
 def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDataset:
@@ -102,6 +95,7 @@ def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDat
         channels: of the model's images.
         seed: of the order of a stream.
     """
+    # Beside labelled samples images without labels are another split, see `open_splits`.
     if settings.unlabeled and not settings.semi_supervised:
         return _open_unlabeled(settings, channels)
     return open_split(
@@ -110,17 +104,21 @@ def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDat
         settings.train_split,
         settings.class_list,
         flag="--train-split",
-        seed=seed,
-        repeats=settings.epoch_repeats,
-        num_samples=settings.train_num_samples,
-        **reading(settings, channels, is_training=True),
+        **reading(
+            settings,
+            channels,
+            is_training=True,
+            seed=seed,
+            repeats=settings.epoch_repeats,
+            num_samples=settings.train_num_samples,
+        ),
     )
 
 
 def _open_unlabeled(settings: DataSettings, channels: int) -> AnyDataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
     text, how = settings.unlabeled or "", reading(settings, channels, is_training=True)
-    mode = how["input_img_mode"]
+    mode = how.get("input_img_mode", "RGB")
 
     # folders, tar files and shards, here or on the Hub
     if os.path.exists(text) or text.startswith(WDS) or not text.lower().startswith(PREFIXES):
@@ -151,8 +149,7 @@ def open_val_split(settings: DataSettings, channels: int) -> AnyDataset:
         settings.val_split,
         settings.class_list,
         flag="--val-split",
-        num_samples=settings.val_num_samples,
-        **reading(settings, channels),
+        **reading(settings, channels, num_samples=settings.val_num_samples),
     )
 
 
@@ -267,6 +264,7 @@ def build_data(
 
     # What the whole training split decides.
     train = splits["train"]
+    # Whether classes are rare is said by the whole split, whatever part of it a run is trained on.
     mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
     counts = None
     if mode != "never" and not loading.unlabeled:
@@ -297,16 +295,16 @@ def build_data(
     ):
         if part and role in splits:
             cut, numbered = take_slice(whole[role], part, loading.slice_seed, flag), splits[role]
-            if isinstance(cut, Subset) and isinstance(
-                numbered, MapDataset
-            ):  # no stream has a slice
+            # Of a stream there is no slice; `take_slice` refuses it.
+            if isinstance(cut, Subset) and isinstance(numbered, MapDataset):
                 splits[role] = Subset(numbered, cut.indices)
     check_unseen_by_training(loading, splits, with_truth, sources)
 
     # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
     train, select = hold_out(splits["train"], loading.select_split, loading.slice_seed)
     if noise is not None:
-        train = noise.apply(train)
+        if isinstance(train, MapDataset):  # streams have no noise
+            train = noise.apply(train)
         select = None if select is None else noise.apply(select)
         about = noise.record(train)
         logger.info(
@@ -386,6 +384,7 @@ def select_clean(
     """
     if not labelling.clean_select:
         return
+    # A rule on neighbours needs labels, one on the certainty of the model none.
     rule, value, file = parse_selection(labelling.clean_select)
     candidates = data.samples
     labels = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
@@ -410,7 +409,6 @@ def select_clean(
                 without_transform(candidates),
                 data.count_classes(),
                 whole_pass(loading, world),
-                Console(world.primary, 0).wrap,
             )
             origin = dict(made_by=None, models=[model.source for model in models])
 

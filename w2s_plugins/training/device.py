@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import os
-from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -16,14 +15,8 @@ from torch import nn
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from ..models.inference import CompileOptions
 from ..settings.concerns import ComputeSettings
-
-
-class CompileOptions(TypedDict):
-    """Arguments of torch.compile."""
-
-    backend: str
-    mode: str | None
 
 
 def join_processes(settings: ComputeSettings) -> World:
@@ -57,6 +50,7 @@ def join_group(device: str, timeout: float = 600) -> World:
             device = f"{device.split(':')[0]}:{os.environ.get('LOCAL_RANK', '0')}"
         return World(torch.device(device), dist.get_rank(), dist.get_world_size(), True)
     try:
+        # torchrun, SLURM and MPI say in their own variables who is who; timm knows them all.
         joined = init_distributed_device_so(device)
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
         raise UserError(
@@ -109,6 +103,7 @@ def first_device(sharded: bool, world: World) -> torch.device:
 
 def create_precision(settings: ComputeSettings, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
+    # float16 alone needs a scaler: bfloat16 has the exponents of float32, so small gradients do not become 0.
     amp_dtype = named_dtype(settings.amp_dtype) if settings.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
     return Precision(

@@ -109,6 +109,7 @@ def evaluate(
     """
     if isinstance(model, nn.Module):
         model.eval()
+    # The last batches of some ranks are filled up with samples that are there already; these do not count.
     limit = evaluation_sample_limit(loader)
     evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
     rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -313,6 +314,7 @@ def average_batch_norm(run: Run) -> None:
     """Average the statistics of batch norm over all ranks as ``--dist-bn`` says; those of the average of the weights
     where an evaluation is due.
     """
+    # A run that goes on after the evaluation of an epoch finds them shared already, and would average averages.
     how = run.settings.student.dist_bn
     if (
         run.world.distributed
@@ -335,11 +337,10 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         terms: averages of the loss and its terms over the epoch, which rank it where there is no split.
         watch: stops at a signal.
     """
-    # What is evaluated is what would be exported.
+    # What is evaluated is what would be exported. A signal stops the pass between two batches; not that of a sharded
+    # model, which runs on all ranks or on none.
     model = evaluated_model(run.task, run.evaluates_average)
-    progress = (
-        None if run.settings.compute.fsdp else watch.guard
-    )  # a sharded model runs on all ranks or on none
+    progress = None if run.settings.compute.fsdp else watch.guard
     figures, predictions = {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
@@ -417,6 +418,7 @@ def selection_metric(
         terms: averages of the loss and its terms.
     """
     sign = -1.0 if metric == "loss" else 1.0  # the loss falls
+    # A held-out part is for the choice alone, so that the validation split is not chosen on.
     held_out = figures.get("select", figures.get("val"))
     if metric == "few-shot" and "few_shot" in figures:
         value = next(iter(figures["few_shot"].values()))

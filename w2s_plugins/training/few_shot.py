@@ -97,6 +97,7 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
         return float(values.mean()), math.nan
     from scipy.stats import t as student_t  # takes most of a second, in every run
 
+    # In float64, since the deviation of many accuracies that are nearly equal loses digits.
     values = values.double()
     return float(values.mean()), float(
         student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count)
@@ -181,6 +182,7 @@ def create_episodic_task(
     for name, parameter in student.named_parameters():
         if name.startswith(classifier_prefixes(student)):
             parameter.requires_grad_(False)
+    # The head is the extractor of the task: it runs the student, and makes logits of its pooled features.
     head = CosineHead(shape)
     return WeakToStrongTask(
         student,

@@ -79,7 +79,7 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     # What is measured and exported is a plain timm model.
     if has_adapters(model):
         merge_adapters(model)
-    record = make_record(run, model, best, seconds)
+    record = make_record(run, model, evaluations, best, seconds)
     plain_batch_norm(model)
     export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
 
@@ -166,12 +166,12 @@ def end_process(code: int) -> None:
 
     Signals change nothing from here on: what is to be written is written.
     """
+    # Ignored, not handled: an interpreter that ends would take any other handler away.
     for signum in STOPPING:
-        signal.signal(
-            signum, signal.SIG_IGN
-        )  # an interpreter that ends would take any other handler away
+        signal.signal(signum, signal.SIG_IGN)
     if count_processes() > 1:
-        barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        # torchrun ends all ranks when one ends with an error, so rank 0 is waited for.
+        barrier()
         dist.destroy_process_group()
         for worker in multiprocessing.active_children():
             worker.terminate()

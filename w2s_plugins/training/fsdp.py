@@ -141,6 +141,7 @@ def shard_model(
     float32, and what is in no block stays in float32 and is left to autocast. The kernels of batch norm want its
     parameters in float32, so models with it are gathered in float32 throughout.
     """
+    # The dtype in which blocks are gathered is not that of their shards, which stay in float32 for the optimizer.
     has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     policy = MixedPrecisionPolicy(
         param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32
@@ -175,6 +176,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 def _members(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
+        # From the inside out: what of a child are blocks decides whether the child itself is one.
         inner = list(_members(child))
         if isinstance(module, CONTAINERS) and not isinstance(child, CONTAINERS):
             inner = [m for m in inner if any(m.children())]  # not the layers of a block

@@ -65,6 +65,7 @@ def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels
     """
     labels = []
     for name in settings.label_paths:
+        # Only the first rank asks the Hub, so that all have the same revision.
         place = local_labels(name, f"--teacher {LABELS_PREFIX}{name}") if world.primary else None
         place = broadcast_from_rank0(place, world.distributed)
         labels.append(FoundLabels(name, place, settings.labels_missing))
@@ -86,6 +87,7 @@ def take_labels(
     if not labels:
         return []
     class_names = class_names or [str(number) for number in range(data.count_classes())]
+    # Below chance a label would make its own class the least likely one.
     chance = 1 / len(class_names)
     confidence = settings.labels_confidence
     if confidence is not None and confidence < chance:

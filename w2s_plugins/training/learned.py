@@ -63,6 +63,7 @@ class Learned:
         Raises:
             UserError: the teacher has other weights now.
         """
+        # A teacher with other weights would say other labels than those that were learned, so it is compared first.
         settings, data, config = self.settings, self.data, student.data_config
         precision = create_precision(settings.compute, self.world)
         model = of_timm(student.model)
@@ -79,6 +80,7 @@ class Learned:
         )
         if targets is None:
             return np.array(known_labels(data.train, "RUN"))
+        # Some rows at a time: the answers of all would be as large as the store that they are in.
         rows = torch.arange(len(data.samples)).split(ROWS)
         return torch.cat([targets(index).argmax(dim=1) for index in rows]).numpy(force=True)
 
@@ -102,10 +104,12 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         UserError: they are not there, are a stream, or are not what the run has learned from any more.
     """
     flags = read_run_args(run, "RUN")
+    # Runs of other programs have an args.yaml too, and may name addresses, which nobody has typed here.
     if not {"dataset", "data_dir", "unlabeled", "class_names"} <= flags.keys():
         raise UserError(f"RUN {run}: its args.yaml does not say what it learned from")
     refuse_addresses(flags, {"dataset": "data_dir"}, f"RUN {run}: its args.yaml")
     if data_dir is not None:
+        # Whoever has moved the images says where they are; what they hold is compared below.
         names = [name for name in split_names(data_dir) if not name.lower().startswith(PREFIXES)]
         gone = next((name for name in names if not Path(name).exists()), None)
         if gone is not None:
@@ -128,6 +132,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
     loading, teaching = settings.data, settings.teacher
     made_of = _recorded(run)
     with said_of(f"RUN {run}: its flags say "):
+        # A message about a flag would be read as one about this command, which has no such flag.
         check_paths(loading, teaching)
         world = join_group(settings.compute.device)
         labels = find_labels(teaching, world)

@@ -103,6 +103,7 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
 
 def transform_of(views: ViewSettings, data_config: dict) -> dict[str, object]:
     """Return the arguments of timm's transform of one image."""
+    # Without augmentation images are resized as in evaluations; else timm may draw an interpolation for each.
     interpolation = data_config["interpolation"]
     if views.train_interpolation and not views.no_aug:
         interpolation = views.train_interpolation
@@ -142,6 +143,7 @@ def mixing_of(
     """
     height, width = data_config["input_size"][-2:]
     low, high = views.cutmix_minmax or (0, 1)
+    # timm draws the sides of boxes from whole pixels, and would find no number between these.
     if any(int(low * side) >= int(high * side) for side in (height, width)):
         raise UserError(
             f"--cutmix-minmax {low:g} {high:g}: no box of whole pixels lies between them at {height} x {width}; give "
@@ -206,9 +208,8 @@ def student_views(
 # ---------------------------------------------------------------- loaders
 
 
-Loaders = dict[
-    str, Any
-]  # by split: `TrainLoader` and timm's loaders, or features; None if a run has it not
+# by split: `TrainLoader` and timm's loaders, or features in their place; None if a run has not the split
+Loaders = dict[str, Any]
 
 
 def check_stream(settings: TrainSettings) -> None:

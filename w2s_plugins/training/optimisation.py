@@ -37,14 +37,14 @@ def create_optimizer(
     sharded: bool = False,
 ) -> torch.optim.Optimizer:
     """Create timm's optimizer of everything in the task that is trained, which may be ``sharded`` by FSDP."""
+    # timm reads the fields that it knows by their names, which are those of its flags.
     kwargs: dict[str, Any] = optimizer_kwargs(cfg=settings)
     try:
         optimizer = create_optimizer_v2(trained_module(task), **kwargs, **settings.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {settings.opt}: cannot be created: {one_line(error)}") from error
-    if (
-        sharded and task.device.type == "cuda"
-    ):  # of sharded parameters torch would take one after the other
+    # Of sharded parameters torch would take one after the other, where it has a step of all at once.
+    if sharded and task.device.type == "cuda":
         for group in optimizer.param_groups:
             if "fused" in group:
                 group["fused"] = True

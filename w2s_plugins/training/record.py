@@ -25,6 +25,7 @@ from ..cli.outcome import list_changes
 from ..cli.values import split_names
 from ..data import AnyDataset
 from ..data.keys import describe, fingerprint_of_samples
+from ..data.loaders import EVAL_TRANSFORM
 from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -40,38 +41,28 @@ from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
 
-PREPARATION = (
-    "input_size",
-    "interpolation",
-    "crop_pct",
-    "crop_mode",
-    "mean",
-    "std",
-)  # of images that are evaluated
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "huggingface_hub",
-)  # whose versions decide what comes out of a run
+# how images that are evaluated are prepared; two figures are of one evaluation only if all of these are equal
+PREPARATION = ("input_size", *EVAL_TRANSFORM)
+# whose versions decide what comes out of a run
+PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")
 
 
-def make_record(run: Run, model: TimmModel, best: dict, seconds: float) -> dict:
+def make_record(
+    run: Run, model: TimmModel, evaluations: list[dict], best: dict, seconds: float
+) -> dict:
     """Collect everything that result.json and the model card say.
 
     Args:
         run: it has ended.
         model: the selected student.
-        best: the evaluation of the epoch that ranked first.
+        evaluations: all of the run.
+        best: that of the epoch that ranked first.
         seconds: duration of the process that ended the run.
     """
     # The epoch that counts, and the weights that the student started from where they are the model's own.
     settings, data, weak = run.settings, run.data, run.teacher_metrics.get("val")
     loading, starting, ceiling = settings.data, settings.student, settings.evaluation.ceiling_acc
     select = settings.evaluation.select
-    if run.files is None:
-        raise RuntimeError("only the first rank has the files of a run")
-    evaluations = run.files.metrics.evaluations
     last = evaluations[-1]
     chosen = best if select == "best" else last
     events = {"last": last, "best": best, "metrics": chosen}
@@ -154,6 +145,7 @@ def _student(run: Run, model: TimmModel) -> dict:
 
 def _teacher(run: Run, weak: dict) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
+    # Models that answered and files of labels, in the order in which they were named.
     models = run.teacher.sources if run.teacher is not None else ()
     settings = run.settings.teacher
     sources = settings.in_order(models, (labels.source for labels in run.data.given))
@@ -175,6 +167,7 @@ def _loss(settings: LossSettings, has_teacher: bool) -> dict:
     weights = (1.0, 0.0)
     if has_teacher or settings.kd_model_name:
         weights = settings.weights
+    # A sum of losses has the papers of all of its parts.
     name, papers = settings.task_loss, {}
     if settings.loss:
         name = settings.loss
@@ -221,6 +214,7 @@ def _data(
         )
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
+    # A record may be read by others, so that folders of this disk are called by their last part.
     reader, _, name = settings.dataset.partition("/")
     if settings.unlabeled or not settings.dataset:
         folders = map(Path, split_names(settings.unlabeled) or [settings.data_dir or ""])
@@ -264,6 +258,7 @@ def evaluated_on(
         ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
         samples, ``evaluation``, the settings, and ``taught_by``, a hash of the teacher.
     """
+    # Without a name of its own a data set is called by its folder; the fingerprint tells such apart.
     name = loading.dataset or Path(loading.data_dir or "").absolute().name
     part = f"[{loading.val_slice}]" if loading.val_slice else ""
     settings = dict(

@@ -130,10 +130,9 @@ def _create_model(
     if starting.pretrained_path:
         file = find_weights(starting.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
+    # Weights of JAX can be read by the model alone; all others are compared with what it has taken of them.
     state = None
-    if (
-        file is not None and file.suffix != ".npz"
-    ):  # weights of JAX, which only the model itself can read
+    if file is not None and file.suffix != ".npz":
         state = read_weights(file, "--pretrained-path")
     drop_path = starting.drop_connect if starting.drop_path is None else starting.drop_path
     kwargs = dict(
@@ -150,9 +149,7 @@ def _create_model(
         "--model",
         starting.model,
         pretrained=starting.pretrained or bool(overlay),
-        inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
-        ),
+        inputs=images.of_model,
         instead="--pretrained-path FILE",
         **{**kwargs, **starting.model_kwargs},
     )
@@ -237,13 +234,13 @@ def _begin_head(
     """
     scale = starting.head_init_scale
     if scale is None and not starting.linear_probe:
+        # Recipes tune a part, or say how the head begins, so that whoever comes here follows none.
         in_part = starting.tune != "all"
-        if (
-            taught and init != "random" and not in_part
-        ):  # recipes tune a part, or say how the head begins
+        if taught and init != "random" and not in_part:
             logger.info(
                 "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)"
             )
+        # With zeros the first gradients are of the head alone: random weights would send noise into the features.
         can_begin = not NOT_FROM_ZEROS.search(f"{loss.loss} {loss.loss_kwargs}")
         if is_new and (taught or in_part) and can_begin:
             logger.info(
@@ -265,28 +262,27 @@ def _load_start(
     published: Published | None,
 ) -> dict[str, Any]:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
-    # Later flags win: a checkpoint over pretrained weights, --finetune over both.
-    init, origin = "random", None
-    if settings.pretrained_path:
-        file = find_weights(settings.pretrained_path, "--pretrained-path")
-        init, origin = "pretrained", dict(file=settings.pretrained_path, sha256=file_sha256(file))
-    elif settings.pretrained:
-        init, origin = "pretrained", pretrained_source(model, settings.model, "--model")
+    # Later flags win: a checkpoint over pretrained weights, --finetune over both. The record tells of the last one.
+    init, named, file = "random", "", None
+    if settings.pretrained_path:  # the model was created with them
+        init, named = "pretrained", settings.pretrained_path
+        file = find_weights(named, "--pretrained-path")
     if settings.initial_checkpoint:
+        init, named = "checkpoint", settings.initial_checkpoint
         flag = "--initial-checkpoint"
-        file = find_weights(settings.initial_checkpoint, flag)
+        file = find_weights(named, flag)
         report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
         logger.info(f"Student {settings.model}: {report}")
-        init, origin = (
-            "checkpoint",
-            dict(file=settings.initial_checkpoint, sha256=file_sha256(file)),
-        )
     if published is not None:
+        init, named, file = "checkpoint", settings.finetune, published.path
         logger.info(f"Student {settings.model}: {load_published(model, published, '--finetune')}")
-        init, origin = (
-            "checkpoint",
-            dict(file=settings.finetune, sha256=file_sha256(published.path)),
-        )
+
+    # Weights of a file are known by its content, those of the Hub by their revision.
+    origin = None
+    if file is not None:
+        origin = dict(file=named, sha256=file_sha256(file))
+    elif settings.pretrained:
+        init, origin = "pretrained", pretrained_source(model, settings.model, "--model")
     params = sum(p.numel() for p in model.parameters())
     logger.info(
         f"Student {settings.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from {init} "

@@ -333,9 +333,8 @@ class WeakToStrongTask(TrainingTask):
                 raise UserError(
                     f"the task's index is {_kind(index)}: expected positions of {len(input)} samples"
                 )
-            check_positions(
-                index[self.labelled :], self.num_samples
-            )  # the others are of another data set
+            # Samples with true labels, at the start, are of another data set, whose positions follow.
+            check_positions(index[self.labelled :], self.num_samples)
 
     def _check_target(self, target: Tensor | None, size: int | None) -> None:
         """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
@@ -478,9 +477,8 @@ class WeakToStrongTask(TrainingTask):
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Return the parameters to clip. ``exclude_head`` leaves out the student's last two, as timm does."""
-        parameters = list(
-            self.trainable_module.parameters()
-        )  # those of the student come first, then the loss
+        # The student is the first part of the module, so its parameters come first, and then those of the loss.
+        parameters = list(self.trainable_module.parameters())
         end = len(list(self.student.parameters()))
         return parameters[: end - 2] + parameters[end:] if exclude_head else parameters
 
@@ -524,8 +522,8 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
             the share is 1, the image was not mixed, and its logits are returned as they are.
     """
     # Add probabilities by their logarithms, because small ones would become 0 otherwise.
-    own = logits.log_softmax(dim=-1)
-    mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
+    unmixed = logits.log_softmax(dim=-1)
+    mixed = torch.logaddexp(unmixed + share.log(), unmixed.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
 
 

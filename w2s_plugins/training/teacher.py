@@ -47,6 +47,7 @@ def build_teacher(
     names = settings.teacher.models
     if not names:
         return None
+    # It is given the student's batch, and undoes how that was normalised for the student.
     seen = StudentInput.of(data_config, student.num_classes, class_names)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
         seen = StudentInput.of(data_config, None, None)
@@ -69,6 +70,7 @@ def teacher_from_settings(
     opened: Mapping[TeacherName, Opened] | None = None,
 ) -> Teacher:
     """Open models, the ``names`` of ``--teacher``, on the student's input, whose normalisation they undo."""
+    # Emulated dtypes are slower than float32, so a teacher's follows the device, not the flags alone.
     how = TeacherSettings(
         dtype=inference_dtype(precision),
         img_size=settings.teacher_img_size,
@@ -117,6 +119,8 @@ def cached_targets(
         )
         for member in (teacher.members if teacher else ())
     ]
+    # Models and files of labels stand in the order in which they were named, and in which a mean adds them up: another
+    # order would round otherwise.
     answers = settings.in_order(readers, (labels.train for labels in data.given))
     return CachedTargets(answers, store.how.world.device)
 

@@ -47,11 +47,10 @@ class Run:
     position: Position = field(default_factory=Position)
     files: RunFiles | None = None
     saver: Saver | None = None
-    # What was found of the teacher before the first step.
-    teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
-    teacher_predictions: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # classes by split, of this rank, on the CPU
+    # What was measured of the teacher before the first step, by split; its predictions are classes of this rank's
+    # samples, on the CPU.
+    teacher_metrics: dict[str, dict] = field(default_factory=dict)
+    teacher_predictions: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def updates_in_epoch(self) -> int:

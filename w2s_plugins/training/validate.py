@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cli.forms import parse_long_tail
 from ..data import AnyDataset, MapDataset, create_eval_loader, open_split, take_slice
 from ..data.datasets import NamesFiles, num_classes_of
-from ..data.loaders import LoaderSettings
+from ..data.loaders import EVAL_TRANSFORM, LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, one_line, said_of
 from ..files import file_sha256, read_text
@@ -66,9 +66,7 @@ def create_subject(
         "--model",
         candidate.model,
         pretrained=settings.student.pretrained or not candidate.checkpoint,
-        inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
-        ),
+        inputs=images.of_model,
         recorded=candidate.recorded,
         **{
             "num_classes": settings.data.num_classes,
@@ -84,9 +82,11 @@ def create_subject(
         logger.info(f"{candidate.model}: {report}")
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
+    # Hashed as they were loaded, before they are merged or cast: the same weights are known by it in any form.
     weights = hash_tensors(dict(sorted(model.state_dict().items())))
     if form.reparam:
         model = of_timm(reparameterize_model(model))
+    # Counted after the branches are merged, because that is what runs.
     params = sum(p.numel() for p in model.parameters())
     data_config = input_config(
         model,
@@ -110,6 +110,7 @@ def compiled(
     """Return the model in the compiled or parallel form that the flags ask for."""
     if form.torchscript:
         return torch.jit.script(model)
+    # At most one of these: each makes something else of the model that the others could not take.
     options = compile_options(compute)
     if options is not None:
         return torch.compile(model, **options)
@@ -132,6 +133,8 @@ def reference_teacher(
     teaching, few_shot = settings.teacher, bool(settings.episodes.few_shot_eval)
     if not teaching.teacher:
         return None
+    # Episodes are of any classes, so that a teacher need not have those of the model; of classes that are picked by
+    # --valid-labels the names are not those of the model's answers.
     num_classes = None if few_shot else subject.model.num_classes
     class_names = None
     if not few_shot and not settings.subject.valid_labels:
@@ -160,19 +163,24 @@ def open_dataset(
             loading.val_split,
             loading.class_list,
             flag="--split",
-            load_bytes=settings.subject.tf_preprocessing,
-            num_samples=loading.val_num_samples,
-            seed=settings.seed,
-            **reading(loading, subject.data_config["input_size"][0]),
+            **reading(
+                loading,
+                subject.data_config["input_size"][0],
+                load_bytes=settings.subject.tf_preprocessing,
+                num_samples=loading.val_num_samples,
+                seed=settings.seed,
+            ),
         )
     if settings.episodes.few_shot_eval:
         return dataset
+    # A slice is taken before classes are compared, as in a run, since which samples it has depends on their order.
     dataset = take_slice(dataset, loading.val_slice, loading.slice_seed, "--val-slice")
     expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
         check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
-        names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
+        if names:
+            names = [names[number] for number in counted if 0 <= number < len(names)]
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
         in_data = names_of_data(dataset)
@@ -206,22 +214,15 @@ def create_loader(
             crop_border_pixels=form.crop_border_pixels,
             tf_preprocessing=form.tf_preprocessing,
         )
+    # NaFlexVit cuts images into patches itself elsewhere; here the loader does, by the size that the model has.
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
-    of_config = {
-        name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")
-    }
     return create_naflex_loader(
         dataset,
-        batch_size=loading.batch_size,
-        use_prefetcher=loading.prefetch,
-        num_workers=loading.workers,
-        pin_memory=loading.pin_memory,
-        device=loading.device,
-        img_dtype=loading.dtype,
         crop_border_pixels=form.crop_border_pixels,
         patch_size=patch_size or (16, 16),
         max_seq_len=form.naflex_max_seq_len,
-        **of_config,
+        **loading.for_timm,
+        **{name: config[name] for name in EVAL_TRANSFORM},
     )
 
 
@@ -232,6 +233,7 @@ def open_groups(
     file = settings.subject.class_counts
     if file is None:
         return None
+    # Counts of other classes than those of the data say nothing of these.
     counts = read_counts(file, "--checkpoint")
     if len(counts) != (num_classes_of(dataset) or subject.model.num_classes):
         return None
@@ -265,6 +267,7 @@ def unlike_training(settings: ValidateSettings) -> dict[str, object]:
     """
     form = settings.subject
     files = {"real_labels": form.real_labels, "valid_labels": form.valid_labels}
+    # Two files of one name may differ, so that their content is part of what is compared.
     contents = {
         name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file
     }
@@ -301,6 +304,7 @@ def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, fi
         of_data: how many the data has, None for a stream.
         file: named by ``--valid-labels``.
     """
+    # One line too many or twice would move all classes behind it, and figures would still look like figures.
     odd = next((number for number in counted if not 0 <= number < of_model), None)
     if odd is not None:
         raise UserError(

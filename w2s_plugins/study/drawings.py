@@ -18,8 +18,8 @@ from ..errors import UserError, one_line
 from ..files import atomic_write
 from ..hub.markdown import plain
 from .gallery import open_gallery, picture
-from .outcome import NAMES
-from .table import Group
+from .loss_table import Group
+from .scores import NAMES
 
 WIDTH, HEIGHT, DPI = 3.3, 2.3, 220
 PICTURES = 6  # in a row of the gallery
@@ -57,32 +57,27 @@ def draw_all(groups: list[Group]) -> list[Drawn]:
             for number, group in enumerate(groups, 1):
                 figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
                 if table_of is None:
-                    said = draw_pictures(figure, group)
+                    words = draw_pictures(figure, group)
                 else:
-                    said = draw_table(figure, *table_of(group))
-                # where it says nothing, there is nothing to show
-                if said:
-                    drawn.append(
-                        Drawn(
-                            f"{name}-{number}",
-                            figure,
-                            f"{title} ({group.title})",
-                            f"{title}. {said}",
-                        )
-                    )
+                    words = draw_table(figure, *table_of(group))
+                # of what cannot be put in words there is nothing to see either
+                if words:
+                    heading = f"{title} ({group.title})"
+                    drawn.append(Drawn(f"{name}-{number}", figure, heading, f"{title}. {words}"))
     return drawn
 
 
 def save(drawn: Drawn, folder: Path) -> None:
     """Write NAME.png, NAME.svg and NAME.pdf, without the time."""
     with style():
-        for kind, without in {
+        # with the time in them, two reports of the same runs would differ
+        for kind, metadata in {
             "svg": {"Date": None},
             "pdf": {"CreationDate": None},
             "png": {},
         }.items():
             with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
-                drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=without)
+                drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
 
 
 def short(text: str, limit: int = 22) -> str:
@@ -112,7 +107,7 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         xlim=ends,
         xlabel="PGR",
     )
-    return table[["value"]], look
+    return table.filter(["value"]), look
 
 
 def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
@@ -158,18 +153,20 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
     """Draw a line for each column, or bars for each row; return what it shows in words, nothing where there is nothing."""
     if table.empty:
         return ""
-    axes, bars, height = figure.subplots(), "kind" in look, HEIGHT
-    shown = table.rename(columns=short)
-    if bars:
-        shown, height = shown.rename(index=short), 0.6 + 0.19 * len(table)
-    shown.plot(ax=axes, legend=False, **look)
+    axes = figure.subplots()
+    bars = "kind" in look
+    plotted = table.rename(columns=short, index=short if bars else None)
+    plotted.plot(ax=axes, legend=False, **look)
     axes.set(xlabel=look["xlabel"], ylabel=look.get("ylabel", ""))
+    # a bar has its room however many there are, and the best one stands above
+    height = HEIGHT
     if bars:
+        height = 0.6 + 0.19 * len(table)
         axes.invert_yaxis()
     else:
         axes.locator_params(axis="x", integer=True)
-    # below the axes, so that it hides nothing
-    count = len(shown.columns)
+    # the legend is below the axes, where it hides nothing
+    count = len(plotted.columns)
     if count > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         height += 0.15 * math.ceil(count / 2)
@@ -193,16 +190,16 @@ def draw_pictures(figure: Figure, group: Group) -> str:
         return ""
     names = dict(enumerate(student.record["model"].get("class_names") or []))
     right, same = student.hits["student"], student.hits["agreement"]
-    said = []
+    words = []
     for row, kind in zip(figure.subplots(2, PICTURES), (right & ~same, same & ~right)):
         for panel in row:
             panel.set_axis_off()
         # spread over the test set
-        positions = kind.index[kind]
+        positions = kind.to_numpy().nonzero()[0]
         for panel, position in zip(row, positions[:: max(1, len(positions) // PICTURES)]):
             labels = student.answers.loc[position, ["target", "weak"]]
             truth, answer = (str(names.get(label, label)) for label in labels)
             panel.imshow(picture(dataset, position), interpolation="nearest")
             panel.set_title(f"{short(truth, 9)}\n✗ {short(answer, 8)}", fontsize=6)
-            said.append(f"{truth} taken for {answer}")
-    return ", ".join(said)
+            words.append(f"{truth} taken for {answer}")
+    return ", ".join(words)

@@ -5,6 +5,7 @@ A figure is a mapping with ``value``, ``low`` and ``high``; accuracies, agreemen
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -97,7 +98,7 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
     return values
 
 
-def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
+def figures_of(hits: pandas.DataFrame) -> dict[str, dict[str, Any]]:
     """Return `values_of` with percentile bootstrap intervals over test samples, the same resamples for all.
 
     The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
@@ -121,7 +122,7 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
     return figures
 
 
-def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> dict[str, str]:
+def remarks_on(figures: Mapping[str, Any], labels: str = "true labels") -> dict[str, str]:
     """Return what a reader has to be told of the figures of one student, by what it is about.
 
     Args:
@@ -162,7 +163,7 @@ def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> di
 # ---------------------------------------------------------------- what --protocol w2s ends with
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
     """Return the figures of all models and their intervals over test samples as a record, and the table that the
     protocol ends with.
 
@@ -170,18 +171,11 @@ def finish(plan: LocalPlan) -> tuple[dict, str]:
         UserError: predictions are missing, or of other test samples.
     """
     done = plan.records()
-    student, folders = done["student"], {run.name: run.folder for run in plan.runs}
-    figures = figures_of(
-        hits_of(
-            read_answers(
-                {
-                    name: predictions_of(folders[name], record)
-                    for name, record in done.items()
-                    if name != "weak"
-                }
-            )
-        )
-    )
+    student = done["student"]
+    # what the teacher says stands in the student's file
+    measured = [run for run in plan.runs if run.kind != "weak"]
+    files = {run.kind: predictions_of(run.folder, run.record) for run in measured}
+    figures = figures_of(hits_of(read_answers(files)))
     # what the runs have said already is not said again
     warnings = gather_warnings(done)
     splits = {name: record["data"]["splits"] for name, record in done.items()}
@@ -189,12 +183,10 @@ def finish(plan: LocalPlan) -> tuple[dict, str]:
     warnings += [text for text in remarks.values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
     controls = {}
-    for name in CONTROLS:
-        if name in done:
-            above = figures.pop(f"above {name}")
-            controls[name] = dict(
-                figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"]
-            )
+    for name in filter(done.get, CONTROLS):
+        above = figures.pop(f"above {name}")
+        labels = done[name]["data"]["train_samples"]
+        controls[name] = dict(figures.pop(name), student_above=above, labels=labels)
     noises = {name: record["data"]["label_noise"] for name, record in done.items()}
     record = dict(
         schema=1,
@@ -206,7 +198,7 @@ def finish(plan: LocalPlan) -> tuple[dict, str]:
         splits=dict(
             test=splits["student"]["val"],
             held_out=splits["student"]["select"],
-            **{name: own["train"] for name, own in splits.items()},
+            **{name: of_run["train"] for name, of_run in splits.items()},
         ),
         selected={name: record["selected"] for name, record in done.items()},
         label_noise={
@@ -221,8 +213,8 @@ def finish(plan: LocalPlan) -> tuple[dict, str]:
             method="percentile, paired over test samples",
         ),
         runs={
-            name: path.name if path.parent == plan.folder else str(path)
-            for name, path in folders.items()
+            run.name: run.folder.name if run.folder.parent == plan.folder else str(run.folder)
+            for run in plan.runs
         },
     )
     return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
@@ -234,25 +226,25 @@ def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
     Args:
         splits: of each run, as its record has them.
     """
-    weak, direct = (splits.get(name, {}).get("train") for name in ("weak", "direct"))
+    direct = splits.get("direct", {}).get("train")
     if direct is None:
         return "true labels"
     labels = f"{direct['num_samples']} true labels"
-    is_known = weak is not None and direct["fingerprint"] is not None
-    return (
-        f"the teacher's own {labels}"
-        if is_known and weak["fingerprint"] == direct["fingerprint"]
-        else labels
-    )
+    weak = splits.get("weak", {}).get("train")
+    # streams have no fingerprint
+    if weak is None or direct["fingerprint"] is None:
+        return labels
+    is_same = weak["fingerprint"] == direct["fingerprint"]
+    return f"the teacher's own {labels}" if is_same else labels
 
 
 def closing_table(record: dict) -> str:
     """Return the table that the protocol ends with."""
-    own = {name: record[name] for name in NAMES}
+    rows = [(head, record[name]) for name, head in NAMES.items()]
     for control, figure in record["controls"].items():
-        own |= {control: figure, f"above {control}": figure["student_above"]}
-    rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
-    return format_table(rows, ["", "top-1 (95 % interval)"])
+        rows += [(control, figure), (f"above {control}", figure["student_above"])]
+    texts = [(head, figure_text(figure)) for head, figure in rows]
+    return format_table(texts, ["", "top-1 (95 % interval)"])
 
 
 def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:
@@ -271,8 +263,6 @@ def figure_text(figure: Mapping | None, form: str = ".2f") -> str:
     text = format(figure["value"], form)
     if figure.get("sd") is not None:
         return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"
-    return (
-        text
-        if figure["low"] is None
-        else f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"
-    )
+    if figure["low"] is None:
+        return text
+    return f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"

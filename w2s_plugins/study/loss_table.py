@@ -8,6 +8,7 @@ whatever `StudentRun.figures` has.
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -16,7 +17,7 @@ from ..files import to_csv, write_text
 from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
-from .outcome import NAMES, figure_text, figures_of, gather_warnings, remarks_on
+from .scores import NAMES, figure_text, figures_of, gather_warnings, remarks_on
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
@@ -31,6 +32,10 @@ RULE = (
     f"below {LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. All other "
     "figures are in table.csv."
 )
+
+
+# what there is to say of one loss: its names, and figures by name
+Cell = dict[str, Any]
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Group:
 
     labels: dict[str, str]
     about: str
-    cells: list[dict]
+    cells: list[Cell]
     reference: str
     notes: list[str] = field(default_factory=list)
     runs: dict[str, list[StudentRun]] = field(default_factory=dict)
@@ -61,13 +66,13 @@ class Group:
         end = f", {label['protocol']}" if label["protocol"] else ""
         return f"{start}{label['weak']} → {label['strong']}{end}"
 
-    def shown(self) -> pandas.DataFrame:
+    def for_people(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
         table = pandas.DataFrame([columns_of(cell) for cell in self.cells])
         return table.loc[:, table.any()]
 
 
-def columns_of(cell: dict) -> dict[str, str]:
+def columns_of(cell: Cell) -> dict[str, str]:
     """Return heads of the table, and what stands below them for one loss."""
     versus = cell.get("versus") or {}
     p = versus.get("p_holm")
@@ -100,18 +105,20 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
     names = {*runs["loss"], *runs["name"]}
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
-    return [
-        make_group(dict(zip(PARTS, labels)), own, reference)
-        for labels, own in runs.groupby(PARTS, sort=False)
-    ]
+    groups = []
+    for _, alike in runs.groupby(PARTS, sort=False):
+        labels = alike[PARTS].iloc[0].to_dict()
+        groups.append(make_group(labels, alike, reference))
+    return groups
 
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
     """Return the cells of one group and its comparisons."""
-    runs = {loss: own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
-    cells = [make_cell(loss, own) for loss, own in runs.items()]
+    rows_by_loss = table.groupby("loss", sort=False)
+    by_loss = {str(loss): rows["run"].tolist() for loss, rows in rows_by_loss}
+    cells = [make_cell(loss, students) for loss, students in by_loss.items()]
     cells.sort(key=lambda cell: -cell["student"]["value"])
-    runs = {cell["loss"]: runs[cell["loss"]] for cell in cells}
+    runs = {cell["loss"]: by_loss[cell["loss"]] for cell in cells}
     # the loss of that label, or one of that name
     wanted = reference or "kd"
     fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
@@ -136,11 +143,11 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
             remarks[about] = f"{cell['loss']}: {text}"
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above
-    said = " ".join(group.notes)
-    own = gather_warnings(
+    noted = " ".join(group.notes)
+    warnings = gather_warnings(
         {loss: {"warnings": shared_warnings(students)} for loss, students in group.runs.items()}
     )
-    group.notes += [text for text in own if text.partition(": ")[2] not in said]
+    group.notes += [text for text in warnings if text.partition(": ")[2] not in noted]
     return group
 
 
@@ -150,13 +157,15 @@ def shared_warnings(students: list[StudentRun]) -> list[str]:
     return [text for text in first if all(text in other for other in others)]
 
 
-def make_cell(loss: str, runs: list[StudentRun]) -> dict:
+def make_cell(loss: str, runs: list[StudentRun]) -> Cell:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
-    cell = dict(loss=loss, name=runs[0].record["loss"]["name"], seeds=len(runs))
-    figures = pandas.DataFrame([run.figures for run in runs]).astype(float)
-    for name, values in figures.items():
-        if values.notna().any():
-            cell[name] = t_interval(values.dropna())
+    cell: Cell = {"loss": loss, "name": runs[0].record["loss"]["name"], "seeds": len(runs)}
+    for name in dict.fromkeys(name for run in runs for name in run.figures):
+        # a ceiling or a PGR may be known of some seeds only
+        known = [run.figures.get(name) for run in runs]
+        values = [value for value in known if value is not None and pandas.notna(value)]
+        if values:
+            cell[name] = t_interval(values)
     if len(runs) == 1:
         for name, figure in figures_of(runs[0].hits).items():
             if name in cell:
@@ -194,7 +203,7 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
     differences = {
         (loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs
     }
-    differences |= {(loss, None): own for loss, own in above.groupby(level=0)}
+    differences |= {(loss, None): rows for loss, rows in above.groupby(level=0)}
     outcomes = compare_all(differences)
     # Holm's rule over all that were tested
     tested = [
@@ -226,16 +235,17 @@ def verdict(outcome: dict | None) -> str:
 
 def write_table(groups: list[Group], folder: Path) -> None:
     """Write table.csv, a line for each loss with all its figures, and table.tex, what people read."""
-    labels, cells, shown = [], [], []
+    labels, cells, in_tex = [], [], []
     for group in groups:
         cells += group.cells
         labels += [{**group.labels, "reference": group.reference}] * len(group.cells)
-        shown.append(f"% {plain(group.title)}\n{group.shown().to_latex(index=False, escape=True)}")
+        table = group.for_people().to_latex(index=False, escape=True)
+        in_tex.append(f"% {plain(group.title)}\n{table}")
     # figures become columns such as student_low
     table = pandas.concat(
         [pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns"
     )
     table = table.astype(object).where(table.notna(), None)
-    texts = to_csv(table.to_dict("records")), "\n".join(shown)
+    texts = to_csv(table.to_dict("records")), "\n".join(in_tex)
     for name, text in zip(TABLES, texts):
         write_text(folder / name, text)
