@@ -6,7 +6,7 @@ it: what says how far a teacher that is trained on all of them can be trusted on
 training samples do not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import torch.distributed as dist
 from torch.utils.data import IterableDataset
@@ -15,7 +15,7 @@ from ..data.datasets import known_labels, labels_unknown
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
-from ..labels.table_writer import write_label_table
+from ..labels.table_writer import Columns, write_label_table
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
@@ -49,7 +49,7 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     ), (f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
-def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
