@@ -44,7 +44,7 @@ def answer_columns(
     """
     # what every table has, then what was asked for
     names = [str(name) for name in class_names or range(probabilities.shape[1])]
-    columns: Columns = {
+    columns: dict[str, Sequence | np.ndarray] = {
         key_column(keyed_by): list(keys),
         "label": [names[i] for i in probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),

@@ -4,7 +4,7 @@ What is needed to see that a table can be written is imported when it is: this m
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +15,7 @@ from ..files import atomic_write, check_replaceable, note_written
 if TYPE_CHECKING:
     import numpy as np
 
-Columns: TypeAlias = "dict[str, Sequence | np.ndarray]"  # by name, of equal length
+Columns: TypeAlias = "Mapping[str, Sequence | np.ndarray]"  # by name, of equal length
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -53,7 +53,7 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
 
     kind = path.suffix.lower()
     # the shortest text that gives the same float32 again is what pandas writes of one
-    frame = concat([DataFrame(columns) for columns in parts], ignore_index=True)
+    frame = concat([DataFrame(dict(columns)) for columns in parts], ignore_index=True)
     with atomic_write(path) as temporary:
         if kind == ".parquet":
             frame.to_parquet(temporary, index=False)
