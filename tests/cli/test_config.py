@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.parts import assert_refused, lines, refusal
+from tests.parts import assert_refused, lines, refusal, words
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.parser import read_command, read_yaml
 from w2s_plugins.files import recipe_path
@@ -104,28 +104,11 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_args_yaml_round_trip(config, tmp_path):
     """What a run writes is read back as the same values, every flag of it."""
-    argv = [
-        "--teacher",
-        "resnet18",
-        "--loss-kwargs",
-        "temperature=0.25",
-        "--mean",
-        "0.5",
-        "--select",
-        "best",
-        "--select-split",
-        "0.1",
-        "--train-img-sizes",
-        "8",
-        "12",
-        "--amp",
-        "--cutmix-minmax",
-        "0.2",
-        "0.8",
-        "--model-kwargs",
-        "depths=(1,2)",
-    ]
     parser = train_parser()
+    argv = words(
+        "--teacher resnet18 --loss-kwargs temperature=0.25 --mean 0.5 --select best --select-split 0.1",
+        "--train-img-sizes 8 12 --amp --cutmix-minmax 0.2 0.8 --model-kwargs depths=(1,2)",
+    )
     args, _ = parse(parser, argv)
     flags = set(parser.by_dest())
     write_args(tmp_path / "args.yaml", {k: v for k, v in vars(args).items() if k in flags})
@@ -148,46 +131,51 @@ def test_a_file_reads_those_it_names_first(config, tmp_path, monkeypatch):
 
 
 def test_recipes_have_names(config, tmp_path, monkeypatch):
-    """Wherever the run starts, and below a file of one's own; they name others relative to themselves."""
+    """Wherever the run starts, and below a file of one's own."""
     monkeypatch.chdir(tmp_path)
     args, _ = parse(train_parser(), ["--config", "imagenet-resnet18-vit-base"])
     assert (args.loss, args.epochs) == ("adaptconf", 30)
     args, _ = parse(train_parser(), ["--config", config({"config": "digits", "img_size": 8})])
     assert (args.dataset, args.img_size) == ("w2s/digits", 8)
-    # a path is one's own file, whatever it is called, and so is a name that the package has not
-    for name in ("digits.yaml", "digits", "mine"):
-        config({"epochs": 7}, name)
-    for name, epochs in (("digits.yaml", 7), ("./digits", 7), ("mine", 7), ("digits", 300)):
-        assert parse(train_parser(), ["--config", name])[0].epochs == epochs
-    # so it is in a file, beside which it lies, wherever that is
+
+
+@pytest.mark.parametrize(
+    "name, top, epochs",
+    [
+        ("digits.yaml", None, 7),
+        ("./digits", None, 7),
+        ("mine", None, 7),
+        ("digits", None, 300),
+        ("./digits", "top.yaml", 7),
+        ("digits", "top.yaml", 300),
+        ("../digits", "sub/top.yaml", 7),
+    ],
+)
+def test_a_path_is_ones_own_file(config, tmp_path, monkeypatch, name, top, epochs):
+    """Whatever it is called, as is a name that the package has not; so it is in a file, beside which it lies."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
-    for top, name, epochs in (
-        ("top.yaml", "./digits", 7),
-        ("top.yaml", "digits", 300),
-        ("sub/top.yaml", "../digits", 7),
-    ):
+    for own in ("digits.yaml", "digits", "mine"):
+        config({"epochs": 7}, own)
+    if top:
         config({"config": name}, top)
-        assert parse(train_parser(), ["--config", top])[0].epochs == epochs
+    assert parse(train_parser(), ["--config", top or name])[0].epochs == epochs
 
 
-def test_a_study_is_known_by_its_path(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name, of_package",
+    [("./digits-losses", False), ("{}/digits-losses", False), ("digits-losses", True)],
+)
+def test_a_study_is_known_by_its_path(tmp_path, monkeypatch, name, of_package):
     """``study plan ./NAME`` takes the file that lies there, and a name alone that of the package."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits-losses").write_text("weak: []\n")
-    for name, of_package in (
-        ("./digits-losses", False),
-        (str(tmp_path / "digits-losses"), False),
-        ("digits-losses", True),
-    ):
-        monkeypatch.setattr("sys.argv", ["study", "plan", name])
-        _, values = read_command("study")
-        path, content = read_yaml(values["spec"], "")
-        assert (path.suffix == ".yaml") == of_package == bool(content["weak"])
-    assert (
-        read_spec(recipe_path("./digits-losses")).weak
-        == []
-        != read_spec(recipe_path("digits-losses")).weak
-    )
+    name = name.format(tmp_path)
+    monkeypatch.setattr("sys.argv", ["study", "plan", name])
+    _, values = read_command("study")
+    path, content = read_yaml(values["spec"], "")
+    assert (path.suffix == ".yaml") == of_package == bool(content["weak"])
+    assert bool(read_spec(recipe_path(name)).weak) == of_package
 
 
 @pytest.mark.parametrize(

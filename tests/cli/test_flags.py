@@ -170,21 +170,24 @@ def test_help_tells_defaults_and_what_belongs_together(capsys):
     )
 
 
-def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flag, place, message",
+    [
+        *(
+            (flag, "x.csv", "is a FIFO; expected a regular file")
+            for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir")
+        ),
+        ("--config", "x.csv", "^--config {}: is a FIFO; expected a YAML file$"),
+        ("--config", ".", "^--config {}: is a folder; expected a YAML file$"),
+    ],
+)
+def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path, flag: str, place: str, message: str) -> None:
     """Whoever opened it would wait for ever."""
     os.mkfifo(tmp_path / "x.csv")
-    for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir"):
-        assert_refused(
-            "is a FIFO; expected a regular file",
-            parse,
-            train_parser(),
-            [flag, str(tmp_path / "x.csv")],
-        )
-    for path, kind in ((tmp_path / "x.csv", "a FIFO"), (tmp_path, "a folder")):
-        assert_refused(
-            f"^--config {path}: is {kind}; expected a YAML file$",
-            parse,
-            train_parser(),
-            ["--config", str(path)],
-        )
-    assert parse(validate_parser(), ["--results-file", "/dev/null"])
+    path = str(tmp_path / place)
+    assert_refused(message.format(path), parse, train_parser(), [flag, path])
+
+
+def test_a_device_is_a_file_of_a_flag() -> None:
+    args, _ = parse(validate_parser(), ["--results-file", "/dev/null"])
+    assert args.results_file == "/dev/null"

@@ -6,110 +6,108 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from timm.optim import list_optimizers
+from timm.scheduler import create_scheduler_v2
 
-from tests.parts import lines, refusal, train_settings
+from tests.parts import assert_refused, flags_in, lines, train_settings, words
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
 from w2s_plugins.cli.values import split_names
-from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
 from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.settings.resolve import check_paths
 
-DIGITS = ("--dataset", "w2s/digits")
-TEACHER = (*DIGITS, "--teacher", "resnet18")
+DIGITS = "--dataset w2s/digits"
+TEACHER = f"{DIGITS} --teacher resnet18"
 
 
 def resolve(*argv: str) -> SimpleNamespace:
     """The flags as a run resolves them."""
-    args, given = parse(train_parser(), argv)
-    return SimpleNamespace(**resolve_train_args(args, given).flags)
+    return SimpleNamespace(**resolve_train_args(*parse(train_parser(), words(*argv))).flags)
 
 
 # ---------------------------------------------------------------- data
 
 
-def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    columns = "labels:a.csv#" + ",".join(
-        f"annotator {i}" for i in range(40)
-    )  # longer than a name of a file
-    assert split_names(f"clip:x, {columns}?combine=mean,resnet34") == [
-        "clip:x",
-        f"{columns}?combine=mean",
-        "resnet34",
-    ]
-    assert split_names("labels:a.csv#x, y,clip:z,labels:b.csv,c") == [
-        "labels:a.csv#x,y",
-        "clip:z",
-        "labels:b.csv",
-        "c",
-    ]
-    (tmp_path / "a#1.csv").touch()
-    assert split_names("labels:a#1.csv,resnet18") == ["labels:a#1.csv", "resnet18"]
-    with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
-        settings = train_settings("--unlabeled", ".", "--teacher", columns, dataset="")
-        check_paths(settings.data, settings.teacher)
+# longer than a name of a file
+COLUMNS = "labels:a.csv#" + ",".join(f"annotator {i}" for i in range(40))
 
 
-def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
-    """What is there by its whole name is one file, with what stands behind it; else a comma begins another name."""
+IN_ORDER = f"""
+clip:x, {COLUMNS}?combine=mean,resnet34  ->  clip:x  ->  {COLUMNS}?combine=mean  ->  resnet34
+labels:a.csv#x, y,clip:z,labels:b.csv,c  ->  labels:a.csv#x,y  ->  clip:z  ->  labels:b.csv  ->  c
+labels:a#1.csv,resnet18  ->  labels:a#1.csv  ->  resnet18
+# what is not there by its whole name
+labels:your,answers.csv,resnet18  ->  labels:your  ->  answers.csv  ->  resnet18
+# what is there is one file, with what stands behind it
+labels:my,answers.csv  ->  labels:my,answers.csv
+my,answers.csv  ->  my,answers.csv
+resnet18, labels:my,answers.csv,labels:b.csv  ->  resnet18  ->  labels:my,answers.csv  ->  labels:b.csv
+labels:my,answers.csv?combine=mean,resnet18  ->  labels:my,answers.csv?combine=mean  ->  resnet18
+labels:my,answers.csv#x,y?missing=skip,c:z  ->  labels:my,answers.csv#x,y?missing=skip  ->  c:z
+labels:./one, two, three.csv,b.csv  ->  labels:./one, two, three.csv  ->  b.csv
+# a column
+labels:b.csv#my,answers.csv  ->  labels:b.csv#my,answers.csv
+c,d,hf:c,d,b.csv  ->  c,d  ->  hf:c,d  ->  b.csv
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with files that have commas and number signs in their names."""
     monkeypatch.chdir(tmp_path)
-    assert split_names("labels:my,answers.csv,resnet18") == ["labels:my", "answers.csv", "resnet18"]
-    for name in ("my,answers.csv", "b.csv", "one, two, three.csv"):
+    for name in ("my,answers.csv", "b.csv", "one, two, three.csv", "a#1.csv"):
         (tmp_path / name).touch()
     (tmp_path / "c,d").mkdir()
-    for text, names in (
-        ("labels:my,answers.csv", ["labels:my,answers.csv"]),
-        ("my,answers.csv", ["my,answers.csv"]),
-        (
-            "resnet18, labels:my,answers.csv,labels:b.csv",
-            ["resnet18", "labels:my,answers.csv", "labels:b.csv"],
-        ),
-        (
-            "labels:my,answers.csv?combine=mean,resnet18",
-            ["labels:my,answers.csv?combine=mean", "resnet18"],
-        ),
-        (
-            "labels:my,answers.csv#x,y?missing=skip,c:z",
-            ["labels:my,answers.csv#x,y?missing=skip", "c:z"],
-        ),
-        ("labels:./one, two, three.csv,b.csv", ["labels:./one, two, three.csv", "b.csv"]),
-        ("labels:b.csv#my,answers.csv", ["labels:b.csv#my,answers.csv"]),  # a column
-        ("c,d,hf:c,d,b.csv", ["c,d", "hf:c,d", "b.csv"]),
-        (",".join(["x"] * 10000), ["x"] * 10000),
-    ):
-        assert split_names(text) == names
+    (tmp_path / "batch#1").mkdir()
+    (tmp_path / "batch#1" / "crowd.csv").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", lines(IN_ORDER), ids=lambda case: case[0][:40])
+def test_names_are_told_apart(files, case):
+    text, *names = case
+    assert split_names(text) == names
+
+
+def test_many_names_and_the_longest_of_a_file(files):
+    assert split_names(",".join(["x"] * 10000)) == ["x"] * 10000
     assert parse_labels("labels:my,answers.csv#x?missing=skip")[0] == ["my,answers.csv#x"]
-    (tmp_path / "c").mkdir()  # the longest one counts
+    (files / "c").mkdir()
     assert unlabeled_roots("c,d") == ["c,d"]
 
 
-def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "batch#1").mkdir()
-    (tmp_path / "batch#1" / "crowd.csv").touch()
-    settings = train_settings(
-        "--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna", dataset=""
-    )
+def check_teacher(name):
+    settings = train_settings("--unlabeled .", "--teacher", name, dataset="")
     check_paths(settings.data, settings.teacher)
-    settings = train_settings(
-        "--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna", dataset=""
-    )
-    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(
-        check_paths, settings.data, settings.teacher
-    )
 
 
-def test_data_dir_by_position_flag_and_environment(monkeypatch):
+@pytest.mark.parametrize("name", [COLUMNS, "labels:batch#2/crowd.csv#anna"])
+def test_labels_that_are_not_there(files, name):
+    assert_refused(f"{name[:24]}.*: no such file", check_teacher, name)
+
+
+def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(files):
+    check_teacher("labels:batch#1/crowd.csv#anna")
+
+
+DATA_DIRS = """
+/position  ->  /position
+--data-dir /flag  ->  /flag
+/position --data-dir /flag  ->  /flag
+--seed 42  ->  /env
+--dataset torch/cifar10  ->  None
+"""
+
+
+@pytest.mark.parametrize("argv, expected", lines(DATA_DIRS))
+def test_data_dir_by_position_flag_and_environment(monkeypatch, argv, expected):
     monkeypatch.setenv("IMAGENET_DIR", "/env")
-    assert resolve("/position").data_dir == "/position"
-    assert resolve("--data-dir", "/flag").data_dir == "/flag"
-    assert resolve("/position", "--data-dir", "/flag").data_dir == "/flag"
-    args = resolve()
-    assert (args.data_dir, args.data) == ("/env", None)
-    assert resolve("--dataset", "torch/cifar10").data_dir is None
+    args = resolve(*argv.split())
+    assert str(args.data_dir) == expected
+    if expected == "/env":
+        assert args.data is None
 
 
 # ---------------------------------------------------------------- loss
@@ -151,55 +149,45 @@ WEIGHTS = """
 
 @pytest.mark.parametrize("argv, loss, task_loss", lines(CRITERIA))
 def test_loss_and_criterion(argv, loss, task_loss):
-    args = resolve(*DIGITS, *argv.split())
+    args = resolve(DIGITS, argv)
     assert (args.loss, args.task_loss) == (yaml.safe_load(loss), task_loss)
 
 
 @pytest.mark.parametrize("argv, kwargs", lines(KWARGS))
 def test_loss_kwargs_from_other_flags(argv, kwargs):
-    args = resolve(*TEACHER, *argv.split())
+    args = resolve(TEACHER, argv)
     assert args.loss_kwargs == yaml.safe_load(kwargs)
     create_loss(args.loss, **args.loss_kwargs)
 
 
 @pytest.mark.parametrize("argv, weights", lines(WEIGHTS))
 def test_weights(argv, weights):
-    args = resolve(*TEACHER, *argv.split())
-    assert [*loss_weights(args.task_loss_weight, args.distill_loss_weight)] == yaml.safe_load(
-        weights
-    )
+    args = resolve(TEACHER, argv)
+    found = loss_weights(args.task_loss_weight, args.distill_loss_weight)
+    assert [*found] == yaml.safe_load(weights)
 
 
 def test_released_code_without_distillation_leaves_its_teacher_aside():
-    args = resolve(*TEACHER, "--teacher-pretrained", "weak.pth", "--distiller", "vanilla")
-    assert (args.loss, args.task_loss, args.teacher, args.teacher_checkpoint) == (
-        None,
-        "ce",
-        None,
-        None,
-    )
+    args = resolve(TEACHER, "--teacher-pretrained weak.pth --distiller vanilla")
+    assert (args.loss, args.task_loss) == (None, "ce")
+    assert args.teacher is args.teacher_checkpoint is None
 
 
-def test_weights_mean_what_they_mean_in_timm():
+@pytest.mark.parametrize("task, distill", [(None, None), (0.3, None), (None, 2.0), (0.25, 3.0)])
+def test_weights_mean_what_they_mean_in_timm(task, distill):
     """The same three modes give the same total as timm's own task."""
     from timm.task import LogitDistillationTask
 
     from tests.parts import student_and_teacher
 
     student, teacher, images, target = student_and_teacher()
-    for task, distill in ((None, None), (0.3, None), (None, 2.0), (0.25, 3.0)):
-        theirs = LogitDistillationTask(
-            student,
-            teacher,
-            torch.nn.CrossEntropyLoss(),
-            task_loss_weight=task,
-            distill_loss_weight=distill,
-            verbose=False,
-        )
-        result = theirs(images, target)
-        ours = loss_weights(task, distill)
-        total = ours[0] * result["task_loss"] + ours[1] * result["kd_loss"]
-        torch.testing.assert_close(total, result["loss"])
+    weights = dict(task_loss_weight=task, distill_loss_weight=distill)
+    criterion = torch.nn.CrossEntropyLoss()
+    theirs = LogitDistillationTask(student, teacher, criterion, **weights, verbose=False)
+    result = theirs(images, target)
+    ours = loss_weights(task, distill)
+    total = ours[0] * result["task_loss"] + ours[1] * result["kd_loss"]
+    torch.testing.assert_close(total, result["loss"])
 
 
 # ---------------------------------------------------------------- device and precision
@@ -214,101 +202,103 @@ def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, w
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert resolve(*DIGITS).workers == workers
-    assert resolve(*DIGITS, "--workers", "3").workers == 3
-    assert resolve(*DIGITS, "--device", "cpu").workers == 4  # timm's default
+    assert resolve(DIGITS).workers == workers
+    assert resolve(DIGITS, "--workers 3").workers == 3
+    assert resolve(DIGITS, "--device cpu").workers == 4  # timm's default
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
 def test_without_cuda_the_cpu_is_used():
-    assert resolve(*DIGITS).device == "cpu"
-    assert "use --device cpu" in refusal(resolve, *DIGITS, "--device", "cuda")
+    assert resolve(DIGITS).device == "cpu"
+    assert_refused("use --device cpu", resolve, DIGITS, "--device cuda")
 
 
 @pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cpu:"])
 def test_behind_the_colon_of_a_device_stands_a_number(device):
-    assert refusal(resolve, *DIGITS, "--device", device).startswith(
-        f"--device {device}: unknown device"
-    )
+    message = f"^--device {device}: unknown device"
+    assert_refused(message, resolve, DIGITS, f"--device {device}")
 
 
 def test_mixed_precision_on_a_cpu():
-    assert resolve(*DIGITS, "--device", "cpu", "--amp").amp_dtype == "bfloat16"
-    assert (
-        resolve(*DIGITS, "--device", "cpu", "--amp", "--amp-dtype", "float16").amp_dtype
-        == "float16"
-    )
-    for kind in ("xpu", "mps", "hpu", "npu", "mtia", "xla"):
-        if kind != getattr(torch.accelerator.current_accelerator(), "type", None):
-            assert f"--device {kind}: " in refusal(resolve, *DIGITS, "--device", kind)
+    amp = f"{DIGITS} --device cpu --amp"
+    assert resolve(amp).amp_dtype == "bfloat16"
+    assert resolve(amp, "--amp-dtype float16").amp_dtype == "float16"
 
 
 # ---------------------------------------------------------------- names
 
 
-@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
-def test_every_optimizer_and_schedule_of_timm_is_accepted():
-    from timm.optim import list_optimizers
-    from timm.scheduler import create_scheduler_v2
-
-    for name in (*list_optimizers(), "lookahead_adam"):
-        resolve(*DIGITS, "--opt", name)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    for name in train_parser().by_dest()["sched"].choices:
-        resolve(*DIGITS, "--sched", name)
-        create_scheduler_v2(
-            optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,)
-        )
-
-
 # ---------------------------------------------------------------- combinations
 
 
+@pytest.mark.parametrize("kind", ["xpu", "mps", "hpu", "npu", "mtia", "xla"])
+def test_devices_that_are_not_there(kind):
+    if kind == getattr(torch.accelerator.current_accelerator(), "type", None):
+        pytest.skip("this one is")
+    assert_refused(f"--device {kind}: ", resolve, DIGITS, f"--device {kind}")
+
+
+@pytest.mark.parametrize("name", [*list_optimizers(), "lookahead_adam"])
+def test_every_optimizer_of_timm_is_accepted(name):
+    assert resolve(DIGITS, f"--opt {name}").opt == name
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
+@pytest.mark.parametrize("name", train_parser().by_dest()["sched"].choices)
+def test_every_schedule_is_accepted_here_and_by_timm(name):
+    assert resolve(DIGITS, f"--sched {name}").sched == name
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    how = dict(num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
+    scheduler, epochs = create_scheduler_v2(optimizer, sched=name, **how)
+    assert epochs and (scheduler is None) == (name == "none")
+
+
 def test_sync_bn_on_several_cpus_refused(monkeypatch):
+    argv = f"{DIGITS} --sync-bn --device cpu"
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "accelerators only" in refusal(resolve, *DIGITS, "--sync-bn", "--device", "cpu")
+    assert_refused("accelerators only", resolve, argv)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert resolve(*DIGITS, "--sync-bn", "--device", "cpu").sync_bn
+    assert resolve(argv).sync_bn
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        "--aug-splits 3 --jsd-loss --split-bn",
-        "--split-bn --resplit",
-        "--mixup 0.2 --teacher resnet18",
-        "--train-img-sizes 24 32 --train-batch-sizes 8 4 --train-size-probs 0 1",
-        "--select best --select-split 0.1 --val-split=",
-        "--teacher resnet18 --eval-metric agreement",
-        "--resume auto --experiment a",
-    ],
-)
-def test_combination_accepted(argv):
-    resolve(*DIGITS, *argv.split())
+COMBINED = """
+--aug-splits 3 --jsd-loss --split-bn  ->  {aug_splits: 3, task_loss: jsd, split_bn: true}
+--split-bn --resplit  ->  {split_bn: true, resplit: true}
+--mixup 0.2 --teacher resnet18  ->  {mixup: 0.2, loss: adaptconf}
+--train-img-sizes 24 32 --train-batch-sizes 8 4 --train-size-probs 0 1  ->  \
+{train_img_sizes: [24, 32], train_batch_sizes: [8, 4], train_size_probs: [0.0, 1.0]}
+--select best --select-split 0.1 --val-split=  ->  {select: best, select_split: 0.1, val_split: ""}
+--teacher resnet18 --eval-metric agreement  ->  {eval_metric: agreement, loss: adaptconf}
+--resume auto --experiment a  ->  {resume: auto, experiment: a}
+"""
+
+
+@pytest.mark.parametrize("argv, expected", lines(COMBINED))
+def test_combination_accepted(caplog, argv, expected):
+    """As it was typed, and nothing of it is said to be without effect."""
+    found, expected = vars(resolve(DIGITS, argv)), yaml.safe_load(expected)
+    assert {name: found[name] for name in expected} == expected
+    assert "no effect of" not in caplog.text
 
 
 # ---------------------------------------------------------------- repeating a run
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        "",
-        "--teacher resnet18 --loss kd --kd-temperature 2",
-        "--teacher resnet18 --distiller kd --gt-loss-weight 0.5",
-        "--teacher resnet18 --distiller augconf --superalignment-rate 0.2",
-        "--teacher resnet18 --distiller vanilla",
-        "--teacher resnet18 --distiller fitnet --fitnet-loss-weight 10",
-        "--loss bce --amp",
-        "--kd-model-name resnet18 --kd-temperature 3",
-    ],
-)
+REPEATED = """
+--seed 42 | --loss bce --amp | --kd-model-name resnet18 --kd-temperature 3
+--teacher resnet18 --loss kd --kd-temperature 2 | --teacher resnet18 --distiller kd --gt-loss-weight 0.5
+--teacher resnet18 --distiller augconf --superalignment-rate 0.2 | --teacher resnet18 --distiller vanilla
+--teacher resnet18 --distiller fitnet --fitnet-loss-weight 10
+"""
+
+
+@pytest.mark.parametrize("argv", flags_in(REPEATED))
 def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
-    args = resolve(*DIGITS, *argv.split())
+    args = resolve(DIGITS, argv)
     write_args(tmp_path / "args.yaml", vars(args))
     caplog.clear()
     caplog.set_level(logging.INFO)
-    again = resolve("--config", str(tmp_path / "args.yaml"))
+    again = resolve(f"--config {tmp_path}/args.yaml")
     assert not caplog.text
     assert vars(again) == vars(args)
 
@@ -335,13 +325,12 @@ photos  ->  --dataset w2s/digits, which brings its own images  ->  --data-dir
 
 @pytest.mark.parametrize("argv, mode, idle", lines(IDLE))
 def test_flags_without_effect_are_noted_and_ignored(argv, mode, idle, caplog):
-    args = resolve(*DIGITS, *argv.split())
+    args = resolve(DIGITS, *argv.split())
     (line,) = (line for line in caplog.messages if "no effect of" in line)
     said, _, names = line.partition(": no effect of ")
     assert said == f"WARNING: {mode}" and set(names.split(", ")) == set(idle.split())
-    if mode not in (
-        "--episodic 5x1",
-        "--loss kd",
-    ):  # where another value counts, or none is asked for
-        for name in (flag[2:].replace("-", "_") for flag in idle.split()):
-            assert getattr(args, name) == train_parser().defaults()[name]
+    if mode in ("--episodic 5x1", "--loss kd"):  # where another value counts, or none is asked for
+        return
+    ignored = [flag[2:].replace("-", "_") for flag in idle.split()]
+    defaults = train_parser().defaults()
+    assert {n: getattr(args, n) for n in ignored} == {n: defaults[n] for n in ignored}

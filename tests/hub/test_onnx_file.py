@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import w2s_plugins as w2s
-from tests.parts import assert_refused, data_config, refusal
+from tests.parts import assert_refused, data_config, lines, refusal
 from tests.test_documents import ROOT
 from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
@@ -95,8 +95,8 @@ def test_a_run_exported_says_the_same_of_files(
         w2s.predict(model, "photos", all=True, workers=0) for model in ("run", "onnx:student.onnx")
     )
     assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
-    for ours, theirs in zip(own, file):
-        assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-5)
+    ours, theirs = ([row["confidence"] for row in rows] for rows in (own, file))
+    assert ours == pytest.approx(theirs, abs=1e-5)
     Image.open("photos/0.png").resize((50, 60)).save("image.jpg", quality=100)
     monkeypatch.setitem(sys.modules, "torch", None)
     exec((ROOT / "examples/onnx_alone.py").read_text(), {})
@@ -150,34 +150,28 @@ def test_what_is_not_the_model_is_not_written(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier one"]
 
 
-def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, command: Callable) -> None:
+BAD = """
+run --onnx mine.onnx  ->  --onnx mine.onnx: is there already, and not as this program has
+run --onnx net  ->  --onnx net: expected a name that ends with .onnx (nearest: net.onnx)
+run --onnx phots/net.onnx  ->  --onnx phots/net.onnx: no folder phots (nearest: photos)
+resnet1 --onnx net.onnx  ->  MODEL: unknown model 'resnet1' (nearest: resnet18
+onnx:net.onnx --onnx x.onnx  ->  MODEL onnx:net.onnx: no model of timm; expected a run folder
+run  ->  the following arguments are required: --onnx
+"""
+
+
+@pytest.mark.parametrize("words, message", lines(BAD))
+def test_bad_input(
+    run: Path, monkeypatch: pytest.MonkeyPatch, command: Callable, words: str, message: str
+) -> None:
     monkeypatch.chdir(run.parent)
     Path("mine.onnx").write_text("of somebody else")
-    for words, message in (
-        (
-            ["run", "--onnx", "mine.onnx"],
-            "--onnx mine.onnx: is there already, and not as this program has",
-        ),
-        (
-            ["run", "--onnx", "net"],
-            "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)",
-        ),
-        (
-            ["run", "--onnx", "phots/net.onnx"],
-            "--onnx phots/net.onnx: no folder phots (nearest: photos)",
-        ),
-        (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),
-        (
-            ["onnx:net.onnx", "--onnx", "x.onnx"],
-            "MODEL onnx:net.onnx: no model of timm; expected a run folder",
-        ),
-        (["run"], "the following arguments are required: --onnx"),
-    ):
-        code, _, said = command(main, "hub", "export", *words)
-        assert code == 2 and said.count("\n") == 1 and said.startswith(f"hub: error: {message}"), (
-            said
-        )
+    code, _, said = command(main, "hub", "export", *words.split())
+    assert code == 2 and said.count("\n") == 1
+    assert said.startswith(f"hub: error: {message}")
+
+
+def test_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert_refused(
-        "--onnx needs packages: pip install onnxscript", check_onnx, Path("net.onnx"), "--onnx"
-    )
+    message = "--onnx needs packages: pip install onnxscript"
+    assert_refused(message, check_onnx, Path("net.onnx"), "--onnx")

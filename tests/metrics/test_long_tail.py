@@ -1,7 +1,5 @@
 """Accuracy by the number of training samples, against a computation with NumPy."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -28,70 +26,71 @@ def by_numpy(counts, predictions, targets, few, many):
     return {f"top1_{name}": 100 * np.mean(values) for name, values in groups.items() if values}
 
 
+@pytest.mark.parametrize("few, many", [(20, 100), (50, 50)])
 @pytest.mark.parametrize("seed", range(3))
-def test_means_over_classes(seed):
+def test_means_over_classes(seed, few, many):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 200, 30)
     targets = rng.integers(0, 29, 150)  # class 29 and, by chance, others have no evaluated sample
     targets[targets == 7] = 8
     predictions = np.where(rng.random(150) < 0.6, targets, rng.integers(0, 30, 150))
-    for few, many in ((20, 100), (50, 50)):
-        found = ShotGroups(counts.tolist(), few, many).evaluate(
-            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), distributed=False
-        )
-        assert found == pytest.approx(by_numpy(counts, predictions, targets, few, many))
+    found = measured(ShotGroups(counts.tolist(), few, many), predictions, targets)
+    assert found == pytest.approx(by_numpy(counts, predictions, targets, few, many))
+
+
+def measured(groups, predictions, targets):
+    cpu = torch.device("cpu")
+    return groups.evaluate(torch.tensor(predictions), torch.tensor(targets), cpu, distributed=False)
 
 
 def test_published_thresholds():
     groups = ShotGroups([19, 20, 100, 101])
-    assert {name: mask.tolist() for name, mask in groups.masks().items()} == {
-        "many": [False, False, False, True],
-        "medium": [False, True, True, False],
-        "few": [True, False, False, False],
-    }
-    assert str(groups).startswith(
-        "1 many-shot classes (more than 100 training samples), 2 medium-shot, 1 few-shot"
-    )
+    members = {name: mask.nonzero().flatten().tolist() for name, mask in groups.masks().items()}
+    assert members == {"many": [3], "medium": [1, 2], "few": [0]}
+    said = "1 many-shot classes (more than 100 training samples), 2 medium-shot, 1 few-shot"
+    assert str(groups).startswith(said)
 
 
-def test_a_group_without_samples_is_left_out():
-    def measured(counts, predictions, targets):
-        return ShotGroups(counts).evaluate(
-            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), False
-        )
-
-    assert measured([1, 200, 50], [0, 1, 0, 0], [0, 0, 2, 2]) == {
-        "top1_few": 50.0,
-        "top1_medium": 0.0,
-    }
-    assert measured([1, 50], [1], [1]) == {"top1_medium": 100.0}
+@pytest.mark.parametrize(
+    "counts, predictions, targets, expected",
+    [
+        ([1, 200, 50], [0, 1, 0, 0], [0, 0, 2, 2], {"top1_few": 50.0, "top1_medium": 0.0}),
+        ([1, 50], [1], [1], {"top1_medium": 100.0}),
+    ],
+)
+def test_a_group_without_samples_is_left_out(counts, predictions, targets, expected):
+    assert measured(ShotGroups(counts), predictions, targets) == expected
 
 
-def test_when_it_is_measured():
-    tail, even, thresholds = [500, 3], [500, 400], (20, 100)
-    assert choose_groups("auto", tail, thresholds) == ShotGroups(tail, 20, 100)
-    assert (
-        choose_groups("auto", even, thresholds) is choose_groups("auto", None, thresholds) is None
-    )
-    assert choose_groups("always", even, thresholds) == ShotGroups(even, 20, 100)
-    assert choose_groups("never", tail, thresholds) is None
-    assert_refused(
-        "--long-tail always: this kind of dataset does not tell its labels",
-        choose_groups,
-        "always",
-        None,
-        thresholds,
-    )
+TAIL, EVEN = [500, 3], [500, 400]
+
+
+@pytest.mark.parametrize(
+    "when, counts, measured",
+    [
+        ("auto", TAIL, True),
+        ("auto", EVEN, False),
+        ("auto", None, False),
+        ("always", EVEN, True),
+        ("never", TAIL, False),
+    ],
+)
+def test_when_it_is_measured(when, counts, measured):
+    expected = ShotGroups(counts, 20, 100) if measured else None
+    assert choose_groups(when, counts, (20, 100)) == expected
+
+
+def test_what_cannot_be_measured():
+    message = "--long-tail always: this kind of dataset does not tell its labels"
+    assert_refused(message, choose_groups, "always", None, (20, 100))
 
 
 def test_counts_are_those_of_the_whole_split():
-    settings = train_settings(
-        "--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always"
-    )
-    groups = build_data(settings).groups
+    flags = "--train-slice 0:0.1 --label-noise symmetric:0.5 --long-tail always"
+    groups = build_data(train_settings(flags)).groups
     assert sum(groups.counts) == 1197 and len(groups.counts) == 10
-    assert build_data(train_settings("--train-slice", "0:0.1")).groups is None
-    assert build_data(train_settings("--long-tail", "120:120")).groups is not None
+    assert build_data(train_settings("--train-slice 0:0.1")).groups is None
+    assert build_data(train_settings("--long-tail 120:120")).groups is not None
 
 
 def test_every_class_is_counted_and_streams_are_not():
@@ -109,16 +108,18 @@ def test_every_class_is_counted_and_streams_are_not():
     assert count_classes(Stream(), 3) is None
 
 
-def test_file_of_counts(tmp_path):
+@pytest.mark.parametrize("text", [counts_to_json("train", [3, 0, 5]), "[3, 0, 5]"])
+def test_file_of_counts(tmp_path, text):
     path = tmp_path / "c.json"
-    for text in (counts_to_json("train", [3, 0, 5]), "[3, 0, 5]"):
-        path.write_text(text)
-        assert read_counts(path, "--checkpoint") == [3, 0, 5]
-    for text in ("", "[]", "[1, -2]", "[1.5]", '{"a": 1}', "3", json.dumps({"counts": "12"})):
-        path.write_text(text)
-        assert_refused(
-            r"--checkpoint .*c.json: expected class_counts.json of a run",
-            read_counts,
-            path,
-            "--checkpoint",
-        )
+    path.write_text(text)
+    assert read_counts(path, "--checkpoint") == [3, 0, 5]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[1, -2]", "[1.5]", '{"a": 1}', "3", '{"counts": "12"}']
+)
+def test_file_of_no_counts(tmp_path, text):
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    message = "--checkpoint .*c.json: expected class_counts.json of a run"
+    assert_refused(message, read_counts, path, "--checkpoint")

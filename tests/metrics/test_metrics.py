@@ -101,7 +101,7 @@ def test_the_best_epoch_is_one_that_was_saved():
 
 def test_selection_on_the_reported_split_is_said():
     def warnings(of_run: TrainSettings) -> list[str]:
-        return list_warnings(of_run, {"val": VAL}, Position(), None)
+        return list_warnings(of_run, {"val": VAL}, Position(), {})
 
     assert (
         ranked_by(settings(select="last"), {"val": VAL}) == "validation"
@@ -182,6 +182,6 @@ def test_closing_table_of_labels():
 
 def test_warnings_stand_below_the_figures():
     assert with_warnings("a\nb", ["c"]) == ["a", "b", "WARNING: c"] and with_warnings("", []) == []
-    assert list_warnings(settings(select="last"), {"val": VAL}, Position(), None, skipped=3) == [
+    assert list_warnings(settings(select="last"), {"val": VAL}, Position(), {}, skipped=3) == [
         "3 step(s) were skipped, because a loss or gradient was not finite"
     ]

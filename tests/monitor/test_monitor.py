@@ -58,24 +58,19 @@ def test_bar_on_a_terminal(monkeypatch, caplog):
     assert list(console.wrap("teacher labels")([1, 2, 3])) == [1, 2, 3]
     console.close()
     shown = terminal.getvalue()
-    assert (
-        "epoch 1/2" in shown
-        and "loss 1.5" in shown
-        and "5/10" in shown
-        and "teacher labels" in shown
-    )
+    assert all(part in shown for part in ("epoch 1/2", "loss 1.5", "5/10", "teacher labels"))
     assert not caplog.text
 
 
-def test_logging_is_on_stderr_and_on_rank_0(capsys):
-    for primary in (True, False):
-        setup_logging(primary)
-        logging.getLogger("w2s_plugins.x").info("a line")
-        logging.getLogger("httpx").info("noise")
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.endswith(" a line\n") == primary
-        assert "noise" not in captured.err
+@pytest.mark.parametrize("primary", [True, False])
+def test_logging_is_on_stderr_and_on_rank_0(capsys, primary):
+    setup_logging(primary)
+    logging.getLogger("w2s_plugins.x").info("a line")
+    logging.getLogger("httpx").info("noise")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith(" a line\n") == primary
+    assert "noise" not in captured.err
     logging.getLogger("w2s_plugins.x").error("a failure")
     assert "a failure" in capsys.readouterr().err
 
@@ -101,6 +96,7 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other():
         ),
         ({"wandb": {}}, ["wandb"], "--log-wandb needs a package: pip install wandb"),
     ],
+    ids=["tensorboard", "wandb"],
 )
 def test_package_that_is_not_installed(tmp_path, monkeypatch, asked, modules, message):
     for module in modules:

@@ -1,12 +1,12 @@
 """Trackers with their real packages: a run that goes on is the same run there, without a network and a token."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, TINY, environment, run_many
+from tests.e2e.conftest import ROOT, TINY, environment, read_lines, run_many
+from tests.parts import words
 
 FOUND = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
@@ -14,23 +14,13 @@ FOUND = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 @pytest.mark.slow
 def test_a_run_goes_on_as_the_same_run(tmp_path: Path) -> None:
     """Killed after an epoch and resumed; a run that only starts from its checkpoint is another one."""
-    for package in ("wandb", "tensorboard"):
-        pytest.importorskip(package)
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = environment(PYTHONPATH=FOUND, WANDB_MODE="offline", WANDB_SILENT="true")
-    flags = [
-        *TINY,
-        "--model",
-        "w2s_cnn2",
-        "--output",
-        "out",
-        "--log-tensorboard",
-        "--log-wandb",
-        "--wandb-project",
-        "p",
-        "--experiment",
-    ]
+    trackers = "--log-tensorboard --log-wandb --wandb-project p"
+    flags = words(*TINY, f"--model w2s_cnn2 --output out {trackers} --experiment")
     for done in run_many(
         [
             [*flags, "run", "--stop-epoch", "1"],
@@ -41,17 +31,16 @@ def test_a_run_goes_on_as_the_same_run(tmp_path: Path) -> None:
         tmp_path,
     ):
         done.ok()
-    first, second, other = (
-        {path.name.rpartition("-")[2] for path in tmp_path.glob(f"out/{run}/wandb/offline-run-*")}
-        for run in ("run", "run", "other")
-    )
-    assert len(first) == 1 == len(other) and first == second != other
-    assert len([*tmp_path.glob("out/run/wandb/offline-run-*")]) == 2
-    logged = [
-        line["step"]
-        for line in map(json.loads, (tmp_path / "out/run/metrics.jsonl").read_text().splitlines())
-        if line["event"] == "train"
-    ]
+
+    def ids(run: str) -> list[str]:
+        return [
+            path.name.rpartition("-")[2] for path in tmp_path.glob(f"out/{run}/wandb/offline-run-*")
+        ]
+
+    assert len(ids("run")) == 2 and len({*ids("run")}) == 1  # two parts of one
+    assert len(ids("other")) == 1 and {*ids("other")} != {*ids("run")}
+    logged = read_lines(tmp_path / "out/run/metrics.jsonl")
+    steps = [line["step"] for line in logged if line["event"] == "train"]
     events = EventAccumulator(str(tmp_path / "out/run")).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == logged
+    assert [event.step for event in events.Scalars("train/loss")] == steps
     assert len(events.Scalars("val/top1")) == 2

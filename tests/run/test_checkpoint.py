@@ -188,32 +188,38 @@ def test_a_second_name_where_there_are_no_hard_links(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- timm's format
 
 
-def test_timm_reads_what_is_written(tmp_path):
+@pytest.fixture
+def trained(tmp_path):
+    """The parts of a run after three steps, which have been saved."""
     parts = Parts(tmp_path)
     for number in range(3):
         parts.step(number)
     parts.saver.save_checkpoint(4, metric=70.0)
-    path = str(tmp_path / LAST)
-    other = Parts(tmp_path / "other", seed=1)
-    assert (
-        resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
-    )
-    ours, theirs = parts.state(), other.state()
-    for section in ("state_dict", "task_state", "optimizer", "scaler"):
-        assert ours[section] and differences(ours[section], theirs[section]) == []
-    for use_ema, key in ((False, "state_dict"), (True, "state_dict_ema")):
-        model = timm.create_model("w2s_cnn5", num_classes=10)
-        load_checkpoint(model, path, use_ema=use_ema)
-        expected = parts.task.get_checkpoint_state(ema=use_ema)[key]
-        assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
-    content = torch.load(path, weights_only=False)
-    assert (content["arch"], content["epoch"], content["metric"], content["version"]) == (
-        "w2s_cnn5",
-        4,
-        70.0,
-        2,
-    )
-    assert vars(content["args"]) == parts.flags
+    return parts
+
+
+def test_timm_resumes_what_is_written(trained, tmp_path):
+    other, path = Parts(tmp_path / "other", seed=1), str(tmp_path / LAST)
+    epoch = resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False)
+    assert epoch == 5
+    sections = ("state_dict", "task_state", "optimizer", "scaler")
+    ours, theirs = ({name: parts.state()[name] for name in sections} for parts in (trained, other))
+    assert all(ours.values()) and differences(ours, theirs) == []
+
+
+@pytest.mark.parametrize("use_ema, key", [(False, "state_dict"), (True, "state_dict_ema")])
+def test_timm_loads_what_is_written(trained, tmp_path, use_ema, key):
+    model = timm.create_model("w2s_cnn5", num_classes=10)
+    load_checkpoint(model, str(tmp_path / LAST), use_ema=use_ema)
+    expected = trained.task.get_checkpoint_state(ema=use_ema)[key]
+    assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+
+
+def test_timm_finds_what_is_written_by_its_names(trained, tmp_path):
+    content = torch.load(tmp_path / LAST, weights_only=False)
+    expected = {"arch": "w2s_cnn5", "epoch": 4, "metric": 70.0, "version": 2}
+    assert {name: content[name] for name in expected} == expected
+    assert vars(content["args"]) == trained.flags
 
 
 @pytest.mark.parametrize("decreasing", [False, True])
@@ -221,34 +227,22 @@ def test_history_and_best(tmp_path, decreasing):
     parts = Parts(tmp_path, max_history=2, decreasing=decreasing)
     for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
         parts.saver.save_checkpoint(epoch, metric=-metric if decreasing else metric)
-    assert names(tmp_path) == [
-        "checkpoint-1.pth.tar",
-        "checkpoint-3.pth.tar",
-        "last.pth.tar",
-        "model_best.pth.tar",
-    ]
-    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 1]
+    epochs = {path.name: read_checkpoint(path, "x")["epoch"] for path in tmp_path.iterdir()}
+    kept = {"checkpoint-1": 1, "checkpoint-3": 3, "last": 4, "model_best": 1}
+    assert epochs == {f"{name}.pth.tar": epoch for name, epoch in kept.items()}
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
 
 
 def test_chosen_epochs_are_kept_however_bad_they_are(tmp_path: Path) -> None:
     """timm's --save-epochs: by the number of epochs that are done, a link to the checkpoint of that epoch."""
-    parts = Parts(tmp_path, max_history=1, milestones=[1, 3])
-    for epoch, metric in enumerate([10.0, 30.0, 20.0, 5.0]):
-        parts.saver.save_checkpoint(epoch, metric)
-        if epoch == 2:
-            assert os.path.samefile(tmp_path / "milestone-3.pth.tar", tmp_path / "last.pth.tar")
-    assert names(tmp_path) == [
-        "checkpoint-1.pth.tar",
-        "last.pth.tar",
-        "milestone-1.pth.tar",
-        "milestone-3.pth.tar",
-        "model_best.pth.tar",
-    ]
-    assert [read_checkpoint(tmp_path / f"milestone-{n}.pth.tar", "x")["epoch"] for n in (1, 3)] == [
-        0,
-        2,
-    ]
+    saver = Parts(tmp_path, max_history=1, milestones=[1, 3]).saver
+    for epoch, metric in enumerate([10.0, 30.0, 20.0]):
+        saver.save_checkpoint(epoch, metric)
+    assert os.path.samefile(tmp_path / "milestone-3.pth.tar", tmp_path / "last.pth.tar")
+    saver.save_checkpoint(3, 5.0)
+    epochs = {path.name: read_checkpoint(path, "x")["epoch"] for path in tmp_path.iterdir()}
+    kept = {"checkpoint-1": 1, "last": 3, "milestone-1": 0, "milestone-3": 2, "model_best": 1}
+    assert epochs == {f"{name}.pth.tar": epoch for name, epoch in kept.items()}
 
 
 # ---------------------------------------------------------------- going on
@@ -419,24 +413,25 @@ def test_summary_has_timms_columns(tmp_path):
     ]
 
 
-def test_events_are_written_again_from_a_checkpoint(tmp_path):
-    """Whatever has become of the file: lost, damaged, or further than the checkpoint."""
+SPOILT = {
+    "lost": lambda history: history.metrics.unlink(),
+    "damaged": lambda history: history.metrics.write_text("{"),
+    "further than the checkpoint": lambda history: history.write("train", epoch=1, loss=1.0),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_events_are_written_again_from_a_checkpoint(tmp_path, spoil):
     history = History(tmp_path)
     history.write("train", epoch=0, loss=1.5)
     history.write("eval", epoch=0, train={}, val={"top1": float("nan")}, lr=0.1)
     whole, text = history.metrics.read_bytes(), history.text
-    for spoil in (
-        history.metrics.unlink,
-        lambda: history.metrics.write_text("{"),
-        lambda: history.write("train", epoch=1, loss=1.0),
-    ):
-        spoil()
-        again = History(tmp_path, text)
-        again.save()
-        assert history.metrics.read_bytes() == whole
-        assert again.evaluations == [
-            {"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}
-        ]
+    spoil(history)
+    again = History(tmp_path, text)
+    again.save()
+    assert history.metrics.read_bytes() == whole
+    (event,) = again.evaluations
+    assert event == {"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}
 
 
 def test_args_yaml(tmp_path):

@@ -34,7 +34,7 @@ UPDATES = 10
 
 
 def flags(*argv: str) -> TrainSettings:
-    return train_settings("--model", "w2s_cnn2", "--num-classes", "10", "--opt", "momentum", *argv)
+    return train_settings("--model w2s_cnn2 --num-classes 10 --opt momentum", *argv)
 
 
 class Parts:
@@ -115,34 +115,48 @@ def run(tmp_path, request):
     return folder, parts
 
 
-def test_where_to_go_on(run, tmp_path):
-    folder, _ = run
-    recovery = folder / "recovery-2-3.pth.tar"
-    root = ("--output", str(tmp_path))
+def find(settings: TrainSettings) -> Path | None:
+    checkpoint = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
+    if checkpoint is None:
+        return None
+    assert checkpoint.position.epoch == 2
+    return checkpoint.path
 
-    def find(settings):
-        checkpoint = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
-        if checkpoint is None:
-            return None
-        assert checkpoint.position.epoch == 2
-        return checkpoint.path
 
-    assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
-    assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
-    for given, expected in ((folder, recovery), (folder / "last.pth.tar", folder / "last.pth.tar")):
-        args = flags("--resume", str(given))
-        assert find(args) == expected
-        assert locate_run(args.run).folder == folder  # goes on in the same folder
-        args = flags("--resume", str(given), "--experiment", "other", *root)
-        assert find(args) == expected
-        assert locate_run(args.run).folder == tmp_path / "other"
+RECOVERY = "run/recovery-2-3.pth.tar"
+
+
+@pytest.mark.parametrize(
+    "argv, expected, folder",
+    [
+        ("--output {0} --experiment run --resume auto", RECOVERY, "run"),
+        ("--output {0} --experiment new --resume auto", None, "new"),
+        ("--resume {0}/run", RECOVERY, "run"),  # goes on in the same folder
+        ("--resume {0}/run/last.pth.tar", "run/last.pth.tar", "run"),
+        ("--resume {0}/run --experiment other --output {0}", RECOVERY, "other"),
+        (
+            "--resume {0}/run/last.pth.tar --experiment other --output {0}",
+            "run/last.pth.tar",
+            "other",
+        ),
+    ],
+)
+def test_where_to_go_on(run, tmp_path, argv, expected, folder):
+    settings = flags(argv.format(tmp_path))
+    assert find(settings) == (expected and tmp_path / expected)
+    assert locate_run(settings.run).folder == tmp_path / folder
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("empty", "the folder has no checkpoint"),
+        ("absent.pth.tar", "no such file; expected a checkpoint, a run folder, or auto"),
+    ],
+)
+def test_nothing_to_go_on_from(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
-    assert_refused("the folder has no checkpoint", find, flags("--resume", str(tmp_path / "empty")))
-    assert_refused(
-        "no such file; expected a checkpoint, a run folder, or auto",
-        find,
-        flags("--resume", str(tmp_path / "absent.pth.tar")),
-    )
+    assert_refused(message, find, flags(f"--resume {tmp_path}/{name}"))
 
 
 def test_new_folder(tmp_path):
@@ -151,42 +165,33 @@ def test_new_folder(tmp_path):
         name = new_folder_name(args.student.model, 32)
         return run_folder.make_run_folder(locate_run(args.run), name, WORLD)
 
-    folder = make("--output", str(tmp_path / "a"), "--experiment", "b")
+    folder = make(f"--output {tmp_path}/a --experiment b")
     assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]
-    folder = make("--output", str(tmp_path), "--model", "w2s_cnn2")
+    folder = make(f"--output {tmp_path} --model w2s_cnn2")
     assert folder.name.endswith("-w2s_cnn2-32") and folder.is_dir()
     (tmp_path / "file").touch()
-    assert_refused(
-        r"--output .*cannot be written to",
-        make,
-        "--output",
-        str(tmp_path / "file"),
-        "--experiment",
-        "x",
-    )
+    message = "--output .*cannot be written to"
+    assert_refused(message, make, f"--output {tmp_path}/file --experiment x")
 
 
 @pytest.mark.parametrize("name, batch", [("last.pth.tar", 0), ("recovery-2-3.pth.tar", 4)])
 def test_where_and_how_fast_it_goes_on(run, name, batch):
     folder, before = run
-    parts = Parts(flags("--resume", "x"))
+    parts = Parts(flags("--resume x"))
     position = parts.resume(folder / name)[0].position
     assert (position.epoch, position.batch) == (2, batch)
     assert set(position.meter.average()) >= ({"loss", "kd"} if batch else set())
     assert parts.lr == before.lr == pytest.approx(0.5)
-    assert (
-        parts.optimizer.state_dict()["state"].keys()
-        == before.optimizer.state_dict()["state"].keys()
-    )
+    ours, theirs = (part.optimizer.state_dict()["state"] for part in (parts, before))
+    assert ours.keys() == theirs.keys()
 
 
 @pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
 @pytest.mark.parametrize("run", [(), ("--sched-on-updates",)], indirect=True)
 def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
     by_update = run[1].settings.optim.sched_on_updates
-    parts = Parts(
-        flags("--resume", "x", "--no-resume-opt", *(["--sched-on-updates"] if by_update else []))
-    )
+    more = ["--sched-on-updates"] if by_update else []
+    parts = Parts(flags("--resume x --no-resume-opt", *more))
     position = parts.resume(run[0] / name)[0].position
     assert not parts.optimizer.state_dict()["state"]
     done = 2 + (position.batch / UPDATES if by_update else 0)
@@ -194,25 +199,20 @@ def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
 
 
 @pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
-def test_start_epoch(by_update):
-    parts = Parts(flags("--start-epoch", "1", *by_update))
-    assert parts.resume()[0].position.epoch == 1
-    assert parts.lr == pytest.approx((1 + 0.5**0.5) / 2)  # a quarter of a cosine
-    fresh = Parts(flags(*by_update))
-    assert fresh.resume()[0].position.epoch == 0
-    assert fresh.lr == 1.0
+@pytest.mark.parametrize("epoch, lr", [(1, (1 + 0.5**0.5) / 2), (0, 1.0)])
+def test_start_epoch(by_update, epoch, lr):
+    """After one of four the cosine has gone a quarter of its way."""
+    parts = Parts(flags(*([f"--start-epoch {epoch}"] if epoch else []), *by_update))
+    assert parts.resume()[0].position.epoch == epoch
+    assert parts.lr == pytest.approx(lr)
 
 
 @pytest.mark.parametrize("history", [3, "{", '{"event": "eval"}'])
 def test_a_history_of_another_kind(run, history):
     folder, _ = run
-    resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
+    resumed, checkpoint = Parts(flags("--resume x")).resume(folder / "last.pth.tar")
     checkpoint = dataclasses.replace(checkpoint, history=history)
+    message = "--resume .*last.pth.tar: does not fit this run"
     assert_refused(
-        r"--resume .*last.pth.tar: does not fit this run",
-        open_run_files,
-        resumed,
-        locate_run(resumed.settings.run),
-        {},
-        checkpoint,
+        message, open_run_files, resumed, locate_run(resumed.settings.run), {}, checkpoint
     )

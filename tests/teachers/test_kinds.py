@@ -27,7 +27,6 @@ from tests.teacher_models import (
 from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
-from w2s_plugins.errors import UserError
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
@@ -196,9 +195,12 @@ def test_the_size_of_a_network_that_takes_any(tmp_path: Path) -> None:
     ]
 
 
-def test_timm_crops_from_the_size_that_is_meant() -> None:
-    for size, resized in ((1, 93), (224, 255), (224, 256), (384, 439), (16, 21)):
-        assert int(size / crop_share(size, resized)) == resized
+@pytest.mark.parametrize("size, resized", [(1, 93), (224, 255), (224, 256), (384, 439), (16, 21)])
+def test_timm_crops_from_the_size_that_is_meant(size: int, resized: int) -> None:
+    assert int(size / crop_share(size, resized)) == resized
+
+
+def test_input_of_a_processor() -> None:
     small = input_of_processor(
         {
             "size": {"shortest_edge": 224},
@@ -248,10 +250,10 @@ def test_classes_are_matched_by_name(caplog) -> None:
 
 def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
     make_hf(tmp_path / "numbered", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    assert opened(f"hf:{tmp_path}/numbered").class_map is None
     make_hf(tmp_path / "double", ["a", "b", "c"])
     change_json(tmp_path / "double/config.json", id2label={"2": "a"})
-    for folder in ("numbered", "double"):
-        assert opened(f"hf:{tmp_path / folder}").class_map is None
+    assert opened(f"hf:{tmp_path}/double").class_map is None
     (warning,) = (
         r.message for r in caplog.records if r.levelno >= logging.WARNING
     )  # the level may be that of a run
@@ -399,25 +401,22 @@ def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- names, prompts, checkpoints
 
 
-def test_names_are_parsed() -> None:
-    found = [
-        (name.kind, name.rest, name.is_of_timm, name.is_labels)
-        for name in parse_teachers(
-            "resnet18.a1, hf-hub:o/n@v,local-dir:a:b,labels:x.csv,clip:a/b,mine:f"
-        )
-    ]
-    assert found == [
-        ("", "resnet18.a1", True, False),
-        ("hf-hub", "o/n@v", True, False),
-        ("local-dir", "a:b", True, False),
-        ("labels", "x.csv", False, True),
-        ("clip", "a/b", False, False),
-        ("mine", "f", False, False),
-    ]
-    assert (
-        TeacherName.parse("resnet18").is_architecture
-        and not TeacherName.parse("local-dir:x").is_architecture
-    )
+@pytest.mark.parametrize(
+    "name, kind, rest, of_timm, labels",
+    [
+        ("resnet18.a1", "", "resnet18.a1", True, False),
+        ("hf-hub:o/n@v", "hf-hub", "o/n@v", True, False),
+        ("local-dir:a:b", "local-dir", "a:b", True, False),
+        ("labels:x.csv", "labels", "x.csv", False, True),
+        ("clip:a/b", "clip", "a/b", False, False),
+        ("mine:f", "mine", "f", False, False),
+    ],
+)
+def test_names_are_parsed(name: str, kind: str, rest: str, of_timm: bool, labels: bool) -> None:
+    _, found = parse_teachers(f"resnet18, {name}")
+    assert (found.kind, found.rest) == (kind, rest)
+    assert (found.is_of_timm, found.is_labels) == (of_timm, labels)
+    assert found.is_architecture == (name == "resnet18.a1")
 
 
 def test_prompts(tmp_path: Path) -> None:
@@ -426,12 +425,18 @@ def test_prompts(tmp_path: Path) -> None:
     )
     assert read_prompts(str(tmp_path / "prompts.txt")) == ("a {}.", "the {}, again {}")
     assert read_prompts("a {}| the {} ") == ("a {}", "the {}") and read_prompts(None) == PROMPTS
-    for text, said in (
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
         ("a photo", "no such file of templates"),
         ("a {}|b", "in each template"),
         ("data", "no such"),
-    ):
-        assert_refused(said, read_prompts, text)
+    ],
+)
+def test_no_prompts(text: str, said: str) -> None:
+    assert_refused(said, read_prompts, text)
 
 
 def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,29 +591,26 @@ def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> No
     assert_refused(said, opened, f"clip:{CLIP}/clip.safetensors", names)
 
 
-def test_another_number_of_classes() -> None:
-    for names, said in (
-        (None, "it has 3 classes, the student 4"),
-        (list("abcd"), "none of its 3 classes"),
-    ):
-        assert_refused(
-            f"--teacher hf:vit: {said}",
-            open_member,
-            TeacherName.parse("hf:vit"),
-            None,
-            StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names),
-            CPU,
-        )
-    with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
-        make_onnx(Path("two.onnx"), class_names=["a", "b"])
-        opened("onnx:two.onnx")
+@pytest.mark.parametrize(
+    "names, said",
+    [(None, "it has 3 classes, the student 4"), (list("abcd"), "none of its 3 classes")],
+)
+def test_another_number_of_classes(names: list[str] | None, said: str) -> None:
+    name, of_four = TeacherName.parse("hf:vit"), StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names)
+    assert_refused(f"--teacher hf:vit: {said}", open_member, name, None, of_four, CPU)
 
 
-def test_flags_that_a_kind_has_no_use_for() -> None:
-    assert_refused(
-        "--teacher-kwargs are arguments of timm's constructors",
-        opened,
-        "hf:vit",
-        model_kwargs={"a": 1},
-    )
-    assert_refused("the model takes no images of 3 x 20 x 20", opened, "hf:vit", img_size=20)
+def test_another_number_of_names() -> None:
+    make_onnx(Path("two.onnx"), class_names=["a", "b"])
+    assert_refused("its metadata class_names has 2 values, expected 3", opened, "onnx:two.onnx")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model_kwargs": {"a": 1}}, "--teacher-kwargs are arguments of timm's constructors"),
+        ({"img_size": 20}, "the model takes no images of 3 x 20 x 20"),
+    ],
+)
+def test_flags_that_a_kind_has_no_use_for(settings: dict, message: str) -> None:
+    assert_refused(message, opened, "hf:vit", **settings)

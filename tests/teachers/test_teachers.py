@@ -13,6 +13,7 @@ from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
 from tests.parts import assert_refused, data_config, random_images, refusal, small_model
+from w2s_plugins.files import file_sha256
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
 from w2s_plugins.teachers.mix import nearest_teacher
@@ -161,8 +162,8 @@ def test_each_sample_gets_the_teacher_with_the_smallest_divergence() -> None:
     ]
     nearest = torch.stack(divergences).argmin(0)
     assert len(set(nearest.tolist())) > 1 and torch.equal(found, teachers[nearest, torch.arange(8)])
-    for m in range(3):
-        assert figures[f"teacher{m}_share"] == (nearest == m).float().mean()
+    shares = [figures[f"teacher{m}_share"] for m in range(3)]
+    assert shares == [(nearest == m).float().mean() for m in range(3)]
 
 
 # ---------------------------------------------------------------- frozen
@@ -198,9 +199,10 @@ def test_training_leaves_the_teacher_as_it_is():
     assert torch.equal(teacher(PIXELS), first)
     # it is in no checkpoint either
     task.setup_ema()
-    for key, ema in (("state_dict", False), ("state_dict_ema", True)):
-        state = task.get_checkpoint_state(ema=ema)
-        assert state[key].keys() == student.state_dict().keys() and "task_state" not in state
+    plain, averaged = (task.get_checkpoint_state(ema=ema) for ema in (False, True))
+    own = student.state_dict().keys()
+    assert plain["state_dict"].keys() == averaged["state_dict_ema"].keys() == own
+    assert "task_state" not in plain and "task_state" not in averaged
 
 
 # ---------------------------------------------------------------- class maps
@@ -287,26 +289,20 @@ def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
     assert own.adapt(PIXELS).shape[-2:] == (24, 24)
 
 
-def test_export_folder(tmp_path, weights):
+@pytest.mark.parametrize(
+    "name, files", [("w2s_cnn5", [""]), ("local-dir:{}/export", [])], ids=["run", "export"]
+)
+def test_export_folder(tmp_path, weights, name, files):
     model, _ = weights
-    save_for_hf(
-        model,
-        tmp_path / "export",
-        safe_serialization=True,
-        data_config=data_config(24, mean=(0.5, 0.4, 0.3)),
-    )
-    for name, files in (("w2s_cnn5", [tmp_path]), (f"local-dir:{tmp_path / 'export'}", [])):
-        teacher = create(name, *files)
-        own = teacher.members[0]
-        assert own.source["source"] == {
-            "file": str(tmp_path / "export" / "model.safetensors"),
-            "sha256": hashlib.sha256(
-                (tmp_path / "export" / "model.safetensors").read_bytes()
-            ).hexdigest(),
-        }
-        assert own.size == (24, 24)
-        assert tuple(own.data_config["mean"]) == (0.5, 0.4, 0.3)
-        assert own.fingerprint["sha256"] == hash_tensors(model.state_dict())
+    config = data_config(24, mean=(0.5, 0.4, 0.3))
+    export = tmp_path / "export"
+    save_for_hf(model, export, safe_serialization=True, data_config=config)
+    (own,) = create(name.format(tmp_path), *(tmp_path / file for file in files)).members
+    file = export / "model.safetensors"
+    assert own.source["source"] == {"file": str(file), "sha256": file_sha256(file)}
+    assert own.size == (24, 24)
+    assert tuple(own.data_config["mean"]) == (0.5, 0.4, 0.3)
+    assert own.fingerprint["sha256"] == hash_tensors(model.state_dict())
 
 
 def test_size_given_by_hand(weights):

@@ -333,7 +333,7 @@ class CachedTargets:
     """Logits of the teacher by sample, from stored labels: the teacher need not run.
 
     Args:
-        readers: one for each model of the teacher, and for each table.
+        readers: one for each model of the teacher, and for each table of labels.
         device: where logits go.
     """
 
