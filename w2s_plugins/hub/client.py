@@ -125,6 +125,7 @@ def check_repo_id(repo_id: str) -> None:
 
 def check_login(repo_id: str, dry_run: bool = False) -> None:
     """Raise a `UserError` unless ``repo_id`` is a Hub id and, but for a dry run, the Hub knows the token to push with."""
+    # Before a training of hours, so that it does not end with a refusal.
     check_repo_id(repo_id)
     if dry_run:
         return

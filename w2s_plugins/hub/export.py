@@ -31,6 +31,7 @@ def check_export(folder: Path, what: str) -> None:
     Raises:
         UserError: a file is missing or not the one that was exported, or result.json does not say which that was.
     """
+    # A folder that somebody has made by hand has no run that could say what is in it.
     result = folder.parent / "result.json"
     if folder.resolve().name != "export" or not result.is_file():
         return

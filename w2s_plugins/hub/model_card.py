@@ -52,21 +52,17 @@ def model_card(record: dict) -> str:
     # alone was measured without the teacher
     val = (record.get("data") or {}).get("val") or {}
     every: dict[str, dict] = {}
-    for one in ((record.get("metrics") or {}) | val, *record.get("results", ())):
-        same, before = _identity(one), every.get(_identity(one), {})
+    for row in ((record.get("metrics") or {}) | val, *record.get("results", ())):
+        identity = _identity(row)
+        before = every.get(identity, {})
         # one teacher's figures do not take the place of another's
-        if (
-            "agreement" in one
-            and "agreement" in before
-            and one.get("taught_by") != before.get("taught_by")
-        ):
-            same += str(one.get("taught_by"))
-        if "agreement" in one or "agreement" not in every.get(same, {}):
-            every[same] = one
-    record, measured = (
-        _without_folders(record),
-        name_differences(_without_folders([*every.values()])),
-    )
+        with_teachers = "agreement" in row and "agreement" in before
+        if with_teachers and row.get("taught_by") != before.get("taught_by"):
+            identity += str(row.get("taught_by"))
+        if "agreement" in row or "agreement" not in every.get(identity, {}):
+            every[identity] = row
+    record = _without_folders(record)
+    measured = name_differences(_without_folders([*every.values()]))
     model, data = record.get("model") or {}, record.get("data") or {}
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
@@ -97,6 +93,7 @@ def model_card(record: dict) -> str:
 
 def _identity(row: dict) -> str:
     """Return what is the same for figures that may take each other's place: samples, settings, kind of figures."""
+    # by the content of the data where it is known: the same split has other names on other machines
     samples = row.get("fingerprint") or [row.get("dataset"), row.get("split")]
     kind = [*filter(_is_shape, row), row.get("queries")]
     return json.dumps([samples, row.get("evaluation"), kind], sort_keys=True, default=str)
@@ -111,13 +108,14 @@ def name_differences(rows: list[dict]) -> list[dict]:
     ]
     usual = next(filter(None, settings), {})
     samples: dict[str, Any] = {}
-    for row, own in zip(rows, settings):
+    for row, evaluation in zip(rows, settings):
+        # a setting that the first evaluation had not, or otherwise; then what it alone had
         differs = [
             _typed(name, value)
-            for name, value in own.items()
+            for name, value in evaluation.items()
             if name not in usual or usual[name] != value
         ]
-        differs += [f"no {name}" for name in usual if own and name not in own]
+        differs += [f"no {name}" for name in usual if evaluation and name not in evaluation]
         name_of_data = json.dumps([row.get("dataset"), row.get("split")], default=str)
         first = samples.setdefault(name_of_data, row.get("fingerprint"))
         if row.get("fingerprint") != first:
@@ -195,18 +193,20 @@ def _without_folders(value: Any, key: str = "") -> Any:
     return _WORD.sub(lambda word: _PATH.sub(_last_part, word[0]), value)
 
 
-def _last_part(found: re.Match) -> str:
-    shards, path = found["shards"] or "", found["path"]
+def _last_part(word: re.Match) -> str:
+    shards, path = word["shards"] or "", word["path"]
     if path is None:
-        return found[0]
-    is_here = os.path.exists(re.split("[?#]", path)[0]) and not path.startswith(
-        "hparams/"
-    )  # these are the package's
+        return word[0]
+    # a recipe of the package is on every machine, and says nothing of this one
+    is_recipe = path.startswith("hparams/")
+    is_here = os.path.exists(re.split("[?#]", path)[0]) and not is_recipe
     if not (shards or is_here or path[0] in "/~."):
-        return found[0]
+        return word[0]
     # an export is known by its run
     last = PurePath(path)
-    return f"{shards}.../{(last.parent if last.name == 'export' else last).name}"
+    if last.name == "export":
+        last = last.parent
+    return f"{shards}.../{last.name}"
 
 
 def with_license(card: str, license: str) -> str:

@@ -28,6 +28,7 @@ def check_onnx(file: Path, flag: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    # torch exports without some of them, and fails at its last step.
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"{flag} needs packages: pip install {' '.join(missing)}")
@@ -132,9 +133,8 @@ def _compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    images = torch.randn(
-        3, *size, generator=torch.Generator().manual_seed(0)
-    )  # traced with a batch of two
+    # three images where two were traced, so that a batch size that became a constant is noticed
+    images = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     expected = model(images)
     logits = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
     return (expected - logits).abs().max().item(), expected.abs().max().item()

@@ -139,6 +139,7 @@ def push_files(
     Raises:
         UserError: something of it holds an access token, or the push failed; it can be repeated.
     """
+    # What is on the Hub once is read within minutes, and stays in its history: it is looked through before.
     for text in (repo_id, revision or "", commit_message):
         if holds_token(text):
             raise UserError(
@@ -148,6 +149,7 @@ def push_files(
     for name, content in contents.items():
         _check_public(name, content)
     if dry_run:
+        # copies, to be looked at: a link would lead to what may change meanwhile
         folder = Path(tempfile.mkdtemp(prefix=f"{repo_id.replace('/', '--')}-"))
         for name, content in contents.items():
             (folder / name).write_bytes(

@@ -25,6 +25,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
     Raises:
         UserError: the cached file is not the one the Hub announced (large files are stored under their hash).
     """
+    # A name of timm alone leads to the repository by its configuration, where it has one.
     kind, model_id = parse_model_name(name)
     cfg = getattr(model, "pretrained_cfg", {})
     if kind is None:

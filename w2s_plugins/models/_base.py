@@ -22,7 +22,7 @@ class StagedNet(nn.Module):
     """timm's model interface for a network of stem, stages, final layers, pooling and a linear classifier.
 
     A subclass creates its modules under the names that its checkpoints use, says in the class attributes how they
-    hang together, adds its stages with `_add_stage` and ends its ``__init__`` with `_finish`.
+    hang together, adds its stages with `_add_stage` and ends its ``__init__`` with `_add_classifier`.
 
     Attributes:
         stem: Names of the modules before the first stage, in order of use.
@@ -55,6 +55,7 @@ class StagedNet(nn.Module):
         self.drop_rate = drop_rate
         self.pool_type = global_pool
         self._stages: list[str] = []
+        # in timm's form, by which its tools find the features of a model
         self.feature_info: list[dict[str, Any]] = []
 
     def _add_feature(self, module: str, num_chs: int, reduction: int) -> None:
@@ -65,6 +66,7 @@ class StagedNet(nn.Module):
         self, number: int, layers: nn.Module, num_chs: int, reduction: int | None
     ) -> None:
         """Add a stage; it is a feature unless its ``reduction`` is None."""
+        # a stage may lie in another module, where the checkpoints have it there
         name = self.stage_name.format(number)
         parent, _, leaf = name.rpartition(".")
         self.get_submodule(parent).add_module(leaf, layers)
@@ -81,7 +83,7 @@ class StagedNet(nn.Module):
             in_chs = chs
         return in_chs
 
-    def _finish(self, num_features: int) -> None:
+    def _add_classifier(self, num_features: int) -> None:
         """Add the classifier; ``num_features`` channels enter the pooling."""
         self.num_features = num_features
         self.reset_classifier(self.num_classes, self.pool_type)
@@ -105,6 +107,7 @@ class StagedNet(nn.Module):
         self.num_classes = num_classes
         if global_pool is not None:
             self.pool_type = global_pool
+        # a model that is on a device, or in half precision, stays so with its new head
         like_the_others = get_device_dtype(self)
         # without a rate timm returns no dropout between the two
         self.global_pool, *_, classifier = create_classifier(
@@ -209,6 +212,7 @@ def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
         model: What to initialise, in place.
         linear_std: Standard deviation of linear weights, biases 0 as well; PyTorch's own initialisation if None.
     """
+    # In the order of the modules, since each draw moves the generator on; batch norms keep ones and zeros.
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -259,7 +263,7 @@ class BlockNet(StagedNet):
         # The classifier is PyTorch's.
         if he_init:
             init_weights(self)
-        self._finish(final_width or in_chs)
+        self._add_classifier(final_width or in_chs)
 
 
 CIFAR_CFG = {

@@ -127,7 +127,7 @@ class CifarVGG(StagedNet):
                 stage.add_module(str(first + 2), nn.ReLU(inplace=True))
                 chs = width
             self._add_stage(i, stage, width, 2 ** min(i, 3))
-        self._finish(chs)
+        self._add_classifier(chs)
         init_weights(self, linear_std=0.01)
 
 
@@ -206,7 +206,7 @@ class CifarMobileNetV2(StagedNet):
         # The last convolution widens to what the classifier sees.
         self.conv2 = nn.Sequential(*conv_bn_act(chs, 1280, 1))
         self.classifier = nn.Sequential(nn.Identity())
-        self._finish(1280)
+        self._add_classifier(1280)
         init_weights(self, linear_std=0.01)
 
 

@@ -33,6 +33,7 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
     Raises:
         UserError: the file with the names cannot be read.
     """
+    # A file of weights says it itself: the names of what the model began with may be others.
     if checkpoint is not None:
         names = recorded_names(checkpoint, flag)
     else:
@@ -44,6 +45,7 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
 
 def recorded_names(checkpoint: str, flag: str) -> list[str] | None:
     """Return the names beside a file or in a run folder, without opening a model. Raises `UserError`."""
+    # An export has them in timm's own file, so that whoever loads it finds them; a run in a file of its own.
     weights = find_weights(checkpoint, flag)
     is_export = weights.suffix == ".safetensors"
     return _read_names(weights.with_name("config.json" if is_export else CLASS_NAMES), flag)
@@ -133,6 +135,7 @@ def have_common_names(
         return False
     if set(theirs) & set(ours):
         return True
+    # Numbers are what classes are called that nobody has named.
     if any(all(map(str.isdecimal, names)) for names in (theirs, ours)):
         return False
     here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
@@ -183,6 +186,7 @@ def match_classes(
             f"{who}: its classes are those of the data in another order "
             f"({_difference(theirs, ours)}); its logits are matched by name"
         )
+    # -1 for a class that the data have not: its probability is left out of the student's.
     numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 

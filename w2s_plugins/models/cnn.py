@@ -45,8 +45,9 @@ class PlainCNN(StagedNet):
                 layers.append(nn.ReLU(inplace=True))
                 chs = width
             self._add_stage(i + 1, nn.Sequential(*layers), chs, 2 ** (i + strided))
+        # The classifier comes after, with PyTorch's own initialisation.
         init_weights(self)
-        self._finish(chs)
+        self._add_classifier(chs)
 
 
 register_variants(

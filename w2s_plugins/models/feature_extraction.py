@@ -174,6 +174,7 @@ def _is_classifier_on_pre_logits(
     logits: Tensor,
 ) -> bool:
     """True where applying the model's classifier to the pre-logits gives its logits to the last bit."""
+    # To the last bit, since a student that is trained on features must give the logits that it gives without.
     try:
         again = model.get_classifier()(pre_logits)
     except (TypeError, RuntimeError, NotImplementedError, IndexError):

@@ -26,6 +26,7 @@ class FewShotBlock(ConvBlock):
         self.pool = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        # The shortcut joins before the last activation, and what was joined is pooled.
         y = self.act(self.normed(1, x))
         y = self.act(self.normed(2, y))
         return self.pool(self.act(self.normed(3, y) + self.downsample(x)))

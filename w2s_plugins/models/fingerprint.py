@@ -52,6 +52,7 @@ def constructor_arguments(model: nn.Module) -> dict[str, dict[str, object]]:
 
     The number of classes is left out: the weights say it.
     """
+    # A model within another one, which a plugin may wrap around it, was made with arguments of its own.
     arguments = {}
     for name, part in model.named_modules():
         if hasattr(part, "pretrained_cfg"):
@@ -158,6 +159,7 @@ def onnx_files(file: Path) -> list[Path]:
     """Return a file of ONNX and those beside it that hold its weights, by the names in it."""
     import onnx
 
+    # Without the weights themselves, which may be larger than memory.
     model = onnx.load(file, load_external_data=False)
     names = set()
     for tensor in onnx_tensors(model):

@@ -98,6 +98,7 @@ def check_value(key: str, value: object, example: object, where: str) -> None:
             expected = f"a number from {low} to {high}"
     elif type(example) is int:
         most = MOST_CLASSES if example == 0 else LARGEST - 1
+        # bool is an int to isinstance, and no count
         fits = type(value) is int and min(example, 1) <= value <= most
         expected = f"a whole number up to {most}"
     else:
@@ -219,6 +220,7 @@ def constructor_arguments(architecture: str) -> set[str]:
     Constructors are the classifiers in the module that registers it; settings that are kept in a dataclass beside them
     can be given to those that take further arguments.
     """
+    # What a file sets beyond these would end in timm's own functions, of which some load what they are told to.
     names = set(USUAL)
     for kind in vars(inspect.getmodule(model_entrypoint(architecture))).values():
         if not inspect.isclass(kind):

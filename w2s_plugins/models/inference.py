@@ -67,9 +67,8 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
             if difference > TOLERANCE:
                 raise RuntimeError(f"changes outputs by {difference:.2g} of the largest")
             form = changed
-        except (
-            Exception
-        ) as error:  # whatever a model does that nobody thought of: its plain form works
+        # Whatever a model does that nobody thought of: its plain form works.
+        except Exception as error:
             logger.debug(f"{type(model).__name__}: {change.__name__} is left out: {error!r}")
     return form
 
@@ -150,6 +149,7 @@ def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
 
 def _copy(model: nn.Module) -> nn.Module:
     """Return other modules with the same weights."""
+    # deepcopy takes what its memo holds for copied already
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
@@ -180,6 +180,7 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     """Put mean and scale of a batch norm into weight and bias of the layer before it."""
     if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
         raise TypeError(f"{type(norm).__name__} is no batch norm")
+    # Without running statistics there is no constant that could be folded.
     if norm.running_mean is None or norm.running_var is None:
         raise TypeError("a batch norm without statistics depends on its batch")
     statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
@@ -205,6 +206,7 @@ class _Reads(TorchDispatchMode):
         args: tuple = (),
         kwargs: dict | None = None,
     ) -> object:
+        # A reshape counts as well: who reads its result reads the tensor.
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 self.counts[id(leaf)] += 1

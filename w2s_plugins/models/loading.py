@@ -183,9 +183,11 @@ def create_model(
 @torch.no_grad()
 def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None:
     """Raise a `UserError` unless the model takes images of ``size`` (C, H, W); many say so only when they are run."""
-    some, training = next(model.parameters(), torch.empty(0)), model.training
+    parameter, training = next(model.parameters(), torch.empty(0)), model.training
+    images = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
+    # in evaluation mode, so that batch norm does not learn from an image that there is not
     try:
-        model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
+        model.eval()(images)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
@@ -268,6 +270,7 @@ def read_weights(
         raise UserError(
             f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model"
         )
+    # Loaded without them they would be another model, and nobody would notice.
     if not keep_adapters and ".lora_A." in " ".join(tensors):
         raise UserError(
             f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
@@ -353,6 +356,7 @@ def _read_errors(path: Path, flag: str) -> Iterator[None]:
         check_regular(path)
         yield
     except Exception as error:
+        # what torch says of a pickle is in the error, or in what it was raised from
         text = f"{error} {error.__cause__ or ''}"
         if isinstance(error, DamagedArchive) or text.startswith("refused: a tensor"):
             reason = str(error)
@@ -405,22 +409,24 @@ def load_weights(
     Raises:
         UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
     """
-    # What fits by name and shape, and what does not.
-    own = model.state_dict()
+    # What fits by name and shape, and what does not. Counters of batch norm came late to torch: old files lack them.
+    expected = model.state_dict()
     fitting = {
         name: value
         for name, value in state.items()
-        if name in own and own[name].shape == value.shape
+        if name in expected and expected[name].shape == value.shape
     }
     check_kinds(model, kinds_of(fitting), path, flag)
     report = LoadReport(
         path=path,
         matched=len(fitting),
         missing=[
-            name for name in own if name not in state and not name.endswith("num_batches_tracked")
+            name
+            for name in expected
+            if name not in state and not name.endswith("num_batches_tracked")
         ],
-        unexpected=[name for name in state if name not in own],
-        mismatched=[name for name in state if name in own and name not in fitting],
+        unexpected=[name for name in state if name not in expected],
+        mismatched=[name for name in state if name in expected and name not in fitting],
     )
     # All must fit, but for what is allowed to differ.
     wrong = [
@@ -430,7 +436,7 @@ def load_weights(
     ]
     if wrong or not fitting:
         sizes = [
-            f"; {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+            f"; {name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
             for name in report.mismatched
             if name in wrong
         ]
@@ -454,10 +460,10 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
     # Names and sizes may be others than in the file, so values are compared.
     check_kinds(model, kinds_of(state), path, flag)
+    # Vectors are left out: ones and zeros of a norm are in every model.
+    matrices = [value for value in state.values() if value.ndim > 1]
     loaded = list(model.state_dict().values())
-    if not any(
-        torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded
-    ):
+    if not any(torch.equal(value, weight) for value in matrices for weight in loaded):
         raise UserError(
             f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "
             f"{next(iter(state))}; expected such as {next(iter(model.state_dict()))}"
@@ -468,12 +474,14 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
     # The filter that timm itself applies to what is published for the architecture.
     convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    # It is given a copy, from which it may have taken some when it fails. A layout that it does not know stays as it
+    # is, and what does not fit is told when it is loaded.
     try:
-        return (
-            convert(dict(state), model) if convert else state
-        )  # it may have taken out some when it fails
+        return convert(dict(state), model)
     except (KeyError, RuntimeError, AssertionError):
-        return state  # of another layout; what does not fit is told when it is loaded
+        return state
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

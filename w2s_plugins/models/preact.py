@@ -28,6 +28,7 @@ class PreActBlock(nn.Module):
         self._add_shortcut(in_chs, out_chs, stride)
 
     def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
+        # an empty sequence is the identity, and has no entry in a checkpoint
         self.shortcut = nn.Sequential()
         if stride != 1 or in_chs != out_chs:
             self.shortcut.append(conv(in_chs, out_chs, 1, stride))
@@ -46,6 +47,7 @@ class WideBlock(PreActBlock):
     """The shortcut is the input, or a 1x1 convolution of the activated input where the channels change."""
 
     def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
+        # under the name that it has in the authors' checkpoints
         self.convShortcut = conv(in_chs, out_chs, 1, stride) if in_chs != out_chs else None
 
     def _skip(self, x: Tensor, activated: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class WideResNet(StagedNet):
         self.bn1 = nn.BatchNorm2d(widths[-1])
         self.act1 = nn.ReLU(inplace=True)
         init_weights(self)
-        self._finish(widths[-1])
+        self._add_classifier(widths[-1])
 
 
 class PreActResNet(BlockNet):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .openers import Opened, Request, register_teacher
 
+# whoever writes a plugin needs these three
 __all__ = ["Opened", "Request", "register_teacher"]
 
 

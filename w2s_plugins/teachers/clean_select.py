@@ -93,6 +93,7 @@ def select_by_model(
     ]
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
+    # Certainty is of the answers of all models together; features of several have no common space.
     if rule != KNN:
         return most_certain(combine(outputs).softmax(dim=1), value)
 
@@ -110,6 +111,7 @@ def select_by_model(
 
 def most_certain(probabilities: Tensor, share: float) -> Tensor:
     """Say of which share of the samples (N,) the ``probabilities`` (N, C) have the lowest entropy."""
+    # over all classes together: a class that is hard for the model keeps fewer samples
     return smallest_share(torch.special.entr(probabilities).sum(dim=1), share)
 
 

@@ -31,6 +31,7 @@ def read_prompts(text: str | None) -> tuple[str, ...]:
             f"--prompts {text}: no such file of templates ({one_line(error, 80)}), and no template: "
             "expected texts with {} for the name of a class, separated by |"
         ) from error
+    # Without a place for the name all classes would have one text, and every image the same answer.
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts or not all("{}" in prompt for prompt in prompts):
         raise UserError(
@@ -119,6 +120,7 @@ def open_clip_model(name: str, request: Request) -> Opened:
                 [lambda text, t=t: t.replace("{}", text) for t in prompts],
             ).T
             scale = float(model.get_parameter("logit_scale").exp())
+    # Stored answers are found again by this beside the weights of the tower: other texts are another classifier.
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
     tower = model.get_submodule("visual")
     classifier = ZeroShotClassifier(tower, texts.detach().clone(), scale, about)

@@ -31,6 +31,7 @@ class TransformersClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
+        # what differs between versions of transformers, or dtypes, is the same network
         config = self.model.config.to_dict()
         settings = {
             key: value
@@ -127,6 +128,7 @@ def check_config(config: Mapping[str, object], where: str = "config.json") -> No
 
 def crop_share(size: int, resized: int) -> float:
     """Return timm's ``crop_pct`` of a crop of ``size`` from ``resized`` pixels, which timm finds by rounding down."""
+    # A share that is rounded up in floating point would give one pixel less.
     share = size / resized
     return share if math.floor(size / share) == resized else size / (resized + 0.5)
 

@@ -22,6 +22,7 @@ def check_kind(flag: str, name: TeacherName) -> None:
     """Raise a `UserError` for what is no model, or of no kind that there is."""
     if name.is_labels:
         raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
+    # A plugin may register a kind, or offer functions under its own name.
     if not name.is_of_timm and name.kind not in TEACHERS and name.kind not in PLUGINS:
         known = [*filter(None, OF_TIMM), LABELS_KIND, *TEACHERS.names(), *sorted(PLUGINS)]
         raise UserError(
@@ -43,6 +44,7 @@ def open_classifier(name: TeacherName, request: Request) -> Opened:
     check_kind(flag, name)
     if name.is_of_timm:
         return open_timm(name, request)
+    # Left out without a word they would be thought to have been used.
     if request.model_kwargs:
         raise UserError(
             f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use"

@@ -16,6 +16,7 @@ def nearest_teacher(teachers: Tensor, student: Tensor) -> tuple[Tensor, dict[str
     Returns:
         The logits (B, C) of the chosen teachers, and the share of each of them for the log.
     """
+    # The student is not detached from its loss here, but from this choice, which has no gradient.
     log_q, log_p = teachers.log_softmax(dim=2), student.detach().float().log_softmax(dim=1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(dim=2)
     chosen = divergence.argmin(dim=0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..cli.values import split_names
 
+# what timm itself reads before a colon; a name without one is an architecture
 OF_TIMM = ("", "hf-hub", "hf_hub", "local-dir")
 LABELS_KIND = "labels"
 

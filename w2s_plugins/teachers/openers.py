@@ -10,6 +10,7 @@ from ..errors import logger
 from ..registry import Registry
 
 TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
+# for photographs of any kind; --prompts replaces them
 PROMPTS = (
     "a photo of a {}.",
     "a blurry photo of a {}.",
@@ -88,8 +89,10 @@ def origin_text(origin: Mapping[str, object] | None) -> str:
 
 def usable_names(who: str, names: list[str] | None) -> list[str] | None:
     """Return the names of classes where they say something: generated ones, and double ones, do not."""
+    # transformers calls classes so that nobody has named
     if names is None or names == [f"LABEL_{i}" for i in range(len(names))]:
         return None
+    # By a double name a class of the data would be matched with either of two.
     if len(set(names)) == len(names):
         return names
     logger.warning(

@@ -165,7 +165,7 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     or logits (B, C). It may have attributes: ``class_names``, ``num_classes``, ``input_size`` and ``cache_identity()``,
     a text by which its stored answers are found again.
     """
-    # Only what the user has imported is looked into.
+    # Only what the user has imported is looked into: a name in a run of others imports nothing.
     plugin = PLUGINS.get(module)
     function = getattr(plugin, name, None)
     if not callable(function):

@@ -165,6 +165,7 @@ class OwnViews:
         return len(self.loaders[0])
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        # labels are the same in all of them
         for batches in zip(*self.loaders):
             yield [images.to(self.device) for images, _ in batches], batches[0][1]
 
@@ -181,6 +182,7 @@ def own_answers(
     Each model looks at the plain images through its own evaluation transform, whatever the student sees of them: so a
     teacher has one accuracy. Of a stream it is asked about the student's view, from ``loader``.
     """
+    # A stream cannot be read a second time beside itself, in step with the student.
     if isinstance(dataset, IterableDataset):
         logger.info(
             "Teacher: the evaluation split is a stream, of which it sees the student's view"
@@ -211,6 +213,7 @@ def _by_part(
 
 def _frozen(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return logits in float32 on the CPU, without autograd and autocast."""
+    # On the CPU at once: answers about a whole data set need not fit on the device.
     with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
         return model(images).cpu()
 
@@ -321,6 +324,7 @@ class AnswerStore:
         """Return what a model gives for each image, unrounded, whatever labels the images were given: ``logits`` or
         ``features``.
         """
+        # Other labels change no image, so that what is stored serves runs with any labels.
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset
         return self.answers(member, images, split, views, kind=kind, dtype=torch.float32)
 
@@ -339,6 +343,7 @@ class CachedTargets:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
+        # More epochs than views: they come round again. Tables say the same of every view.
         for reader in self.readers:
             if isinstance(reader, LabelReader) and reader.manifest.views > 1:
                 reader.set_view(epoch % reader.manifest.views)

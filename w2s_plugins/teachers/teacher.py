@@ -139,6 +139,7 @@ class TeacherModel(nn.Module):
             .expand(1, student.in_chans, 1, 1)
             for values in (student.mean, student.std, data_config["mean"], data_config["std"])
         )
+        # They follow the model to its device, and are no weights: nothing stores them.
         self.register_buffer("scale", student_std / std, persistent=False)
         self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
@@ -146,6 +147,7 @@ class TeacherModel(nn.Module):
         # Its classes become those of the student: exactly, where they only stand in another order.
         self.register_buffer("class_map", class_map, persistent=False)
         every_class = list(range(self.num_classes))
+        # a map that leaves none out and takes none twice
         self.reorders = class_map is not None and sorted(class_map.tolist()) == every_class
         self.size = tuple(data_config["input_size"][-2:])
 
@@ -155,6 +157,7 @@ class TeacherModel(nn.Module):
 
     def adapt(self, images: Tensor) -> Tensor:
         """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
+        # Where nothing has to change, images stay in their dtype, without a pass over them.
         if not self.same_normalization:
             images = torch.addcmul(self.shift, images.float(), self.scale)
         if tuple(images.shape[-2:]) != self.size:
@@ -251,6 +254,7 @@ class Teacher(nn.Module):
     @_frozen
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits and features of the only member; `choose_stages` must have been called."""
+        # `choose_stages` has refused several
         (member,) = self.members
         return member.with_features(member.adapt(images))
 
@@ -396,6 +400,7 @@ def pair_checkpoints(
                 f"--teacher-checkpoint: --teacher {name} says itself where its weights are; give "
                 "checkpoints for timm's models alone"
             )
+    # In order: each name that takes a file takes the next one.
     files = iter(checkpoints)
     return [(name, next(files, None) if name in takers else None) for name in names]
 
@@ -429,6 +434,7 @@ def open_member(
     check_input_size(model, data_config["input_size"], who)
 
     # Classes are matched by their names, else by their places.
+    # For features alone no classes are compared.
     class_map = None
     if student.num_classes is not None:
         class_map = match_classes(who, opened.class_names, student.class_names)

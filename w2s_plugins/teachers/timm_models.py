@@ -88,6 +88,7 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
 @register_teacher("checkpoint")
 def open_checkpoint(path: str, request: Request) -> Opened:
     """Open the model of a run with one of its checkpoints, which says what model it is of; see `open_timm`."""
+    # The file is both: it says which model it is of, and has its weights.
     flag = request.flags[0]
     name = TeacherName.parse(architecture_of(Path(path), flag))
     return open_timm(name, replace(request, checkpoint=path, flags=(flag, flag)))
