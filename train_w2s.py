@@ -378,8 +378,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
                     result = task(images, batch.target)
 
             # Backward: gradients of the batches of one update add up, so each loss is divided by their number.
-            share = result["loss"] * loss_scale(run, batch) / (end - first)
-            step.backward(share, optimizer, precision)
+            part_of_loss = result["loss"] * loss_scale(run, batch) / (end - first)
+            step.backward(part_of_loss, optimizer, precision)
 
         # Count the batch for the log. The loss of an update is a sum: it is finite only if all of its parts are.
         position.count(result, batch.target, number)
@@ -415,8 +415,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         console.update(len(batch.input) * accum_steps * run.world.size)
 
-        # Stop at a signal, which all ranks do after the same update, or save a checkpoint inside the epoch; not after a
-        # bad update, but after the next one that is good.
+        # Stop at a signal, which all ranks do after the same update, or save a checkpoint inside the epoch, but not one
+        # that a resumed run would begin with bad updates from.
         watch.check()
         interval = settings.run.recovery_interval
         if interval and (in_epoch + 1) % interval == 0 and not position.bad_steps:

@@ -172,7 +172,9 @@ def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
     # Write down the command line that would do the same, because the record of a run shows one.
     known = parser.by_dest()
     words = [word for name, value in typed.items() for word in words_of(known[name], value)]
-    line = ["w2s-train", *words, *(["--config", *files] if files else [])]
+    line = ["w2s-train", *words]
+    if files:
+        line += ["--config", *files]
 
     # Run the script's own function in this process. If it wants to exit, Python gets an exception instead.
     check_versions()
@@ -197,6 +199,7 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, object]:
 
     None stands for what is not given. What has no keyword comes first, in the order in which it was given.
     """
+    # a record shows a command line in this order
     named = dict(arguments)
     flags = {**named.pop("flags"), **named}
     return {name: as_plain(value) for name, value in flags.items() if value is not None}
@@ -286,6 +289,7 @@ def predict(
         run.predict(run.Prediction(**request))
         if output is not None:
             return table
+        # before the folder is deleted
         return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
 
 
@@ -309,6 +313,7 @@ def load_student(place: StrPath) -> "Student":
     # open it in the way predict does, so that both accept the same names
     opened = open_model(name_of(place, "w2s.load_student"))
     model = opened.model.eval()
+    # in its __dict__: a module would register a transform that is one as a part, with its state in the state_dict
     vars(model).update(
         transform=create_transform(**opened.data_config), class_names=opened.class_names
     )
@@ -358,6 +363,7 @@ def create_teacher(
         raise UserError(
             f"{who}: data_config is a {type(changes).__name__}, expected a mapping with mean and std"
         )
+    # a text is a sequence, too, so only lists and tuples are several
     several = teacher if isinstance(teacher, (list, tuple)) else [teacher]
     names: list[TeacherName] = []
     for one in several:
@@ -373,6 +379,7 @@ def create_teacher(
     known = {*config, *PretrainedCfg.__dataclass_fields__}
     for key in changes.keys() - known:
         raise UserError(f"{who}: data_config has no '{key}'{nearest(key, known)}")
+    # timm's name for it, or that of transformers
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
     class_names = cast("Sequence[str] | None", as_plain(class_names))
     if class_names is not None:

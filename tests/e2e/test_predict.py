@@ -104,8 +104,8 @@ NAMES = [
 @pytest.mark.parametrize(
     "words",
     [
-        *(f"--model {name}" for name in NAMES),
-        *(f"--checkpoint {name}" for name in NAMES[:4]),
+        *(f"--{flag} {name}" for flag in ("model", "checkpoint") for name in NAMES[:4]),
+        "--model local-dir:out/weak/export --data-dir data",
         "--model copied --data-dir data",
         "--checkpoint copied --data-dir data",
     ],
@@ -296,47 +296,67 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
     assert not (work / "none.csv").exists()
 
 
-@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
-def test_models_of_other_packages(work):
-    """Each with names of its own, or those that it is given, and its own preprocessing."""
+@pytest.fixture(scope="module")
+def foreign(work: Path) -> Run:
+    """Predicts by models of other packages, in a process of its own, in which a plugin is imported."""
     for package in ("transformers", "open_clip", "onnx", "onnxruntime"):
         pytest.importorskip(package)
-
-    def predict(*flags: object) -> Done:
-        """In a process of its own, in which a plugin is imported."""
-        return run(PREDICT, *flags, "--workers 0", cwd=work)
-
     make_hf(work / "vit", "xyz")
     make_clip(work)
     make_onnx(work / "net.onnx", class_names=["u", "v", "w"])
-    images, clip = ["data/train", "--output x.csv --all"], f"clip:{CLIP}/clip.safetensors"
-    for model, names, flags in (
-        ("hf:vit", "xyz", []),
-        ("onnx:net.onnx", "uvw", []),
-        (clip, "abcd", ["--plugins colours.py --class-names a,b,c,d", "--prompts", "{}|one {}"]),
-        ("colours:predict", "abc", ["--plugins colours.py --class-names a,b,c --img-size 8"]),
-    ):
-        predict(model, *images, *flags).ok()
-        table = read_label_table(work / "x.csv")
-        assert table.class_names == [*names] and len(table) == 200
-        if model == clip:  # the names count, and what they are put into
-            predict(model, *images, *flags[:-1], "a drawing of a {}").ok()
-            assert read_label_table(work / "x.csv").answers.tolist() != table.answers.tolist()
-    (work / "x.csv").unlink()
-    for flags, message in (
+    command = ["data/train", "--output x.csv --all --workers 0"]
+    return lambda model, *flags: run(PREDICT, model, *command, *flags, cwd=work)
+
+
+LEGACY = "ignore:You are using the legacy TorchScript-based ONNX export"
+CLIP_MODEL = f"clip:{CLIP}/clip.safetensors"
+
+
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize(
+    ("model", "names", "flags"),
+    [
+        ("hf:vit", "xyz", ""),
+        ("onnx:net.onnx", "uvw", ""),
+        (CLIP_MODEL, "abcd", "--plugins colours.py --class-names a,b,c,d --prompts '{}|one {}'"),
+        ("colours:predict", "abc", "--plugins colours.py --class-names a,b,c --img-size 8"),
+    ],
+)
+def test_models_of_other_packages(work, foreign, model, names, flags):
+    """Each with names of its own, or those that it is given, and its own preprocessing."""
+    foreign(model, *filter(None, [flags])).ok()
+    table = read_label_table(work / "x.csv")
+    assert table.class_names == [*names] and len(table) == 200
+
+
+@pytest.mark.filterwarnings(LEGACY)
+def test_what_names_are_put_into_counts(work, foreign):
+    answers = []
+    for prompts in ("{}|one {}", "a drawing of a {}"):
+        flags = "--plugins colours.py --class-names a,b,c,d --prompts"
+        foreign(CLIP_MODEL, flags, prompts).ok()
+        answers.append(read_label_table(work / "x.csv").answers.tolist())
+    assert answers[0] != answers[1]
+
+
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
         (
-            [clip, *images, "--plugins colours.py"],
+            CLIP_MODEL,
+            "--plugins colours.py",
             "needs the names of the classes, each of them once: give",
         ),
-        (["hf:vit", *images, "--class-names z,y,x"], "hf:vit has names of its own, x, y, z"),
-        (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf"),
-    ):
-        done = predict(*flags)
-        assert (
-            done.code == 2
-            and message in done.err.splitlines()[-1]
-            and not (work / "x.csv").exists()
-        )
+        ("hf:vit", "--class-names z,y,x", "hf:vit has names of its own, x, y, z"),
+        ("hg:vit", "--img-size 8", "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf"),
+    ],
+)
+def test_models_of_other_packages_that_cannot_be_asked(work, foreign, model, flags, message):
+    (work / "x.csv").unlink(missing_ok=True)
+    done = foreign(model, flags)
+    assert done.code == 2 and message in done.err.splitlines()[-1]
+    assert not (work / "x.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,6 @@ class Flag:
     facts: Facts
 
     @property
-    def dest(self) -> str:
-        return self.action.dest
-
-    @property
     def choices(self) -> Iterable[Any] | None:
         return self.action.choices
 

@@ -154,8 +154,9 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     """Return what `parse` does, for YAML files and the flags that win over them."""
     # later files win over earlier ones, the command line over all
     given: dict[str, object] = {}
-    for layer in (*(read_config(file, parser) for file in files), typed):
-        overlay(given, layer)
+    for file in files:
+        overlay(given, read_config(file, parser))
+    overlay(given, typed)
     # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
@@ -228,7 +229,8 @@ def read_config(
     # the files that it names come first, because its own values win over theirs
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
-    bases = bases if isinstance(bases, list) else [bases]
+    if not isinstance(bases, list):
+        bases = [bases]
     if not all(isinstance(base, str) for base in bases):
         raise UserError(f"{where}: config: {bases} is not the name of a file or a list of names")
     for base in bases:

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -24,7 +25,7 @@ from .datasets import (
     num_classes_of,
 )
 from .map_style import AnyDataset, MapDataset
-from .readers import FileReader, ImageLocation, file_reader
+from .readers import FileReader, ImageLocation, LocationReader, file_reader
 from .slices import Subset
 from .unreadable import UnreadableSample
 
@@ -192,52 +193,49 @@ def _bytes_of_some(dataset: AnyDataset, positions: Sequence[int]) -> str:
     """Return a hash of how a few files begin, evenly spread over those at some positions; empty if they cannot be
     read so.
     """
-    reader, folder = file_reader(dataset), getattr(dataset, "dataset", None)
-    owner = folder if reader is None and isinstance(folder, DatasetFolder) else reader
-    if owner is None:
+    reader = _reader_of(dataset)
+    if reader is None:
         return ""
     # names and sizes survive when someone writes other pixels into the files; how they begin does not
     content = hashlib.sha256()
     for number in _probes(len(positions)):
-        content.update(_first_bytes(owner, positions[number]))
+        # what cannot be read adds nothing: whoever needs the image says so
+        with suppress(OSError, ValueError, tarfile.TarError), reader[positions[number]][0] as file:
+            content.update(file.read(PROBED_BYTES))
     return content.hexdigest()
-
-
-def _first_bytes(owner: FileReader | DatasetFolder, index: int) -> bytes:
-    """Return how the file of a sample begins; nothing if it cannot be read."""
-    try:
-        if isinstance(owner, DatasetFolder):
-            with open(owner.samples[index][0], "rb") as file:
-                return file.read(PROBED_BYTES)
-        with owner[index][0] as file:
-            return file.read(PROBED_BYTES)
-    except (OSError, ValueError, tarfile.TarError):
-        return b""
 
 
 def _files_of(dataset: AnyDataset) -> list[str] | None:
     """Return name and size of the file of every sample; None where samples are not in files."""
-    # readers of timm, folders of torchvision, or what names its files itself
-    reader = file_reader(dataset)
-    of_torchvision = getattr(dataset, "dataset", None)
+    # who lists files, or names them itself
+    reader = _reader_of(dataset)
     if reader is not None:
-        sizes = _sizes_of(reader)
-        names = reader.filenames()
-    elif isinstance(of_torchvision, DatasetFolder):
-        sizes = _sizes_of(of_torchvision)
-        names = [os.path.relpath(path, of_torchvision.root) for path, _ in of_torchvision.samples]
-    elif not isinstance(dataset, IterableDataset) and isinstance(dataset, NamesFiles):
+        return [f"{name} {size}" for name, size in zip(reader.filenames(), _sizes_of(reader))]
+    if not isinstance(dataset, IterableDataset) and isinstance(dataset, NamesFiles):
         return dataset.filenames()
-    else:
-        return None
-    return [f"{name} {size}" for name, size in zip(names, sizes)]
+    return None
+
+
+def _reader_of(dataset: AnyDataset) -> FileReader | None:
+    """Return what lists the files of a dataset, also of a folder of torchvision, whose samples are no files to others:
+    stored answers know them by position.
+    """
+    folder = getattr(dataset, "dataset", None)
+    return _reader_of_folder(folder) if isinstance(folder, DatasetFolder) else file_reader(dataset)
+
+
+@lru_cache(maxsize=8)
+def _reader_of_folder(folder: DatasetFolder) -> LocationReader:
+    paths = [path for path, _ in folder.samples]
+    names = [os.path.relpath(path, folder.root) for path in paths]
+    return LocationReader(str(folder.root), names, [ImageLocation(path) for path in paths])
 
 
 # a look at each file takes long on a network disk: once for all parts of a split
 @lru_cache(maxsize=8)
-def _sizes_of(source: FileReader | DatasetFolder) -> list[int]:
+def _sizes_of(reader: FileReader) -> list[int]:
     """Return how many bytes each sample has; -1 where its file is gone."""
-    return [_size_of(sample) for sample in source.samples]
+    return [_size_of(sample) for sample in reader.samples]
 
 
 def _size_of(sample: ImageLocation | tuple[str | tarfile.TarInfo, object]) -> int:

@@ -32,11 +32,14 @@ class FileReader(ImageReader, Protocol):
 
     Attributes:
         root: what names are relative to.
-        samples: one an image; the first item is a path, or a member of a tar file.
     """
 
     root: str
-    samples: "Sequence[ImageLocation | tuple[str | tarfile.TarInfo, object]]"
+
+    @property
+    def samples(self) -> "Sequence[ImageLocation | tuple[str | tarfile.TarInfo, object]]":
+        """One an image; the first item is a path, or a member of a tar file."""
+        ...
 
 
 class StreamReader(Protocol):

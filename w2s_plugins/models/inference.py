@@ -3,6 +3,8 @@
 Branches that exist for training alone are merged by timm, and batch norm goes into the convolution or linear layer
 before it. Each change is checked against the plain model on random images, and left out where outputs or features
 differ.
+
+Also how any model, frozen or trained, goes over a loader: `run_over`.
 """
 
 import copy

@@ -45,6 +45,7 @@ def target_layers(model: TimmModel, patterns: Sequence[str], name: str) -> list[
     channels, all but the first, and never those of squeeze-and-excite: gates are small. The head is trained whole, and
     to the weights of convolutions in groups PEFT cannot add an adapter.
     """
+    # The head is new or small, and is trained whole.
     in_head = {id(module) for head in heads_of(model) for module in head.modules()}
     layers = {
         layer_name: module
@@ -113,6 +114,7 @@ def add_adapters(model: TimmModel, adapters: Adapters, images: Tensor, name: str
 
     # In a layer that the model reads without calling it an adapter would have no effect.
     targets = _called(model, chosen, images)
+    # Of a choice of ours such layers are left out; of one that was typed somebody should know.
     passed = [layer_name for layer_name in chosen if layer_name not in targets]
     if passed and (adapters.targets or not targets):
         raise UserError(

@@ -34,6 +34,7 @@ def choose_trained(model: TimmModel, tune: str, images: Tensor, name: str) -> No
             head.requires_grad_(True)
 
     # Say how much it is.
+    # How much is trained is what a reader of the log compares between parts.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
     logger.info(

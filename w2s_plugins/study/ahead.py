@@ -28,6 +28,7 @@ from .planning import LocalPlan, LocalRun
 
 def settle(run: LocalRun) -> None:
     """Check the flags of a run, and fill in its settings. Raises `UserError` for the first thing that is wrong."""
+    # flags may follow from others, such as the learning rate from the batch size, so all are filled in anew
     args, names = fill(train_parser(), run.flags)
     settings = resolve_train_args(args, names)
     check_paths(settings.data, settings.teacher)
@@ -81,6 +82,7 @@ def fit_batch_size(flags: Flags, data: Data, order: KeyedSampler, typed: bool) -
     Raises:
         UserError: the size that was typed is too large, or none would do.
     """
+    # few true labels are no reason to give up: such runs are what the others are compared with
     try:
         check_size(flags, data, order)
         return flags["batch_size"]
@@ -120,6 +122,7 @@ def about_data(flags: Flags) -> str | None:
         is_here = not folder or Path(folder).exists()
     if not is_here:
         return None
+    # runs that differ in nothing of this have the same data, which are opened once for all of them
     roles = Role.DATA | Role.SLICE | Role.NOISE | Role.SELECTION | Role.MIXING | Role.PER_PROCESS
     names = flags_about(roles) | {"epoch_slice", "clean_select", "task_loss_weight"}
     return repr([labels, *(flags[name] for name in sorted(names))])
@@ -152,6 +155,7 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
     world = join_group(settings.compute.device)
     labels = find_labels(teaching, world)
     data = build_data(TrainSettings.from_flags(known), labels)
+    # a stream tells neither its samples nor their number
     if isinstance(data.train, IterableDataset):
         return data, None
     take_labels(teaching, data, labels, data.class_names)
@@ -175,6 +179,7 @@ def sources_now(flags: Flags, world: World, with_splits: bool = True) -> list[In
         world: this process.
         with_splits: without them no images are opened.
     """
+    # what each is of is logged when the run is made
     settings = TrainSettings.from_flags(flags)
     splits = {}
     with quietly():

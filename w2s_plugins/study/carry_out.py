@@ -58,6 +58,7 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | 
     with kept_warnings() as kept:
         if plan.flag == "--protocol w2s":
             w2s.prepare(plan)
+    # what could not be checked is told again at the end, where it is read
     unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
     check_finished(plan)
 
@@ -88,10 +89,6 @@ class InThisProcess(Executor[LocalRun]):
         super().__init__(plan)
         self.train = train
 
-    def has_finished(self, run: LocalRun) -> bool:
-        """Return whether a run was made or taken; one that is only there may still be refused."""
-        return bool(run.record)
-
     def begin(self, run: LocalRun) -> bool:
         """Make a run, or take it if it is there.
 
@@ -109,6 +106,7 @@ class InThisProcess(Executor[LocalRun]):
                 run.record = take_finished(run, plan, "--resume auto")
             else:
                 run.record = self.make(run)
+            # within the message of this run, which is the one that differs from those before
             self.note_finished()
         return True
 
@@ -117,6 +115,7 @@ class InThisProcess(Executor[LocalRun]):
         # the first one is not read twice: there is nothing to compare it with
         if self.made_of:
             self.check_before(run, sources_of(run))
+        # a student that knows its ceiling's accuracy reports its PGR by itself
         flags = run.flags
         ceiling_acc = self.plan.ceiling_acc(run)
         if ceiling_acc is not None:
@@ -150,6 +149,7 @@ def check_finished(plan: LocalPlan) -> None:
 
 def is_there(run: LocalRun, plan: LocalPlan) -> bool:
     """Return whether a run has ended before, and is to be taken."""
+    # without --resume auto a run of this name is not ours: the training refuses its folder
     return bool(plan.flags["resume"]) and run.finished
 
 
@@ -174,6 +174,7 @@ def take_finished(run: LocalRun, plan: LocalPlan, flag: str) -> Record:
 
 def read_finished(run: LocalRun, flag: str) -> Record:
     """Return the record of a run that is there. Raises `UserError` if it is not complete, or has other flags."""
+    # flags that may change, such as workers, are left out by `other_values`
     record = read_result(run.folder, flag)
     # compared as they are written down; what is left open to the data, or to published weights, is not compared
     ours = yaml.safe_load(yaml.safe_dump(run.settings))
@@ -189,6 +190,7 @@ def read_finished(run: LocalRun, flag: str) -> Record:
 
 def read_result(folder: Path, flag: str) -> Record:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
+    # what later runs and the closing table take of it; other versions may have written less
     record = read_record(folder / RESULT) or {}
     selected = record.get("selected")
     has_chosen = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS

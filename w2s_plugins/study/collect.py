@@ -70,10 +70,12 @@ def collect(folder: Path) -> Collected:
         if record is None
     ]
     records = {name: record for name, record in records.items() if record is not None}
+    # figures of runs on other images or labels of the same name belong in no table together
     check_same(
         {name: made_of_run(plan[name].folder, record) for name, record in records.items()},
         f"study {folder}",
     )
+    # a table of some of the students is of use while others are trained, if it says so
     students = [run for run in plan.values() if run.kind == "student"]
     waiting = [run.name for run in students if not run.finished]
     if waiting:
@@ -118,5 +120,6 @@ def collect(folder: Path) -> Collected:
         raise UserError(
             f"{folder}: no finished student in it; {[*left_out, 'its plan has none'][0]}"
         )
+    # names may come from others: no address with a password in it gets into a report
     runs = pandas.DataFrame(rows).sort_values("seed", kind="stable")
     return Collected(runs, [scrub(reason).replace(f"{folder}/", "") for reason in left_out])

@@ -32,6 +32,7 @@ def open_study(spec: Path) -> list[StudyRun]:
     from .ahead import about_data, check_data
     from .w2s import check_runs_behind, check_teachers
 
+    # a folder has a plan that was checked when it was made
     if spec.is_dir():
         return load_plan(spec)
     plan = plan_study(read_spec(spec))
@@ -50,6 +51,7 @@ def open_study(spec: Path) -> list[StudyRun]:
             check_paths(
                 loading, settings.teacher, elsewhere=True
             )  # the data may be on another machine
+            # what a teacher has seen is known from its run folder, or from the flags that it will be trained with
             if run.kind == "weak":
                 planned[run.name] = flags
             data_is_here = (
@@ -74,6 +76,7 @@ def make_folder(spec: Path, plan: Sequence[StudyRun], root: Path) -> list[StudyR
 
     Runs are known by their commands: of an earlier plan those that are the same are kept, and nothing is deleted.
     """
+    # a folder with the file of another kind of study.yaml may be anybody's
     content = spec.read_text(encoding="utf-8")
     other = root / SPEC
     if other.is_file() and not (root / PLAN).is_file() and other.read_bytes() != content.encode():
@@ -162,6 +165,7 @@ def state_of(run: StudyRun) -> str:
         return "finished"
     if not run.state_file("log").is_file():
         return "waiting"
+    # whoever works on a run holds its lock, which the system takes away from the dead
     lock = lock_run(run)
     if lock is None:
         return "running"

@@ -99,6 +99,7 @@ def labelled_part(student: Flags) -> dict[str, Any]:
         content = read_plain(folder / "args.yaml")
     except (OSError, ValueError) as error:
         raise UserError(f"{where} cannot be read: {one_line(error)}") from error
+    # a control on other labels than the teacher's would compare two amounts of truth.
     # it may come from others: of its flags those that are known, and no path of a file of labels
     part = {"train_slice", "slice_seed"} | flags_about(Role.NOISE)
     known = content if isinstance(content, dict) else {}
@@ -131,6 +132,7 @@ def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str
         typed: names of flags of the command line.
         where: begins what is told.
     """
+    # a path, or a model, that was typed is that of the command; the file says what this run is made of
     last = {name: flags[name] for name in flags.keys() & typed - made_of(file)}
     values = dict(flags)
     for layer in (dict(file), last):
@@ -152,6 +154,7 @@ def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> 
         where: begins the message.
         with_truth: some of the runs are trained on true labels.
     """
+    # each would be found in the middle of the runs, or not at all
     rules = [
         (
             flags["unlabeled"] and with_truth,
@@ -189,6 +192,7 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
     Raises:
         UserError: a file that cannot be read, or that would change what all have alike.
     """
+    # a file that changed the folder or the data of one run would leave nothing to compare
     for_all = {**dict.fromkeys([*flags_about(Role.PROTOCOL), "output", "experiment"]), **same}
     of_files: dict[str, Any] = {}
     for file in files:
@@ -352,6 +356,7 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
     else:
         start, stop = start or 0.0, 1.0 if stop is None else stop
         cut = start + amount * (stop - start)
+    # repr keeps every digit of a share, so that the second part begins exactly where the first one ends
     parts = f"{start!r}:{cut!r}", f"{cut!r}:{'' if stop is None else repr(stop)}"
     for part in parts:
         parse_slice(part, f"{where}:")  # neither may be empty

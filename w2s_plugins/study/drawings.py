@@ -91,6 +91,7 @@ def short(text: str, limit: int = 22) -> str:
 
 def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Performance gap recovered by each loss, with intervals."""
+    # with one seed there may be no interval, and no PGR where the ceiling is not above the teacher
     figures = [dict(cell["pgr"], loss=cell["loss"]) for cell in group.cells if cell.get("pgr")]
     table = (
         pandas.DataFrame(figures, columns=["loss", "value", "low", "high"])
@@ -188,6 +189,7 @@ def draw_pictures(figure: Figure, group: Group) -> str:
     except (UserError, OSError, ValueError, TypeError) as error:
         group.notes.append(f"No pictures: {one_line(error)}")
         return ""
+    # a sample is shown with its name, or else the number of its class
     names = dict(enumerate(student.record["model"].get("class_names") or []))
     right, same = student.hits["student"], student.hits["agreement"]
     words = []

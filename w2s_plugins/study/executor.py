@@ -37,10 +37,6 @@ class Executor(ABC, Generic[R]):
     def begin(self, run: R) -> bool:
         """Make a run whose needs are finished, or let it begin; False if that has to wait."""
 
-    @abstractmethod
-    def has_finished(self, run: R) -> bool:
-        """Return whether a run is finished, whoever has made it; its record is known then."""
-
     def collect(self) -> None:
         """Take leave of runs that have ended since the last look."""
 
@@ -62,19 +58,20 @@ class Executor(ABC, Generic[R]):
 
     def note_finished(self) -> None:
         """Compare what has finished since the last look with all that were finished before."""
-        new = [
-            run for run in self.plan.runs if run.name not in self.made_of and self.has_finished(run)
-        ]
+        # each is read and compared once, when it is seen for the first time
+        new = [run for run in self.plan.runs if run.name not in self.made_of and run.look()]
         if new:
             self.made_of |= {run.name: made_of_run(run.folder, run.record) for run in new}
             check_same(self.made_of, self.plan.flag)
 
     def check_before(self, run: R, sources: list[Ingredient]) -> None:
         """Compare what a run would be made of with what the others were made of, before it begins."""
+        # those that go on began with what was there then, and are as good as finished for this
         check_same({**self.made_of, **self.begun, run.name: sources}, self.plan.flag)
 
     def find_left(self) -> list[R]:
         """Return the runs that are neither finished nor lost. Whoever needs a lost one is lost too."""
+        # the plan has each run behind those that it needs, so one pass finds all that are lost
         left = []
         for run in self.plan.runs:
             if run.name in self.made_of.keys() | self.lost:

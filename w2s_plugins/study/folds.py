@@ -6,7 +6,7 @@ it: what says how far a teacher that is trained on all of them can be trusted on
 training samples do not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import torch.distributed as dist
 from torch.utils.data import IterableDataset
@@ -15,7 +15,7 @@ from ..data.datasets import known_labels, labels_unknown
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
-from ..labels.table_writer import write_label_table
+from ..labels.table_writer import Columns, write_label_table
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
@@ -36,7 +36,9 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     """
     right: list[bool] = []
     columns = list(_columns(plan, right))
-    file, top1 = plan.folder / "out_of_fold.csv", 100 * sum(right) / len(right)
+    file = plan.folder / "out_of_fold.csv"
+    top1 = 100 * sum(right) / len(right)
+    # all ranks have asked the models, one of them writes
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
     # a row for each model, and one for all parts together
@@ -44,12 +46,12 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in records.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
     warnings = gather_warnings(records)
-    return dict(
-        stages=records, out_of_fold=dict(samples=len(right), top1=top1), warnings=warnings
-    ), (f"{table}\n* what each model says of the part that it has not seen: {file}")
+    measured = dict(samples=len(right), top1=top1)
+    record = dict(stages=records, out_of_fold=measured, warnings=warnings)
+    return record, f"{table}\n* what each model says of the part that it has not seen: {file}"
 
 
-def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
@@ -73,4 +75,5 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequen
         paired = not any(";" in name for name in names)
         form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
         columns = answer_columns(keys.values, keys.by, logits.softmax(dim=1).numpy(), names, form)
-        yield {**columns, "truth": [names[label] for label in labels]}
+        columns["truth"] = [names[label] for label in labels]
+        yield columns

@@ -19,7 +19,7 @@ from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
 from .controls import LABELS_OF_KIND
-from .plan import Run
+from .plan import RESULT, Run
 
 SPEC, PLAN, RUNS, STATE = "study.yaml", "plan.json", "runs", "state"
 WEIGHTS = Path("export/model.safetensors")  # of a run
@@ -58,8 +58,15 @@ class StudyRun(Run):
     set: str | None = field(default=None, kw_only=True)
     root: Path = field(default=Path(), kw_only=True)
 
+    # the folder of a study may be moved, and its plan does not say where it lies
     def __post_init__(self) -> None:
         self.folder = self.root / RUNS / self.name
+
+    def look(self) -> bool:
+        """Return whether it has a result.json, whoever has made it, and read that."""
+        if self.finished and not self.record:
+            self.record = read_record(self.folder / RESULT) or {}
+        return self.finished
 
     @property
     def label(self) -> str:
@@ -79,6 +86,7 @@ class StudyRun(Run):
 
 def save_plan(root: Path, runs: Iterable[StudyRun]) -> None:
     """Write plan.json."""
+    # what becomes of a run is not written here: its own folder tells, whoever has made it
     entries = []
     for run in runs:
         entries.append({"id": run.name, **{name: getattr(run, name) for name in ENTRIES}})
@@ -137,6 +145,7 @@ def made_of_record(record: Mapping) -> list[Ingredient]:
 
 def made_of_run(folder: Path, record: Mapping) -> list[Ingredient]:
     """Return what a finished run was made of, and the weights that it has exported, of which others may be made."""
+    # students learn from what a teacher exports, so a teacher that was trained anew is noticed by its weights
     made_of = made_of_record(record)
     exported = record.get("export")
     if not isinstance(exported, Mapping) or not exported.get(WEIGHTS.name):

@@ -153,12 +153,14 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
 
 def shared_warnings(students: list[StudentRun]) -> list[str]:
     """Return the warnings that the records of all these students have, such as of their labels or learning rate."""
+    # what one seed alone warns of, such as a spike of its loss, is in its own folder
     first, *others = (student.record.get("warnings", []) for student in students)
     return [text for text in first if all(text in other for other in others)]
 
 
 def make_cell(loss: str, runs: list[StudentRun]) -> Cell:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
+    # `figures_of` has intervals over samples, which stand in for those over seeds where there is one
     cell: Cell = {"loss": loss, "name": runs[0].record["loss"]["name"], "seeds": len(runs)}
     for name in dict.fromkeys(name for run in runs for name in run.figures):
         # a ceiling or a PGR may be known of some seeds only

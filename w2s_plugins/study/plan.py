@@ -25,6 +25,7 @@ class Run:
 
     name: str
     kind: str
+    # subclasses add fields without a default, which these would have to stand behind
     needs: list[str] = field(default_factory=list, kw_only=True)
     folder: Path = field(default=Path(), kw_only=True)
     record: dict[str, Any] = field(default_factory=dict, kw_only=True)
@@ -34,12 +35,17 @@ class Run:
         """True when it has come to its end."""
         return (self.folder / RESULT).is_file()
 
+    def look(self) -> bool:
+        """Return whether it is finished, as far as this process knows, and has its record."""
+        return bool(self.record)
+
     @property
     def top1(self) -> float | None:
         """Its accuracy in percent, None while it has none."""
         return self.record.get("metrics", {}).get("top1")
 
 
+# the runs of one plan are of one kind, and so is the executor that makes them
 R = TypeVar("R", bound=Run)
 
 
@@ -69,6 +75,7 @@ class Plan(Generic[R]):
 
     def ceiling_acc(self, run: Run) -> float | None:
         """Return the accuracy of the ceiling that a run needs: the run reports its PGR by it."""
+        # a stage may be called ceiling, and is none: only its kind says it
         for other in self.runs:
             if other.kind == "ceiling" and other.name in run.needs:
                 return other.top1

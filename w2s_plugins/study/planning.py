@@ -263,6 +263,7 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
         raise UserError(
             f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares"
         )
+    # of a slice of counts the cuts are counts too; of shares each cut is the same number in both of its slices
     start, stop = start or 0, 1.0 if stop is None else stop
     cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
     if isinstance(stop, int):
@@ -331,6 +332,7 @@ def runs_of_cell(
     for kind, flags, needs in around:
         flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
         argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+        # a name changes with the command, so that a folder never has two kinds of runs under one name
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
         known = {label: labels[label] for label in LABELS_OF_KIND[kind]}
         id = "-".join(filter(None, [kind, name, *known.values(), f"s{seed}", digest]))
@@ -360,6 +362,7 @@ def flags_of_study(
     Raises:
         UserError: the teacher has a slice of its own that is not within its part, or there are no true labels for it.
     """
+    # images without labels have no part that a teacher could learn from
     student = {**study.base, **strong.flags}
     unlabeled = student.get("unlabeled")
     amount = {**study.base, **weak.flags}.get("weak_fraction", 0 if unlabeled else 0.5)
@@ -409,6 +412,7 @@ def encode(flags: Mapping[str, object]) -> list[str]:
 
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
+    # the order is part of a run's name, by which a study finds again what it has made: it may not change
     actions = train_parser().by_dest()
     words: list[str] = []
     for name in sorted(flags):

@@ -34,6 +34,7 @@ def run_report(folder: Path, reference: str | None, title: str | None, output: P
     if named is not None:
         for file in files_of(named):
             note_written(file)
+    # whoever sits at a terminal need not open the page
     print((output / "README.md").read_text(encoding="utf-8").partition("## Results\n\n")[2])
     print(f"* {output / 'index.html'}")
 
@@ -100,6 +101,7 @@ def environment(html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # names are escaped where they are written: as code, as text, or as cells of a table
     made.filters |= dict(
         code=code, fenced=fenced, escaped=escape_markdown, table=as_markdown, svg=as_data
     )

@@ -22,8 +22,8 @@ from ..files import TOP, write_text
 from ..made_of import Ingredient
 from ..run.lock import LOCK
 from .executor import Executor
-from .layout import StudyRun, read_record
-from .plan import RESULT, Plan
+from .layout import StudyRun
+from .plan import Plan
 
 SCRIPT = TOP / "train_w2s.py"
 
@@ -65,10 +65,12 @@ def start(run: StudyRun, plan: Plan[StudyRun], slot: Mapping[str, str]) -> subpr
     """Start the process of a run whose needs are finished; it appends to its log, and signals of the terminal do not
     reach it.
     """
+    # a student that knows its ceiling's accuracy reports its PGR by itself
     command = [sys.executable, str(SCRIPT), *run.command]
     ceiling_acc = plan.ceiling_acc(run)
     if ceiling_acc is not None:
         command += ["--ceiling-acc", repr(ceiling_acc)]
+    # it may have failed before, which is settled now
     run.state_file("failed").unlink(missing_ok=True)
     with run.state_file("log").open("ab", buffering=0) as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
@@ -92,6 +94,7 @@ def files_now(run: StudyRun) -> list[Ingredient]:
     from ..distributed.world import World
     from .ahead import sources_now
 
+    # the runner is no rank of its trainings, and needs no device
     alone = World(torch.device("cpu"), 0, 1, False)
     try:
         with quietly():
@@ -110,6 +113,7 @@ def last_line(run: StudyRun) -> str:
 
 def note_failure(run: StudyRun, code: int) -> str:
     """Write down that a run has failed, and return why."""
+    # `study status` shows it, when this process and its terminal are gone
     reason = f"exit code {code}: {last_line(run)}"
     write_text(run.state_file("failed"), reason + "\n")
     return reason
@@ -172,16 +176,12 @@ class Runner(Executor[StudyRun]):
                     work.lock.release()
         if watch.received is not None:
             return 128 + watch.received
+        # a study goes on without the runs that failed, and says so by its exit code
         return 1 if self.lost else 0
-
-    def has_finished(self, run: StudyRun) -> bool:
-        """Return whether a run has a result.json, whoever has trained it, and read that."""
-        if run.finished and not run.record:
-            run.record = read_record(run.folder / RESULT) or {}
-        return run.finished
 
     def begin(self, run: StudyRun) -> bool:
         """Start the process of a run; False if there is no free slot, or somebody else works on it."""
+        # whoever has a lock and no slot would keep other runners from the run
         lock = lock_run(run) if self.free else None
         if lock is None:
             return False
@@ -197,6 +197,7 @@ class Runner(Executor[StudyRun]):
 
     def collect(self) -> None:
         """Free the slots of processes that have ended, and say how their runs have."""
+        # a process that was killed has a code as well, and no result
         ended = [work for work in self.working if work.process.poll() is not None]
         for work in ended:
             self.working.remove(work)
@@ -207,7 +208,7 @@ class Runner(Executor[StudyRun]):
 
     def tell(self, run: StudyRun, code: int) -> None:
         """Say how a run has ended."""
-        if not self.has_finished(run):
+        if not run.look():
             self.lost.add(run.name)
             say(f"FAILED {run.name}: {note_failure(run, code)} ({run.state_file('log')})")
             return

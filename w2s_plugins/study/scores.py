@@ -73,6 +73,7 @@ def hits_of(answers: pandas.DataFrame) -> pandas.DataFrame:
     """Return where each model is right, where student and teacher say the same, ``agreement``, and how much more often
     the student is right than each control, ``above NAME``.
     """
+    # one row a sample keeps the pairing, which the intervals of differences need
     hits = answers.drop(columns="target").eq(answers["target"], axis="index")
     if "weak" in answers:
         hits["agreement"] = answers["student"] == answers["weak"]
@@ -88,6 +89,7 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
         hits: of the models.
         ceiling: accuracy of one of which no more is known.
     """
+    # the mean of an answer's hits is an accuracy, that of a difference in hits a difference of accuracies
     values = (100 * hits.mean()).to_dict()
     if ceiling is not None:
         values.setdefault("ceiling", ceiling)
@@ -104,6 +106,7 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict[str, Any]]:
     The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
     where that is so in some resamples.
     """
+    # paired: a resample has the same samples for all models
     values = values_of(hits)
     draws = dict(zip(hits, 100 * resampled_means(hits.to_numpy(float).T, RESAMPLES)))
     if "pgr" in values:
@@ -143,6 +146,7 @@ def remarks_on(figures: Mapping[str, Any], labels: str = "true labels") -> dict[
         told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
         if "no_interval" in figures.get("pgr", {}):
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
+    # a ceiling that is passed was trained worse than it could be
     if "ceiling" in known:
         for name in ("student", *CONTROLS):
             told[f"{name} above ceiling"] = above_ceiling_hint(
@@ -249,6 +253,7 @@ def closing_table(record: dict) -> str:
 
 def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:
     """Return what runs warn of, each text once, with the names of its runs."""
+    # runs have most of their flags in common, and so most of their warnings
     names: dict[str, list[str]] = {}
     for name, record in records.items():
         for text in record.get("warnings", ()):

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, one_line
-from .layout import STATE, StudyRun, load_plan, read_record
-from .plan import RESULT, Plan
+from .layout import STATE, StudyRun, load_plan
+from .plan import Plan
 from .runner import lock_run, note_failure, start
 
 TIMEOUTS = 100  # after so many a task is not put back into the queue
@@ -37,10 +37,10 @@ class Task:
         plan = Plan("study run", self.root, load_plan(self.root))
         runs = {run.name: run for run in plan.runs}
         run = runs[self.run_id]
+        # an array begins when the one before has ended, be it well or not
         for name in run.needs:
-            if not runs[name].finished:
+            if not runs[name].look():
                 raise UserError(f"{run.name} needs {name}, which is not finished")
-            runs[name].record = read_record(runs[name].folder / RESULT) or {}
         lock = None if run.finished else lock_run(run)
         if lock is None:
             return "finished before, or held by another runner"
@@ -58,7 +58,7 @@ class Task:
         """Let the process save where it is; return what submitit puts back into the queue."""
         from submitit.helpers import DelayedSubmission
 
-        # it saves a checkpoint, and the same run is put back into the queue
+        # `__call__` waits for the process meanwhile; it saves a checkpoint, and the same run is put back into the queue
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()

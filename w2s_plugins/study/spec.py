@@ -79,6 +79,7 @@ class Study:
 
     def by_set(self) -> dict[str | None, "Study"]:
         """Return the study of each data set, with flags and models as they are there; itself by None without sets."""
+        # a set's flags lie over the base, those of a model on this set over all others
         studies: dict[str | None, Study] = {}
         for one in self.sets:
             weak, strong = (
@@ -104,6 +105,7 @@ def read_spec(path: Path) -> Study:
     Raises:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
     """
+    # keys are checked one by one; whatever else is wrong with the form says itself by an exception of Python's
     _, content = read_yaml(path, str(path))
     with said_of(f"{path}: "):
         try:
@@ -203,6 +205,7 @@ def _read_part(key: str, item: object, where: str) -> Choice:
                     f"{where}: {name} cuts the training set for all models: give it in base, "
                     "or in the flags of a data set"
                 )
+        # whoever has trained it has decided on everything else
         if key == "weak" and not on_set.trained_here and on_set.flags.keys() - for_teacher:
             raise UserError(
                 f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}"
@@ -212,6 +215,7 @@ def _read_part(key: str, item: object, where: str) -> Choice:
 
 def _read_loss(item: object, where: str) -> Iterator[Choice]:
     """Yield a loss, or all points of a grid over its hyper-parameters, each named after its values."""
+    # most losses need no more than their name
     fields = _mapping({"loss": item} if isinstance(item, str) else item, where, ITEMS["losses"])
     loss = fields.get("loss", fields.get("name"))
     if not isinstance(loss, str):

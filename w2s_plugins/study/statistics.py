@@ -33,6 +33,7 @@ def t_interval(values: Iterable[float]) -> dict[str, Any]:
     mean, count = float(x.mean()), len(x)
     if count == 1:
         return dict(value=mean, low=None, high=None, sd=None, n=1)
+    # seeds are few, so their spread is itself uncertain: Student's t
     sd = float(x.std(ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * sd / count**0.5
     return dict(value=mean, low=mean - half, high=mean + half, sd=sd, n=count)
@@ -78,6 +79,7 @@ def sample_share(differences: np.ndarray) -> float:
     Args:
         differences: (S, N), S at least 2.
     """
+    # what is left of the table when means of seeds and of samples are taken off is noise of single answers
     seeds, samples = differences.shape
     means = differences.mean(axis=0)
     between = seeds * float(((means - means.mean()) ** 2).sum()) / (samples - 1)

@@ -42,11 +42,13 @@ def prepare(plan: LocalPlan) -> None:
     student, ceiling = runs["student"].settings, runs["ceiling"]
     if ceiling.record:
         read_predictions(predictions_of(ceiling.folder, ceiling.record))
+    # a student that has seen its test samples, or its teacher the student's, would make the PGR worthless.
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
         check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
         check_runs_behind(student, models_of(runs["weak"].settings, START))
         return
+    # of a teacher that is a finished run the table can say as much as of one that is trained here
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
@@ -57,6 +59,7 @@ def check_teachers(student: Flags) -> list[Path]:
     """Raise a `UserError` where teachers that are trained already have seen samples of the student's part or of the
     test set, be it in a run that they began from or learned from, as far as run folders tell; return their folders.
     """
+    # weights from elsewhere have no run folder, and may be good all the same: only the user can know
     teachers = taken_teachers(student)
     for flag, name, folder in teachers:
         if not (folder / "args.yaml").is_file():
@@ -89,6 +92,7 @@ def check_runs_behind(student: Flags, models: Sequence[tuple[str, str, Path]]) -
 
 def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, object]]]:
     """Yield folder and flags of a run, and of those that it began from or learned from, as far as these are there."""
+    # runs may have begun from one another, or two from the same, so each is looked at once
     waiting, known = [folder], set()
     while waiting:
         folder = waiting.pop()
@@ -145,6 +149,7 @@ def check_unseen(
             f"WARNING: {where}: what it was trained on is not there any more; {_see_to_it(student)}"
         )
         return
+    # copies are found by their content, so a split that was moved or renamed is no way around this.
     # three parts of the data, which may have no sample in common
     seen = take_slice(splits[0], theirs.train_slice, theirs.slice_seed)
     learned = take_slice(whole, ours.train_slice, ours.slice_seed)

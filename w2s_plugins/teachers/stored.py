@@ -29,6 +29,7 @@ from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
 from ..labels.relabelled import Relabelled
+from ..labels.samples import TableLabels
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
 from ..models.inference import run_over
@@ -328,17 +329,18 @@ class CachedTargets:
     """Logits of the teacher by sample, from stored labels: the teacher need not run.
 
     Args:
-        readers: one for each model of the teacher.
+        readers: one for each model of the teacher, and for each table of labels.
         device: where logits go.
     """
 
-    def __init__(self, readers: Sequence[LabelReader], device: torch.device):
-        self.readers, self.device = readers, device
+    def __init__(self, readers: Sequence[LabelReader | TableLabels], device: torch.device):
+        self.readers = readers
+        self.device = device
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
         for reader in self.readers:
-            if reader.manifest.views > 1:
+            if isinstance(reader, LabelReader) and reader.manifest.views > 1:
                 reader.set_view(epoch % reader.manifest.views)
 
     def __call__(self, index: Tensor) -> Tensor:

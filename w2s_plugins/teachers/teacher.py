@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..models.class_names import match_classes
 from ..models.feature_extraction import create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
-from ..models.inference import CompileOptions, inference_form
+from ..models.inference import CompileOptions, first_output, inference_form
 from ..models.loading import check_input_size
 from ..private_names import tree_map
 from .kinds import open_classifier
@@ -165,8 +165,7 @@ class TeacherModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
-        logits = self.run(self._arrange(images))
-        return self._student_classes(logits[0] if isinstance(logits, (tuple, list)) else logits)
+        return self._student_classes(first_output(self.run(self._arrange(images))))
 
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""

@@ -76,7 +76,7 @@ def common_classes(
             loading, teaching, channels, splits, labels, opened
         )
         names_in_data = names
-        vars(train)["classes"] = names
+        vars(train)["classes"] = names  # where data sets that know their classes have them
     else:
         names_in_data, names = _names_of_labelled(loading, train)
         count, source = len(names) if names else num_classes_of(train), "the training set"
@@ -95,6 +95,7 @@ def common_classes(
         }
 
     # Their number, which every label is below.
+    # A number that was typed is for data that do not tell; where they tell, it has to be the same.
     asked = loading.num_classes
     if count is None:
         count = asked
@@ -115,6 +116,7 @@ def _names_of_labelled(
     """Return the names of the classes in the order of their numbers to be, as the data have them and as they are called
     from now on: ``--class-names`` puts them in another order, or replaces them.
     """
+    # Labels are numbers in the order of these names, so that another order of them means other numbers.
     names_in_data, count = names_of_data(train), num_classes_of(train)
     if not settings.class_names:
         return names_in_data, names_in_data
@@ -149,6 +151,7 @@ def _classes_of_unlabeled(
     """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
     beside the images without labels have besides.
     """
+    # Images without labels say nothing of classes: it is asked, in this order, who else does.
     names, count, source = None, None, "--class-names"
     beside = [splits[role] for role in ("labelled", "val") if role in splits]
     of_labelled = names_of_data(splits["labelled"]) if "labelled" in splits else None
@@ -255,7 +258,7 @@ def _classes_of_model(
     teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
         opened[name] = teacher
-    return teacher.class_names, teacher.model.num_classes
+    return teacher.class_names, teacher.num_classes
 
 
 def by_name(
@@ -269,6 +272,7 @@ def by_name(
     in_data = names_of_data(dataset)
     if names is None or in_data is None or in_data == list(names):
         return dataset
+    # A split may lack classes, and have the others in an order of its own.
     numbers = {name: number for number, name in enumerate(names)}
     odd = next((name for name in in_data if name not in numbers), None)
     if odd is not None:

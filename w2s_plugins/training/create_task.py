@@ -72,7 +72,9 @@ def build_task(
     episodes = settings.episodes.in_batch
     if episodes and teacher is None:
         return create_episodic_task(student, None, None, criterion, episodes[0], **shared)
-    if teacher is None and targets is None:
+    # Answers that are stored stand in the place of the teacher, which is then not asked again.
+    asked = teacher if targets is None else targets
+    if asked is None:
         if losses.kd_model_name:
             return build_timm_distillation(losses, student, criterion, shared)
         return ClassificationTask(student, criterion, **shared)
@@ -105,9 +107,6 @@ def build_task(
 
     # Several teachers give the mean of their probabilities, or each sample has the one that is nearest to the student.
     by_student = settings.teacher.teacher_assign == "student"
-    asked = teacher if targets is None else targets
-    if asked is None:
-        raise TypeError("there is neither a teacher nor what one has said")
     return WeakToStrongTask(
         student,
         asked,

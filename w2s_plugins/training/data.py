@@ -127,6 +127,7 @@ def _open_unlabeled(settings: DataSettings, channels: int) -> AnyDataset:
         return open_shards(find_hub_shards(text), mode)
 
     # a dataset by its name
+    # Labels of such a split are not looked at, so that true ones cannot leak into training.
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(
@@ -157,6 +158,7 @@ def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, A
     """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, if it has
     them; arguments as of `open_train_split`.
     """
+    # Opened whole, because classes are counted and samples are identified before anything is cut.
     splits: dict[str, AnyDataset] = {}
     if settings.semi_supervised:
         splits["train"] = _open_unlabeled(settings, channels)
@@ -353,6 +355,7 @@ def check_unseen_by_training(
         UserError: samples of a ``--val-slice`` are trained on.
     """
     # To compare all names takes time, and parts of different splits share none.
+    # Two splits of other sizes are not the same split, whatever a part of them holds.
     sizes = {source.role: source.samples for source in sources}
     if sizes.get("val") != sizes[with_truth]:
         return

@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import os
+from typing import overload
 
 import torch
 import torch.distributed as dist
@@ -111,6 +112,10 @@ def create_precision(settings: ComputeSettings, world: World) -> Precision:
     )
 
 
+@overload
+def named_dtype(name: str) -> torch.dtype: ...
+@overload
+def named_dtype(name: None) -> None: ...
 def named_dtype(name: str | None) -> torch.dtype | None:
     """Return torch's dtype of this name; None without a name."""
     return getattr(torch, name) if name else None

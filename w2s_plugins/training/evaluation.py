@@ -112,6 +112,7 @@ def evaluate(
     # The last batches of some ranks are filled up with samples that are there already; these do not count.
     limit = evaluation_sample_limit(loader)
     evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
+    # Kept on the device until the end: each copy to the CPU would wait for the batch.
     rows: dict[str, list[Tensor]] = defaultdict(list)
     batches = loader if progress is None else progress(loader)
     for output, target in run_over(model, batches, precision, settings.channels_last):
@@ -162,6 +163,7 @@ def evaluate_teacher(
     Raises:
         UserError: it gives values that are not finite.
     """
+    # A teacher that overflows in half precision would still have an accuracy, of the classes that argmax makes of NaN.
     finite: list[Tensor] = []
 
     def note(logits: Tensor) -> None:
@@ -206,6 +208,7 @@ def extract_features(
 
 def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> float:
     """Return the mean of values over all ranks, each of which must call it; 0 without any."""
+    # In float64 and as sums, so that the mean does not depend on how samples are dealt out.
     sums = torch.tensor([float(values.double().sum()), len(values)], dtype=torch.float64)
     if distributed:
         sums = sums.to(device)
@@ -392,6 +395,7 @@ def evaluate_few_shot(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Test a student on the episodes of ``--few-shot-eval``."""
+    # A compiled model is asked through the one in it, whose methods are not compiled.
     encoder = unwrap_model(model).eval()
     settings = EvaluationOptions(run.world.distributed, run.settings.compute.channels_last)
     features = extract_features(

@@ -151,6 +151,7 @@ class EpisodeTeacher:
         if self.teacher is None:
             return None
         with torch.no_grad():
+            # Shots and queries are embedded together, and each teacher compares them in its own features.
             encoded = self.teacher.encode(images)
             return combine([self.head.logits(features, SCALE) for features in encoded])
 

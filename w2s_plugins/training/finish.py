@@ -38,6 +38,7 @@ def trained_student(run: Run) -> TimmModel | None:
     if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
+    # A probe is its whole student, whose frozen part whoever loads it may train.
     return of_timm(model.student.requires_grad_(True) if isinstance(model, Probe) else model)
 
 

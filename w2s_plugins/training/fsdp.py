@@ -143,6 +143,7 @@ def shard_model(
     """
     # The dtype in which blocks are gathered is not that of their shards, which stay in float32 for the optimizer.
     has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    # What is sent is halved in half precision; sums of gradients over many ranks would lose digits in it.
     policy = MixedPrecisionPolicy(
         param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32
     )

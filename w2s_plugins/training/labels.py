@@ -174,6 +174,7 @@ def _labelled(
 ) -> MapDataset:
     """Return the samples that have a label from anywhere."""
     keys = sample_keys(dataset)
+    # One label is enough: teachers that say nothing of a sample have no part in its target.
     known = _known_by(answers, keys).any(dim=0)
     check_gaps(known, keys, settings.labels_missing, f"--teacher {settings.teacher}", what)
     return dataset if known.all() else Subset(dataset, known.nonzero().flatten().tolist())

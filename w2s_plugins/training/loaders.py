@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
-from ..data.datasets import strata
+from ..data.datasets import labels_unknown, strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.order import KeyedSampler, ViewKeys
@@ -82,6 +83,7 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
         batches = views.train_batches_per_epoch or BATCHES_OF_EPISODES
         episodes = Episodes(*settings.episodes.in_batch, batches)
     mixing = None
+    # Mixed targets are made in the data workers, which have to know how many classes there are.
     if views.mixes:
         mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes)
     return TrainViews(
@@ -195,6 +197,7 @@ def student_views(
         prefetcher=loading.prefetch,
         **views.transform,
     )
+    # CPU and GPU draw other noise from one seed.
     erases_noise = settings.views.reprob and settings.views.remode != "const"
     if loading.prefetch and loading.device.type != "cpu" and erases_noise:
         seen["device"] = loading.device.type  # where timm draws what it fills an erased part with
@@ -214,6 +217,7 @@ Loaders = dict[str, Any]
 
 def check_stream(settings: TrainSettings) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
+    # timm loads a stream as it comes; views by number, stored answers and memories by sample need positions.
     flag = next((shown_as(what) for what in NEEDS_INDEX if in_use(settings, what)), None)
     if settings.data.no_prefetcher and settings.views.mixes:
         flag = "--no-prefetcher with --mixup or --cutmix"
@@ -289,8 +293,10 @@ def build_feature_loaders(
         ("val", data.val, loading.val_split),
         ("select", data.select, loading.train_split),
     ):
-        if dataset is None:
+        if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
+        if isinstance(dataset, IterableDataset):
+            raise labels_unknown("--linear-probe")
         labels = torch.tensor(strata(dataset, "--linear-probe"))
         readers = [store.exact(member, dataset, split, "logits") for member in labellers]
         loaders[role] = EvalFeatures(

@@ -71,6 +71,7 @@ def make_record(
     weights = {key: config[key] for key in ABOUT_WEIGHTS if config.get(key)}
 
     # What is measured beside the validation split, or made of its figures.
+    # Of a teacher without a figure, or without a ceiling, there is no gap that could be recovered.
     few_shot = pgr = None
     if data.few_shot is not None:
         split = settings.episodes.few_shot_split
@@ -128,6 +129,7 @@ def make_record(
 
 def _student(run: Run, model: TimmModel) -> dict:
     # Of a plugin the module is named, which whoever loads the model has to import.
+    # An export is opened by the architecture, which for a model of the Hub is another name than the one that was typed.
     architecture = model.pretrained_cfg.get("architecture", run.settings.student.model)
     module = type(model).__module__
     if timm.models.is_model(architecture):
@@ -191,6 +193,7 @@ def _data(
     student: Student,
     teacher: Teacher | None,
 ) -> dict:
+    # Each split is identified by its samples and labels, so that others can see that theirs is the same.
     train = asdict(describe(data.train, settings.dataset, settings.train_split))
     splits: dict[str, dict | None] = {"train": train, "val": None, "select": None}
     for role, dataset in (
@@ -285,6 +288,7 @@ def evaluated_on(
 
 def _measured(event: dict) -> dict[str, float]:
     """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies."""
+    # Without a validation split the held-out part is all there is; its accuracies are those that epochs were chosen by.
     select = event.get("select", {})
     return event.get("val") or ({} if "top1" in select else select)
 

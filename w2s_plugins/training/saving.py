@@ -20,6 +20,7 @@ from .training_run import Run
 def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None) -> Saver:
     """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
     settings = run.settings
+    # With sharding every rank gathers its part of the state; the first one writes it.
     saver = Saver(
         run.folder,
         task=run.task,

@@ -126,6 +126,7 @@ def _create_model(
 ) -> TimmModel:
     """Create the model, with pretrained weights if they are asked for."""
     # Weights of a file take the place of the published ones where timm would fetch these.
+    # timm resizes what is fetched, position embeddings and patches; a file goes the same way.
     overlay = file = None
     if starting.pretrained_path:
         file = find_weights(starting.pretrained_path, "--pretrained-path")

@@ -145,6 +145,7 @@ class StudentModule(nn.Module):
 
         If there is no ``target``, the logits are returned without a gradient, because DDP would otherwise wait for one.
         """
+        # One pass, because a second one would draw another dropout mask and move batch norm twice.
         logits, features = self.runner(images)
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
@@ -317,6 +318,7 @@ class WeakToStrongTask(TrainingTask):
 
     def _check_batch(self, input: Tensor, target: Tensor | None, index: Tensor | None) -> None:
         """Raise a `UserError` for a batch that would train on something else than its caller means."""
+        # What a loop of one's own gives by mistake would often train, on something else; nothing below would notice.
         is_batch = isinstance(input, Tensor) and input.is_floating_point()
         if not is_batch or len(input) <= self.labelled:
             raise UserError(
@@ -365,6 +367,7 @@ class WeakToStrongTask(TrainingTask):
         module = unwrap_model(self.trainable_module)
         if module.extractor is not None:
             return
+        # Also (M, B, C) of several teachers, of which the last two are looked at.
         shape = (size - self.labelled, self.num_classes)
         is_float = isinstance(logits, Tensor) and logits.is_floating_point()
         if logits is None or not is_float or logits.shape[-2:] != shape:
@@ -408,6 +411,7 @@ class WeakToStrongTask(TrainingTask):
     ) -> StudentOutput:
         """Return the student's answer, and the terms that compare it with ``weak``, the teacher's answer."""
         if index is not None:
+            # Stored answers are read on the CPU; memories of losses are on the device.
             index = index.to(input.device, non_blocking=True)
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress
@@ -421,6 +425,7 @@ class WeakToStrongTask(TrainingTask):
         total = self.distill_loss_weight * sum(strong.terms.values())
         result = {"output": strong.logits, **strong.terms, **strong.figures}
         if self.task_loss_weight != 0 and target is not None:
+            # In float32, as distillation losses are: half precision loses small differences of logits.
             with torch.autocast(strong.logits.device.type, enabled=False):
                 known = slice(self.labelled or None)
                 result["task"] = self.criterion(strong.logits[known].float(), target[known])
@@ -486,6 +491,7 @@ class WeakToStrongTask(TrainingTask):
         self, module: nn.Module | None = None, ema: bool = False
     ) -> dict[str, Tensor]:
         """Return the parameters and the memory of the loss, which the student's ``state_dict`` does not have."""
+        # The average is of the student alone; a loss has one state, which is that of the last update.
         state = {} if ema else unwrap_model(self.trainable_module).state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(OF_STUDENT)}
 

@@ -6,6 +6,7 @@ from ..cli.values import split_names
 from ..distributed.world import Precision
 from ..errors import logger
 from ..labels.splits import Data
+from ..labels.store import DTYPES
 from ..models.inference import inference_dtype
 from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
@@ -23,7 +24,7 @@ from ..teachers.teacher import (
     TeacherSettings,
     open_teacher,
 )
-from .device import CompileOptions, compile_options, named_dtype
+from .device import CompileOptions, compile_options
 
 
 def build_teacher(
@@ -115,7 +116,7 @@ def cached_targets(
             views,
             channels_last=channels_last,
             kind="logits",
-            dtype=named_dtype(settings.teacher_cache_dtype),
+            dtype=DTYPES[settings.teacher_cache_dtype],
         )
         for member in (teacher.members if teacher else ())
     ]
