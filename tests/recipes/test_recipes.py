@@ -215,11 +215,8 @@ def test_a_recipe_needs_nothing_but_data(name: str) -> None:
     args = resolve("--config", name, "--data-dir", "DATA", "--experiment", "x")
     assert args.model and not args.teacher_checkpoint
     trained = args.protocol and args.weak_config
-    for model in {
-        args.teacher if not trained else None,
-        args.model if args.pretrained else None,
-    } - {None, ""}:
-        assert timm.get_pretrained_cfg(model).hf_hub_id
+    fetched = {None if trained else args.teacher, args.model if args.pretrained else None}
+    assert all(timm.get_pretrained_cfg(model).hf_hub_id for model in fetched - {None, ""})
 
 
 # ---------------------------------------------------------------- what it means
@@ -243,35 +240,47 @@ OF_THE_PAPER = [file for file in FILES if file.startswith(("cifar100", "imagenet
 PAIRS = [f for f in OF_THE_PAPER if "paper-adaptconf" in loaded(f)]
 
 
+def of_pair(pair: str, *variants: str) -> SimpleNamespace:
+    return resolve("--config", pair, *variants, "--data-dir", "DATA")
+
+
+def weights_of(args: SimpleNamespace) -> tuple[float | None, float | None]:
+    return args.task_loss_weight, args.distill_loss_weight
+
+
 @pytest.mark.parametrize("pair", PAIRS)
-def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_has_the_loss_of_the_paper(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    plain = resolve("--config", pair, "--data-dir", "DATA")
+    plain = of_pair(pair)
     kwargs = {"temperature": 4.0 if "mae" in pair else 0.5, "kd_temperature": 1.0}
     assert (plain.loss, plain.loss_kwargs, plain.task_loss_weight) == ("adaptconf", kwargs, None)
-    for loss, kwargs in (
-        ("kd", {"temperature": 1.0}),
-        ("augconf", {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0}),
-        ("adaptconf", {"temperature": 0.5, "kd_temperature": 1.0}),
-    ):
-        weak = resolve("--config", pair, f"paper-{loss}", "no-ground-truth", "--data-dir", "DATA")
-        assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (
-            loss,
-            kwargs,
-            plain.model,
-            plain.teacher,
-        )
-        assert (weak.task_loss_weight, weak.distill_loss_weight) == (0, 1)
-    variants = ("no-ground-truth", "ceiling")
-    ceiling = resolve("--config", pair, *variants, "--data-dir", "DATA")
-    assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (
-        None,
-        "ce",
-        "",
-        plain.model,
-    )
-    assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
-    assert (ceiling.lr, ceiling.epochs, ceiling.dataset) == (plain.lr, plain.epochs, plain.dataset)
+
+
+OF_LOSSES = {
+    "kd": {"temperature": 1.0},
+    "augconf": {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0},
+    "adaptconf": {"temperature": 0.5, "kd_temperature": 1.0},
+}
+
+
+@pytest.mark.parametrize("loss", OF_LOSSES)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_pairs_compose_with_losses(pair: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plain, weak = of_pair(pair), of_pair(pair, f"paper-{loss}", "no-ground-truth")
+    assert (weak.loss, weak.loss_kwargs) == (loss, OF_LOSSES[loss])
+    assert (weak.model, weak.teacher) == (plain.model, plain.teacher)
+    assert weights_of(weak) == (0, 1)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_pairs_compose_with_variants(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plain, ceiling = of_pair(pair), of_pair(pair, "no-ground-truth", "ceiling")
+    assert (ceiling.loss, ceiling.task_loss, ceiling.teacher) == (None, "ce", "")
+    assert weights_of(ceiling) == (None, None)
+    same = ("model", "lr", "epochs", "dataset")
+    assert {name: getattr(ceiling, name) for name in same} == {n: getattr(plain, n) for n in same}
 
 
 PAPER = """
