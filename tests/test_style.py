@@ -191,14 +191,14 @@ def test_the_longest_tests_come_first(pytestconfig):
 TOKENS = {
     "settings": 8_000,
     "training": 26_000,
-    "study": 19_500,
-    "labels": 17_500,
+    "study": 20_500,
+    "labels": 18_500,
     "losses": 15_000,
     "data": 15_000,
-    "models": 12_500,
+    "models": 13_000,
     "cli": 8_000,
     "teachers": 10_000,
-    "root": 6_500,
+    "root": 7_000,
     "run": 5_500,
     "hub": 6_500,
     "students": 5_500,
@@ -209,8 +209,8 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 178_000
-MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
+SLACK, ALL_TOKENS = 1.1, 182_000
+MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
