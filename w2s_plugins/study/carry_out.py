@@ -193,7 +193,8 @@ def read_result(folder: Path, flag: str) -> Record:
     # what later runs and the closing table take of it; other versions may have written less
     record = read_record(folder / RESULT) or {}
     selected = record.get("selected")
-    has_chosen = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS
+    rule = selected.get("rule") if isinstance(selected, dict) else None
+    has_chosen = rule in list(PREDICTIONS)  # what was read may not be hashable
     if not has_chosen or not {"metrics", "data", "export"} <= record.keys():
         raise UserError(
             f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}"
