@@ -194,7 +194,8 @@ def prepare(settings: TrainSettings) -> Run:
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
         answers = take_labels(settings.teacher, data, labels, data.class_names)
         precision = create_precision(settings.compute, world)
-        teacher = build_teacher(settings, model, data_config, precision, data.class_names, opened)
+        names, kind = data.class_names, data.target_kind
+        teacher = build_teacher(settings, model, data_config, precision, names, opened, kind)
     data.warnings = warnings
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are

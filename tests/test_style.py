@@ -63,6 +63,7 @@ ROOMS = (
     "files",
     "made_of",
     "no_label",
+    "target_kind",
     "cli",
     "distributed",
     "losses",

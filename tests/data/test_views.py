@@ -22,8 +22,8 @@ from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
 from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
+from w2s_plugins.target_kind import ONE_CLASS
 from w2s_plugins.training.loaders import check_stream
-from w2s_plugins.training.task import mix_answers
 
 CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), crop_pct=0.9)
 COUNT = 26
@@ -200,7 +200,7 @@ def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, mode, pre
         assert torch.equal(ours.input, timms.input) and timms.share is None
         torch.testing.assert_close(ours.target, timms.target)
         said = torch.nn.functional.one_hot(classes[ours.index], 3).clamp(min=1e-38).log()
-        smoothed = mix_answers(said, ours.share).softmax(1) * 0.9 + 0.1 / 3
+        smoothed = ONE_CLASS.mix(said, ours.share).softmax(1) * 0.9 + 0.1 / 3
         torch.testing.assert_close(smoothed, timms.target)
         shares += ours.share.flatten().tolist()
     assert 1.0 in shares and 0.0 < min(shares) < 0.9

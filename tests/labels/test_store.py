@@ -16,7 +16,6 @@ from torch import Tensor
 from tests.parts import assert_refused, store_labels, store_targets
 from tests.processes import wait_until
 from w2s_plugins.data.keys import SampleKeys
-from w2s_plugins.labels.samples import to_logits
 from w2s_plugins.labels.store import (
     DTYPES,
     KINDS,
@@ -30,8 +29,8 @@ from w2s_plugins.labels.store import (
     read_manifest,
     write_part,
 )
+from w2s_plugins.target_kind import ONE_CLASS
 from w2s_plugins.teachers.stored import PartKeys
-from w2s_plugins.teachers.teacher import combine
 
 CPU = torch.device("cpu")
 
@@ -84,11 +83,11 @@ def test_float16_is_within_its_rounding(classes: int, scale: float, seed: int) -
 
 
 def test_classes_and_probabilities_of_a_table_are_finite_logits() -> None:
-    classes = to_logits(torch.tensor([0]), "hard", 3)
-    shares = to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3)
+    classes = ONE_CLASS.of_decisions(torch.tensor([0]), 3)
+    shares = ONE_CLASS.from_probabilities(torch.tensor([[1.0, 0, 0]]))
     both = torch.cat([classes, shares])
     assert both.isfinite().all() and (both.softmax(1)[:, 0] == 1).all()
-    unsure = to_logits(torch.tensor([1]), "hard", 3, 0.9).softmax(1)
+    unsure = ONE_CLASS.of_decisions(torch.tensor([1]), 3, 0.9).softmax(1)
     torch.testing.assert_close(unsure, torch.tensor([[0.05, 0.9, 0.05]]))
 
 
@@ -97,7 +96,7 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     targets = store_targets(tmp_path, members)
     index = torch.tensor([999, 0, 256, 255, 700, 3, 256, 511])
     assert torch.equal(targets.by_member(index), members[:, index])
-    assert torch.equal(targets(index), combine(list(members))[index])
+    assert torch.equal(targets(index), ONE_CLASS.average(list(members))[index])
 
 
 # ---------------------------------------------------------------- damaged, or of others

@@ -7,8 +7,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from w2s_plugins.labels.samples import TINY
 from w2s_plugins.students.discriminant import fit_discriminant
+from w2s_plugins.target_kind import TINY
 
 
 @pytest.fixture(scope="module")

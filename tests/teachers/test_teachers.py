@@ -16,16 +16,14 @@ from tests.parts import assert_refused, data_config, random_images, refusal, sma
 from w2s_plugins.files import file_sha256
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
+from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT
 from w2s_plugins.teachers.mix import nearest_teacher
 from w2s_plugins.teachers.name import parse_teachers
 from w2s_plugins.teachers.teacher import (
-    UNMAPPED_LOGIT,
     StudentInput,
     Teacher,
     TeacherModel,
     TeacherSettings,
-    combine,
-    map_classes,
     open_teacher,
 )
 from w2s_plugins.training.task import WeakToStrongTask
@@ -147,7 +145,7 @@ def test_ensemble_is_the_log_of_the_mean_of_probabilities():
         Teacher(teachers[:1])(PIXELS), teachers[0](teachers[0].adapt(PIXELS)).detach()
     )
     extreme = [torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])]
-    torch.testing.assert_close(combine(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(ONE_CLASS.average(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
 
 
 def test_each_sample_gets_the_teacher_with_the_smallest_divergence() -> None:
@@ -211,16 +209,21 @@ def test_training_leaves_the_teacher_as_it_is():
 def test_map_classes_sums_probabilities():
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)) * 5
     class_map = torch.tensor([2, 0, 2, -1, 0])
-    mapped = map_classes(logits, class_map, 4)
+    mapped = ONE_CLASS.map_classes(logits, class_map, 4)
     p = logits.softmax(1)
     kept = torch.stack(
         [p[:, 1] + p[:, 4], torch.zeros(4), p[:, 0] + p[:, 2], torch.zeros(4)], dim=1
     )
     torch.testing.assert_close(mapped.softmax(1), kept / kept.sum(1, keepdim=True))
     assert (mapped[:, [1, 3]] == UNMAPPED_LOGIT).all()
-    assert mapped.isfinite().all() and map_classes(logits * 1e4, class_map, 4).isfinite().all()
+    assert (
+        mapped.isfinite().all()
+        and ONE_CLASS.map_classes(logits * 1e4, class_map, 4).isfinite().all()
+    )
     permutation = torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(map_classes(logits, permutation, 5)[:, permutation], logits)
+    torch.testing.assert_close(
+        ONE_CLASS.map_classes(logits, permutation, 5)[:, permutation], logits
+    )
 
 
 def test_other_class_count(weights):

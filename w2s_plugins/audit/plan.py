@@ -168,8 +168,9 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
         TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN")
     )
     reader = learned.answers(member, kept)
+    kind = learned.data.target_kind
     most_likely = [
-        reader(index, learned.world.device).softmax(dim=1).topk(min(2, member.num_classes))
+        kind.probabilities(reader(index, learned.world.device)).topk(min(2, member.num_classes))
         for index in torch.arange(len(labels)).split(ROWS)
     ]
     confidence, classes = (torch.cat(parts).numpy(force=True) for parts in zip(*most_likely))

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_write
+from ..target_kind import ONE_CLASS, TargetKind
 from .store import LabelReader, Manifest, read_keys
 from .table_writer import Columns
 
@@ -32,6 +33,7 @@ def answer_columns(
     probabilities: np.ndarray,
     class_names: Sequence[str] | None,
     form: TableForm = TableForm(),
+    target_kind: TargetKind = ONE_CLASS,
 ) -> Columns:
     """Return the columns of a table.
 
@@ -41,13 +43,13 @@ def answer_columns(
         probabilities: (n, C) in float32.
         class_names: names of the classes; None for numbers.
         form: which columns there are.
+        target_kind: what a label is.
     """
     # what every table has, then what was asked for
     names = [str(name) for name in class_names or range(probabilities.shape[1])]
     columns: dict[str, Sequence | np.ndarray] = {
         key_column(keyed_by): list(keys),
-        "label": [names[i] for i in probabilities.argmax(axis=1)],
-        "confidence": probabilities.max(axis=1),
+        **target_kind.columns(probabilities, names),
     }
     if form.top_k is not None:
         columns["top_k"] = top_pairs(names, probabilities, form.top_k)

@@ -92,8 +92,7 @@ def check(
 
     # the samples of which the other one says something else
     both = known & labels[1].known
-    differ = torch.from_numpy(labels[0].classes() != labels[1].classes())
-    rows = (both & differ).nonzero().flatten()
+    rows = torch.from_numpy(labels[0].differs(labels[1])).nonzero().flatten()
     count = int(both.sum())
     say(
         f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
@@ -108,7 +107,7 @@ def check(
         # of a tie no class is written
         is_clear = of_table.best(rows).sum(dim=1) == 1
         classes = zip(of_table.classes()[rows.numpy()], is_clear.tolist())
-        shares = of_table(rows, torch.device("cpu")).softmax(dim=1)
+        shares = of_table.target_kind.probabilities(of_table(rows, torch.device("cpu")))
         columns[f"{prefix}label"] = [names[i] if clear else "" for i, clear in classes]
         columns[f"{prefix}confidence"] = shares.amax(dim=1).numpy().round(4)
     write_label_table(output, [columns])

@@ -5,7 +5,6 @@ Training, label noise and ``labels check`` all go this way, so a table means the
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -22,6 +21,7 @@ from ..data.keys import SampleKeys
 from ..errors import UserError, logger
 from ..files import file_sha256
 from ..no_label import NO_LABEL
+from ..target_kind import ONE_CLASS, TargetKind
 from .combine import combine_annotators
 from .spelling import check_from_0
 from .store import Manifest, check_positions
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _STUDIO = re.compile(
     r"(?s)(?:.*/)?data/(?:upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)|local-files/?[?]d=(.+))"
 )
-TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NO_SAMPLE, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
 MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in log and record, those with the most answers
@@ -52,6 +51,7 @@ class TableLabels:
         known: (N,) which samples have a label.
         keys: of the samples.
         confidence: the probability of a label that is a class alone.
+        target_kind: what a label is.
     """
 
     manifest: Manifest
@@ -59,6 +59,7 @@ class TableLabels:
     known: Tensor
     keys: SampleKeys
     confidence: float = 1.0
+    target_kind: TargetKind = ONE_CLASS
     folder: ClassVar[None] = None  # they are nowhere but in memory
 
     @cached_property
@@ -74,9 +75,13 @@ class TableLabels:
 
     def classes(self) -> np.ndarray:
         """Return the class (N,) of each sample, `NO_LABEL` where it has none."""
-        answers = self.answers.numpy()
-        best = answers if answers.ndim == 1 else answers.argmax(axis=1)
-        return np.where(self.known.numpy(), best, NO_LABEL)
+        best = self.answers if self.answers.ndim == 1 else self.target_kind.decide(self.answers)
+        return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
+
+    def differs(self, other: "TableLabels") -> np.ndarray:
+        """Say of which samples (N,) the labels of another table are others, where both have one."""
+        pair = (torch.from_numpy(labels.classes()) for labels in (self, other))
+        return (self.known & other.known & (self.target_kind.agreement(*pair) < 1)).numpy()
 
     def best(self, index: Tensor) -> Tensor:
         """Say which classes (B, C) are the most likely ones of samples: of a tie several, also where it was settled."""
@@ -104,23 +109,12 @@ class TableLabels:
         if device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(device, non_blocking=True)
-        return to_logits(rows, self.manifest.kind, self.manifest.num_classes, self.confidence)
-
-
-def to_logits(answers: Tensor, kind: str, num_classes: int, confidence: float = 1.0) -> Tensor:
-    """Return finite logits (B, C) of class numbers (B,) or values (B, C), as the ``kind`` of a table says.
-
-    Args:
-        answers: of a table.
-        kind: ``hard``, ``probabilities`` or ``logits``.
-        num_classes: C.
-        confidence: the probability of the class of a hard label; the others share the rest evenly.
-    """
-    if kind == "hard":
-        other = math.log(max((1 - confidence) / max(1, num_classes - 1), TINY))
-        logits = torch.full((len(answers), num_classes), other, device=answers.device)
-        return logits.scatter_(1, answers.long().unsqueeze(1), math.log(max(confidence, TINY)))
-    return answers.clamp(min=TINY).log() if kind == "probabilities" else answers
+        # as the kind of the table says: classes, probabilities or logits
+        if self.manifest.kind == "hard":
+            return self.target_kind.of_decisions(rows, self.manifest.num_classes, self.confidence)
+        if self.manifest.kind == "probabilities":
+            return self.target_kind.from_probabilities(rows)
+        return rows
 
 
 def labels_of_samples(
@@ -130,6 +124,7 @@ def labels_of_samples(
     combine: str | None,
     flag: str,
     confidence: float = 1.0,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> TableLabels:
     """Return one answer for each sample that a table says something of.
 
@@ -141,6 +136,7 @@ def labels_of_samples(
             mean of probabilities.
         flag: begins the messages.
         confidence: the probability of a label that is a class alone.
+        target_kind: what a label is.
 
     Raises:
         UserError: the table is about other data or other classes, or contradicts itself.
@@ -151,7 +147,7 @@ def labels_of_samples(
         others = positions == NO_SAMPLE
         names = np.array(table.keys)[others]
         positions[others] = SEVERAL - 1 - np.unique(names, return_inverse=True)[1]
-    combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
+    combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag, target_kind)
     in_data = combined.samples >= 0
     samples, answers, kind = combined.samples[in_data], combined.answers[in_data], combined.kind
     files = [table.path, *table.more]
@@ -178,7 +174,8 @@ def labels_of_samples(
     known[samples] = True
     whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
     whole[samples] = answers
-    labels = TableLabels(manifest, torch.from_numpy(whole), known, keys, confidence)
+    rows = torch.from_numpy(whole)
+    labels = TableLabels(manifest, rows, known, keys, confidence, target_kind)
     _log_counts(labels.classes()[samples], class_names, flag)
     return labels
 
@@ -397,6 +394,7 @@ def _one_answer_a_sample(
     size: int,
     combine: str | None,
     flag: str,
+    target_kind: TargetKind,
 ) -> _Combined:
     """Return what all rows about a sample say together.
 
@@ -428,7 +426,7 @@ def _one_answer_a_sample(
     answers, who = table.answers[kept], who[kept]
     shares = None
     if table.confidence is not None:
-        shares = shares_of(table, size)[kept]
+        shares = shares_of(table, size, target_kind)[kept]
     if len(samples) == len(kept):
         if combine:
             logger.warning(
@@ -440,7 +438,7 @@ def _one_answer_a_sample(
 
     # what each annotator says as probabilities, where that is more than a class
     if table.kind != "hard":
-        shares = shares_of(table, size)[kept]
+        shares = shares_of(table, size, target_kind)[kept]
         answers = most_likely(shares)
         combine = combine or "mean"
     combine = combine or "majority"
@@ -479,7 +477,7 @@ def _reliability(annotators: np.ndarray, right: Mapping[str, np.ndarray]) -> "Da
     return people.sort_values("images", ascending=False, kind="stable")
 
 
-def shares_of(table: LabelTable, size: int) -> np.ndarray:
+def shares_of(table: LabelTable, size: int, target_kind: TargetKind = ONE_CLASS) -> np.ndarray:
     """Return what each row says as probabilities (R, C) of ``size`` classes; those beside a label share the rest.
 
     A confidence below chance counts as chance, so that no other class becomes likelier than the label.
@@ -487,7 +485,7 @@ def shares_of(table: LabelTable, size: int) -> np.ndarray:
     if table.kind == "probabilities":
         return table.answers
     if table.kind == "logits":
-        return torch.from_numpy(table.answers).softmax(dim=1).numpy()
+        return target_kind.probabilities(torch.from_numpy(table.answers)).numpy()
     confidence = table.confidence
     if confidence is None:
         confidence = np.ones(len(table), np.float32)

@@ -9,6 +9,7 @@ from ..data.map_style import AnyDataset, MapDataset
 from ..data.slices import Subset
 from ..made_of import Ingredient
 from ..metrics.long_tail import ShotGroups
+from ..target_kind import ONE_CLASS, TargetKind
 from .given import GivenLabels
 from .noise import LabelNoise
 from .selection import Selection
@@ -34,6 +35,7 @@ class Data:
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
         warnings: what was warned of while it was made.
         sources: the whole splits and files of labels that the run was made of, from `training.data.sources_of`.
+        target_kind: what a label is.
     """
 
     train: AnyDataset
@@ -51,6 +53,7 @@ class Data:
     epoch_size: int = 0
     warnings: list[LogRecord] = field(default_factory=list)
     sources: list[Ingredient] = field(default_factory=list)
+    target_kind: TargetKind = ONE_CLASS
 
     def count_classes(self) -> int:
         """Return the number of classes, which is known once the model has said it."""

@@ -12,7 +12,7 @@ joining their names with ``+``, see `create_loss`.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
@@ -23,6 +23,7 @@ from ..cli.forms import STAGES
 from ..cli.values import as_number
 from ..errors import UserError
 from ..registry import Registry
+from ..target_kind import ONE_CLASS, TargetKind
 from .arguments import check_argument, check_kwarg, hyper_parameters
 
 T = TypeVar("T")
@@ -111,6 +112,10 @@ class DistillationLoss(nn.Module):
     needs_features = False  # student and teacher features
     needs_index = False  # the sample index, for memory by sample
     needs_target = False  # ground truth; without it `compute` is given the teacher's argmax
+    target_kinds: Collection[str] = (
+        ONE_CLASS.name,
+    )  # names of the kinds of labels that it can learn
+    target_kind: TargetKind = ONE_CLASS  # what labels are, see `take_kind`
 
     name = ""  # under which it is registered; set by `create_loss`, as what follows
     # feature levels that are compared; None for the usual ones
@@ -122,6 +127,18 @@ class DistillationLoss(nn.Module):
         optimizer is made.
         """
 
+    def take_kind(self, target_kind: TargetKind) -> None:
+        """Learn labels of a kind. Raises `UserError` for one that the loss has not been registered for."""
+        if target_kind.name not in self.target_kinds:
+            known = [
+                name for name in list_losses() if target_kind.name in LOSSES.get(name).target_kinds
+            ]
+            raise UserError(
+                f"loss '{self.name}' cannot learn labels of {target_kind.words}; losses that can: "
+                f"{', '.join(known) or 'none'}"
+            )
+        self.target_kind = target_kind
+
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms, each a scalar."""
         if self.needs_index and inputs.index is None:
@@ -131,7 +148,7 @@ class DistillationLoss(nn.Module):
             )
         # labels of somebody else are all there is
         if self.needs_target and inputs.target is None:
-            inputs = inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
+            inputs = inputs.replace(target=self.target_kind.decide(inputs.teacher_logits))
         # half precision loses the small differences that losses are about
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
             return self.compute(inputs.in_float32())
@@ -168,6 +185,7 @@ class LossEntry:
     paper: str
     needs_target: bool
     needs_features: bool
+    target_kinds: Collection[str]
 
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
@@ -191,6 +209,7 @@ class LossEntry:
             loss.needs_target = self.needs_target
             loss.needs_features = self.needs_features
         loss.name = self.name
+        loss.target_kinds = self.target_kinds
         return loss
 
 
@@ -204,6 +223,7 @@ def register_loss(
     paper: str = "",
     needs_target: bool = False,
     needs_features: bool = False,
+    target_kinds: Collection[str] = (ONE_CLASS.name,),
 ) -> Callable[[Factory], Factory]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -213,13 +233,14 @@ def register_loss(
         paper: short reference with its arXiv id.
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
         needs_features: a function that uses features; a class says so with its attribute.
+        target_kinds: names of the kinds of labels (`TargetKind`) that it can learn.
     """
     if not isinstance(name, str) or not name or "+" in name:
         raise UserError(f"loss {name!r:.60}: expected a name, without '+', which joins names")
 
     def decorate(factory: Factory) -> Factory:
         check_argument(f"loss '{name}'", "factory", factory, Callable)
-        entry = LossEntry(name, factory, summary, paper, needs_target, needs_features)
+        entry = LossEntry(name, factory, summary, paper, needs_target, needs_features, target_kinds)
         LOSSES.register(name, entry)
         return factory
 
@@ -282,6 +303,10 @@ class SumLoss(DistillationLoss):
     def setup(self, context: LossContext) -> None:
         for loss in self.losses.values():
             loss.setup(context)
+
+    def take_kind(self, target_kind: TargetKind) -> None:
+        for loss in self.losses.values():
+            loss.take_kind(target_kind)
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         # terms are weighted before they are logged: what a log shows of them adds up to its loss

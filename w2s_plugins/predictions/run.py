@@ -31,6 +31,7 @@ from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..settings.flags import check_available, check_model_name, named_model
+from ..target_kind import TargetKind
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
@@ -103,7 +104,7 @@ def predict(wanted: Prediction) -> None:
         (answer,) = labeller([Part(0, 0, 1)])
         if answer.missing:
             raise UserError(f"{wanted.dir}: cannot be read: {images.why(0)}")
-        shares = answer.values.softmax(dim=1).numpy()
+        shares = member.target_kind.probabilities(answer.values).numpy()
         class_names = names or [str(number) for number in range(count)]
         say(*top_pairs(class_names, shares, printed)[0].split(";"))
         return
@@ -134,7 +135,8 @@ def predict(wanted: Prediction) -> None:
 
     # The first process writes the table, and only then are the answers beside it of no more use.
     if world.primary:
-        rows = write_answers(wanted.output, reader, keys, dataset, form)
+        kind = member.target_kind
+        rows = write_answers(wanted.output, reader, keys, dataset, form, kind)
         logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
     if world.distributed:
@@ -219,7 +221,12 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
 
 
 def write_answers(
-    output: Path, reader: LabelReader, keys: SampleKeys, dataset: FileDataset, form: TableForm
+    output: Path,
+    reader: LabelReader,
+    keys: SampleKeys,
+    dataset: FileDataset,
+    form: TableForm,
+    target_kind: TargetKind,
 ) -> int:
     """Write the table and return the number of its rows. Raises `UserError` when no image could be read."""
     # Images that cannot be read, or whose names cannot be written, are left out.
@@ -232,7 +239,7 @@ def write_answers(
         raise UserError(f"{output}: none of the {len(dataset)} images can be read and named: {why}")
     if left_out:
         logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
-    return write_label_table(output, stored_columns(reader, form, left_out))
+    return write_label_table(output, stored_columns(reader, form, left_out, target_kind))
 
 
 def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
@@ -254,7 +261,7 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
 
 
 def stored_columns(
-    reader: LabelReader, form: TableForm, left_out: Collection[int]
+    reader: LabelReader, form: TableForm, left_out: Collection[int], target_kind: TargetKind
 ) -> Iterator[Columns]:
     """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
     # some rows at a time: probabilities of a million images in a thousand classes are 4 GB
@@ -263,5 +270,6 @@ def stored_columns(
     index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
     for rows in index.split(ROWS):
         keys = [all_keys[row] for row in rows.tolist()]
-        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
-        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)
+        shares = target_kind.probabilities(reader(rows, torch.device("cpu"))).numpy()
+        names = manifest.class_names
+        yield answer_columns(keys, manifest.keyed_by, shares, names, form, target_kind)

@@ -28,7 +28,7 @@ from ..labels.store import LabelReader
 from ..models.inference import inference_dtype
 from ..models.loading import TimmModel, of_timm
 from ..teachers.stored import CachedTargets
-from ..teachers.teacher import StudentInput, TeacherModel
+from ..teachers.teacher import Encoder, StudentInput
 from .adapters import heads_of
 
 
@@ -150,8 +150,8 @@ def create_encoder(
     flag: str,
     what: str = "--linear-probe",
     advice: str = "choose another model",
-) -> TeacherModel:
-    """Return a frozen copy of a student that gives what its classifier sees: (B, D), D as its number of classes.
+) -> Encoder:
+    """Return a frozen copy of a student that gives what its classifier sees.
 
     Args:
         student: a timm model.
@@ -187,7 +187,7 @@ def create_encoder(
     statistics = StudentInput.of(data_config, features.shape[1])
     source = {"name": flag.removeprefix("--model ")}
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
-    frozen = TeacherModel(
+    frozen = Encoder(
         encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision)
     )
     return frozen.to(precision.device).eval()

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..labels.samples import TableLabels
 from ..labels.store import LabelReader
 from ..teachers.stored import CachedTargets
-from ..teachers.teacher import combine
 from .discriminant import fit_discriminant
 
 _ROWS = 4096  # read at a time
@@ -34,7 +33,7 @@ class RefinedTargets(CachedTargets):
     """
 
     def __init__(self, targets: CachedTargets, features: LabelReader, count: int):
-        super().__init__(targets.readers, targets.device)
+        super().__init__(targets.readers, targets.device, targets.target_kind)
         self.teacher, self.features, self.count = targets, features, count
         self.heads = [
             fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers
@@ -51,7 +50,7 @@ class RefinedTargets(CachedTargets):
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,), the mean over the models."""
-        return combine(list(self.by_member(index)))
+        return self.target_kind.average(list(self.by_member(index)))
 
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits for every model, (M, B, C)."""
@@ -59,13 +58,13 @@ class RefinedTargets(CachedTargets):
         index, answers = index.cpu(), []
         seen = self.features(index, self.device)
         for reader, head in zip(self.readers, self.heads):
-            shares, rows = head(seen).softmax(dim=1), reader.has(index).nonzero().flatten()
+            shares = self.target_kind.probabilities(head(seen))
+            rows = reader.has(index).nonzero().flatten()
             if len(rows):
                 on_device = rows.to(self.device, non_blocking=True)
-                shares[on_device] = (
-                    shares[on_device] + reader(index[rows], self.device).softmax(dim=1)
-                ) / 2
-            answers.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
+                of_reader = self.target_kind.probabilities(reader(index[rows], self.device))
+                shares[on_device] = (shares[on_device] + of_reader) / 2
+            answers.append(self.target_kind.from_probabilities(shares))
         return torch.stack(answers)
 
     @property
@@ -78,13 +77,15 @@ class RefinedTargets(CachedTargets):
 
     def _differs(self) -> float:
         # Of samples about which the teacher said something.
-        different = total = 0
+        kind, different, total = self.target_kind, 0, 0
         for index in torch.arange(self.count).split(_ROWS):
             known = index[torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)]
             if len(known):
                 seen = self.features(known, self.device)
-                classes = combine([head(seen) for head in self.heads]).argmax(dim=1)
-                different += int((self.teacher(known).argmax(dim=1) != classes).sum())
+                classes = kind.decide(kind.average([head(seen) for head in self.heads]))
+                different += int(
+                    (kind.agreement(kind.decide(self.teacher(known)), classes) < 1).sum()
+                )
                 total += len(known)
         return 100 * different / total
 
@@ -97,5 +98,5 @@ class RefinedTargets(CachedTargets):
                 if len(known):
                     yield (
                         self.features(known, self.device),
-                        reader(known, self.device).softmax(dim=1),
+                        self.target_kind.probabilities(reader(known, self.device)),
                     )

@@ -8,6 +8,7 @@ training samples do not.
 
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
 from torch.utils.data import IterableDataset
 
@@ -57,7 +58,8 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
         # the part that it has not seen is its validation split
         settings = TrainSettings.from_flags(run.settings)
         world = join_group(settings.compute.device)
-        part = build_data(settings).val
+        data = build_data(settings)
+        part, kind = data.val, data.target_kind
         if part is None or isinstance(part, IterableDataset):
             raise labels_unknown("--folds")
         # the model as it is exported, which sees images as it does by itself
@@ -69,11 +71,11 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
         logits = outputs_of(member, member.data_config, without_transform(part), asked)
         # its answers, with the true class beside them
         labels, keys = known_labels(part, "--folds"), sample_keys(part)
-        right += [answer == label for answer, label in zip(logits.argmax(dim=1).tolist(), labels)]
+        right += kind.score(kind.decide(logits), torch.tensor(labels)).tolist()
         names = [str(name) for name in getattr(part, "classes", None) or range(logits.shape[1])]
         # pairs are read back whatever the classes are called, but for a semicolon
         paired = not any(";" in name for name in names)
         form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
-        columns = answer_columns(keys.values, keys.by, logits.softmax(dim=1).numpy(), names, form)
-        columns["truth"] = [names[label] for label in labels]
-        yield columns
+        shares = kind.probabilities(logits).numpy()
+        columns = answer_columns(keys.values, keys.by, shares, names, form, kind)
+        yield {**columns, "truth": [names[label] for label in labels]}

@@ -14,9 +14,10 @@ from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
 from ..monitor import Console
+from ..target_kind import ONE_CLASS, TargetKind
 from .name import TeacherName
 from .stored import Pass, label_images
-from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, combine, open_member
+from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, open_member
 
 
 def selection_models(
@@ -95,7 +96,8 @@ def select_by_model(
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     # Certainty is of the answers of all models together; features of several have no common space.
     if rule != KNN:
-        return most_certain(combine(outputs).softmax(dim=1), value)
+        kind = models[0].target_kind
+        return most_certain(kind.probabilities(kind.average(outputs)), value, kind)
 
     # Each rank looks for the neighbours of all samples; what the first one finds counts, whatever the devices are.
     device = how.world.device
@@ -109,10 +111,12 @@ def select_by_model(
     return broadcast_from_rank0(agrees.cpu(), how.world.distributed)
 
 
-def most_certain(probabilities: Tensor, share: float) -> Tensor:
+def most_certain(
+    probabilities: Tensor, share: float, target_kind: TargetKind = ONE_CLASS
+) -> Tensor:
     """Say of which share of the samples (N,) the ``probabilities`` (N, C) have the lowest entropy."""
     # over all classes together: a class that is hard for the model keeps fewer samples
-    return smallest_share(torch.special.entr(probabilities).sum(dim=1), share)
+    return smallest_share(target_kind.uncertainty(probabilities), share)
 
 
 def outputs_of(

@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor
 
+from ..target_kind import ONE_CLASS, TargetKind
 
-def nearest_teacher(teachers: Tensor, student: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+
+def nearest_teacher(
+    teachers: Tensor, student: Tensor, target_kind: TargetKind = ONE_CLASS
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Give each sample the teacher whose prediction is nearest to the student's current one.
 
     Nearest means the smallest KL(teacher || student) (Co-Supervised Learning, 2024, arXiv 2402.15505).
@@ -12,14 +16,13 @@ def nearest_teacher(teachers: Tensor, student: Tensor) -> tuple[Tensor, dict[str
     Args:
         teachers: logits (M, B, C).
         student: logits (B, C), through which no gradient goes.
+        target_kind: what the labels are.
 
     Returns:
         The logits (B, C) of the chosen teachers, and the share of each of them for the log.
     """
     # The student is not detached from its loss here, but from this choice, which has no gradient.
-    log_q, log_p = teachers.log_softmax(dim=2), student.detach().float().log_softmax(dim=1)
-    divergence = (log_q.exp() * (log_q - log_p)).sum(dim=2)
-    chosen = divergence.argmin(dim=0)
+    chosen = target_kind.divergence(teachers, student.detach().float()).argmin(dim=0)
     # One teacher for each sample, and the share that each of them has of the batch.
     numbers = torch.arange(len(teachers), device=chosen.device)
     shares = (chosen == numbers[:, None]).sum(dim=1) / len(chosen)

@@ -35,7 +35,8 @@ from ..models.class_names import names_of_data
 from ..models.inference import run_over
 from ..monitor import Console
 from ..no_label import UNREADABLE
-from .teacher import Teacher, TeacherModel, combine
+from ..target_kind import ONE_CLASS, TargetKind
+from .teacher import Encoder, Teacher, TeacherModel
 
 Loader = DataLoader | PrefetchLoader
 
@@ -218,6 +219,15 @@ def _frozen(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return model(images).cpu()
 
 
+class _Stored(NamedTuple):
+    """What is stored of each image, see `Manifest`, and the memory layout of the student's views."""
+
+    kind: str
+    width: int
+    dtype: torch.dtype
+    channels_last: bool = False
+
+
 @dataclass(frozen=True)
 class AnswerStore:
     """What frozen models say of whole datasets, on disk; what is missing there is asked for.
@@ -239,24 +249,52 @@ class AnswerStore:
         split: str,
         views: StudentViews | None = None,
         *,
-        kind: str,
         dtype: torch.dtype,
         channels_last: bool = False,
     ) -> LabelReader:
-        """Return what a model says of each sample.
+        """Return the logits that a model gives for each sample.
 
         Args:
             member: the model.
             dataset: map-style.
             split: its name.
             views: the student's views are what it is asked about, not the plain images.
-            kind: what is stored, see `Manifest`.
             dtype: of what is stored.
             channels_last: memory layout of these views.
 
         Raises:
             UserError: some answers are not finite, or a file cannot be written.
         """
+        stored = _Stored("logits", member.num_classes, dtype, channels_last)
+        return self._ensure(member, member, stored, dataset, split, views)
+
+    def exact(self, member: TeacherModel, dataset: MapDataset, split: str) -> LabelReader:
+        """Return the logits of each image, unrounded, whatever labels the images were given."""
+        return self.answers(member, _images(dataset), split, dtype=torch.float32)
+
+    def features(
+        self,
+        encoder: Encoder,
+        dataset: MapDataset,
+        split: str,
+        views: StudentViews | None = None,
+    ) -> LabelReader:
+        """Return the features of each image, unrounded, whatever labels the images were given; arguments as for
+        `answers`.
+        """
+        stored = _Stored("features", encoder.width, torch.float32)
+        return self._ensure(encoder, encoder.encode, stored, _images(dataset), split, views)
+
+    def _ensure(
+        self,
+        member: TeacherModel,
+        ask: Callable[[Tensor], Tensor],
+        stored: "_Stored",
+        dataset: MapDataset,
+        split: str,
+        views: StudentViews | None,
+    ) -> LabelReader:
+        """Return what ``ask`` gives, which is of a model, for images in its form; compute what is not there."""
         dataset = without_transform(dataset)
         world = self.how.world
         keys = sample_keys(dataset)
@@ -272,15 +310,15 @@ class AnswerStore:
             )
             # columns of features are no classes, nor need a teacher's own be those of the data
             names = names_of_data(dataset)
-            if kind == "features" or len(names or ()) != member.num_classes:
+            if stored.kind == "features" or len(names or ()) != stored.width:
                 names = None
             manifest = Manifest(
                 len(dataset),
-                member.num_classes,
+                stored.width,
                 member.fingerprint,
                 seen,
-                kind=kind,
-                dtype=dtype,
+                kind=stored.kind,
+                dtype=stored.dtype,
                 class_names=names,
                 keyed_by=keys.by,
                 keys_sha256=keys.sha256,
@@ -290,18 +328,18 @@ class AnswerStore:
 
         def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
             if views is None:
-                return label_images(member, member.data_config, dataset, self.how, parts)
+                return label_images(ask, member.data_config, dataset, self.how, parts)
             # Of the student's own views it is asked as it would be beside the student, in the same memory layout:
             # another one rounds otherwise.
-            layout = torch.channels_last if channels_last else torch.contiguous_format
+            layout = torch.channels_last if stored.channels_last else torch.contiguous_format
 
-            def ask(images: Tensor) -> Tensor:
-                return member(member.adapt(images.contiguous(memory_format=layout)))
+            def ask_of_views(images: Tensor) -> Tensor:
+                return ask(member.adapt(images.contiguous(memory_format=layout)))
 
             part_keys = PartKeys(parts, views.batch_size)
             loaded = views.load(dataset, part_keys).epoch(0)
             batches = ((batch.input, batch.target) for batch in loaded)
-            return _by_part(part_keys, ask, batches, world.device)
+            return _by_part(part_keys, ask_of_views, batches, world.device)
 
         # What is missing is computed by all ranks together.
         return ensure_labels(
@@ -313,20 +351,11 @@ class AnswerStore:
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"),
         )
 
-    def exact(
-        self,
-        member: TeacherModel,
-        dataset: MapDataset,
-        split: str,
-        kind: str,
-        views: StudentViews | None = None,
-    ) -> LabelReader:
-        """Return what a model gives for each image, unrounded, whatever labels the images were given: ``logits`` or
-        ``features``.
-        """
-        # Other labels change no image, so that what is stored serves runs with any labels.
-        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset
-        return self.answers(member, images, split, views, kind=kind, dtype=torch.float32)
+
+def _images(dataset: MapDataset) -> MapDataset:
+    """Return a dataset without labels that were given in place of its own."""
+    # Other labels change no image, so that what is stored serves runs with any labels.
+    return dataset.dataset if isinstance(dataset, Relabelled) else dataset
 
 
 class CachedTargets:
@@ -335,11 +364,18 @@ class CachedTargets:
     Args:
         readers: one for each model of the teacher, and for each table of labels.
         device: where logits go.
+        target_kind: what the labels are.
     """
 
-    def __init__(self, readers: Sequence[LabelReader | TableLabels], device: torch.device):
+    def __init__(
+        self,
+        readers: Sequence[LabelReader | TableLabels],
+        device: torch.device,
+        target_kind: TargetKind = ONE_CLASS,
+    ):
         self.readers = readers
         self.device = device
+        self.target_kind = target_kind
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
@@ -354,15 +390,15 @@ class CachedTargets:
         index = index.cpu()
         has = torch.stack([reader.has(index) for reader in self.readers])
         if has.all() or not has.any(dim=0).all():
-            return combine(list(self.by_member(index)))
+            return self.target_kind.average(list(self.by_member(index)))
         # Else the mean of the probabilities is that of those who have.
         shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)
         for reader, has_said in zip(self.readers, has):
             rows = has_said.nonzero().flatten()
-            answers = reader(index[rows], self.device).softmax(dim=1)
+            answers = self.target_kind.probabilities(reader(index[rows], self.device))
             shares.index_add_(0, rows.to(self.device), answers)
         shares /= has.sum(dim=0).to(self.device)[:, None]
-        return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
+        return self.target_kind.from_probabilities(shares)
 
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits of every member, (M, B, C)."""

@@ -18,11 +18,10 @@ from ..models.fingerprint import digest, fingerprint
 from ..models.inference import CompileOptions, first_output, inference_form
 from ..models.loading import check_input_size
 from ..private_names import tree_map
+from ..target_kind import ONE_CLASS, TargetKind
 from .kinds import open_classifier
 from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
-
-UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 
 # what a method of a teacher is given, a batch or one for each of its models, and what it returns
 Images = TypeVar("Images", Tensor, Sequence[Tensor])
@@ -40,6 +39,7 @@ class StudentInput:
         num_classes: classes of the student; None when teacher and student need not have the same.
         class_names: their names, None where they have none.
         size: height and width of the student's images, where known.
+        target_kind: what the labels are that student and teacher speak of.
     """
 
     mean: Sequence[float]
@@ -48,6 +48,7 @@ class StudentInput:
     num_classes: int | None
     class_names: Sequence[str] | None = None
     size: tuple[int, int] | None = None
+    target_kind: TargetKind = ONE_CLASS
 
     def __post_init__(self) -> None:
         # A value that is not finite, or a std of 0, would turn every answer into NaN without a word.
@@ -73,12 +74,12 @@ class StudentInput:
         data_config: Mapping[str, Any],
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        target_kind: TargetKind = ONE_CLASS,
     ) -> "StudentInput":
         """Return that of a model by timm's data configuration of it."""
         channels, *size = data_config["input_size"]
-        return cls(
-            data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size)
-        )
+        mean, std = data_config["mean"], data_config["std"]
+        return cls(mean, std, channels, num_classes, class_names, tuple(size), target_kind)
 
 
 class TeacherModel(nn.Module):
@@ -129,6 +130,7 @@ class TeacherModel(nn.Module):
         self.data_config = data_config
         self.dtype = dtype
         self.num_classes = student.num_classes or getattr(model, "num_classes", 0)
+        self.target_kind = student.target_kind
         self.compile_options = compile_options
         self.run = self._compiled(self.fast)
 
@@ -210,7 +212,19 @@ class TeacherModel(nn.Module):
         # A new order is no sum of probabilities, so that nothing is rounded.
         if self.reorders:
             return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
-        return map_classes(logits, self.class_map, self.num_classes)
+        return self.target_kind.map_classes(logits, self.class_map, self.num_classes)
+
+
+class Encoder(TeacherModel):
+    """A model without its head: what it gives are the features (B, D) of images, so that D stands for its classes."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.num_classes
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self(images)
 
 
 def _frozen(
@@ -237,6 +251,7 @@ class Teacher(nn.Module):
     def __init__(self, members: Sequence[TeacherModel]):
         super().__init__()
         self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]  # is a sequence of them
+        self.target_kind = members[0].target_kind
 
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
@@ -244,7 +259,8 @@ class Teacher(nn.Module):
     @_frozen
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) in float32 for a normalised batch (B, 3, H, W) of the student, without autograd."""
-        return combine([member(member.adapt(images)) for member in self.members])
+        opinions = [member(member.adapt(images)) for member in self.members]
+        return self.target_kind.average(opinions)
 
     @_frozen
     def by_member(self, images: Tensor) -> Tensor:
@@ -266,7 +282,8 @@ class Teacher(nn.Module):
     @_frozen
     def of_own_views(self, views: Sequence[Tensor]) -> Tensor:
         """Return logits as `forward`, where each member is given its own images of the same samples."""
-        return combine([member(images) for member, images in zip(self.members, views)])
+        opinions = [member(images) for member, images in zip(self.members, views)]
+        return self.target_kind.average(opinions)
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
@@ -291,37 +308,6 @@ class Teacher(nn.Module):
     @property
     def sources(self) -> list[dict[str, Any]]:
         return [member.source for member in self.members]
-
-
-def combine(logits: list[Tensor]) -> Tensor:
-    """Return the logits of one model as they are, of several as the log of the mean of their probabilities."""
-    # One model keeps its logits: losses with a temperature, or on logits, are not invariant to a shift of them.
-    if len(logits) == 1:
-        return logits[0]
-    log_shares = torch.stack([answer.log_softmax(dim=1) for answer in logits])
-    return log_shares.logsumexp(dim=0) - torch.log(torch.tensor(len(logits)))
-
-
-def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
-    """Return student-class logits: the log of the summed exponentials of the teacher classes mapped to each.
-
-    Args:
-        logits: (B, T) of the teacher.
-        class_map: (T,) student class of each teacher class, -1 for none.
-        num_classes: C.
-
-    Returns:
-        (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
-    """
-    # Exponentials are summed below the largest logit, so that none overflows.
-    peak = logits.amax(dim=1, keepdim=True)
-    sums = torch.zeros(len(logits), num_classes + 1, device=logits.device)
-    column = class_map % (num_classes + 1)  # -1 becomes one more column, which is left out
-    sums.index_add_(1, column, (logits - peak).exp())
-    sums = sums[:, :num_classes]
-    # A class that nothing is mapped to has a logit that is finite, and below all others.
-    mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
-    return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The training task."""
 
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -88,6 +89,7 @@ def build_task(
     if losses.loss is None:
         raise UserError("--teacher needs a --loss")  # `resolve` has chosen one
     loss = create_loss(losses.loss, **losses.loss_kwargs)
+    loss.take_kind(data.target_kind)
     if episodes:
         if loss.needs_features or loss.needs_index:
             raise UserError(
@@ -115,7 +117,7 @@ def build_task(
         task_loss_weight=task_weight,
         distill_loss_weight=distill_weight,
         extractor=build_extractor(loss, student, data_config, teacher),
-        mix=nearest_teacher if by_student else None,
+        mix=partial(nearest_teacher, target_kind=data.target_kind) if by_student else None,
         cached=targets is not None,
         labelled=0 if data.labelled is None else settings.data.labelled_in_batch,
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),

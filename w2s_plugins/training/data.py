@@ -43,6 +43,8 @@ from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
+from ..settings.rules import check_target_kind
+from ..target_kind import ONE_CLASS
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -252,6 +254,9 @@ def build_data(
             list_flag="--few-shot-class-list",
             **reading(loading, channels),
         )
+    # What a label is, decided here for the whole run.
+    target_kind = ONE_CLASS
+    check_target_kind(settings, target_kind)
     with_truth = "labelled" if "labelled" in whole else "train"
     streamed = isinstance(whole[with_truth], IterableDataset)
     if streamed and loading.unlabeled:
@@ -334,6 +339,7 @@ def build_data(
         labelled=labelled,
         epoch_size=epoch_size,
         sources=sources,
+        target_kind=target_kind,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
+from timm.task.evaluator import evaluation_sample_limit
 from timm.utils.distributed import distribute_bn
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ..metrics.pgr import no_gap_hint
 from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
+from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.stored import own_answers, own_features
 from .few_shot import FewShotTest
 from .loaders import eval_loader_settings
@@ -61,6 +62,7 @@ class EvaluationOptions:
         valid_labels: classes that count, for a model with more.
         groups: also measure the accuracy on these classes.
         labelled: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
+        target_kind: what the labels are.
     """
 
     distributed: bool = False
@@ -69,6 +71,7 @@ class EvaluationOptions:
     valid_labels: Sequence[int] | None = None
     groups: ShotGroups | None = None
     labelled: bool = True
+    target_kind: TargetKind = ONE_CLASS
 
     def of_samples(self, logits: Tensor) -> Tensor:
         """Return logits with one row a sample and one column a class that counts."""
@@ -111,7 +114,8 @@ def evaluate(
         model.eval()
     # The last batches of some ranks are filled up with samples that are there already; these do not count.
     limit = evaluation_sample_limit(loader)
-    evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
+    kind = settings.target_kind
+    evaluator = kind.evaluator(precision.device, limit)
     # Kept on the device until the end: each copy to the CPU would wait for the batch.
     rows: dict[str, list[Tensor]] = defaultdict(list)
     batches = loader if progress is None else progress(loader)
@@ -119,12 +123,12 @@ def evaluate(
         # With several views of a sample there is one row for all of them.
         logits = settings.of_samples(output)
         target = target[:: max(1, settings.tta)][: len(logits)]
-        rows["classes"].append(logits.argmax(dim=1))
+        rows["classes"].append(kind.decide(logits))
         rows["targets"].append(target)
         if settings.labelled:
             evaluator.update(logits, target)
         else:
-            rows["confidence"].append(100 * logits.float().softmax(dim=1).amax(dim=1))
+            rows["confidence"].append(100 * kind.confidence(logits.float()))
         if on_logits:
             on_logits(logits)
 
@@ -144,10 +148,10 @@ def evaluate(
 
     # How the student stands to its teacher, whatever the ground truth is.
     if teacher is not None:
-        agrees = 100 * (classes == teacher)
+        agrees = 100 * kind.agreement(classes, teacher)
         metrics["agreement"] = mean(agrees)
         if settings.labelled:
-            metrics["copied"] = mean(agrees[teacher != targets])
+            metrics["copied"] = mean(agrees[kind.agreement(teacher, targets) < 1])
     return Evaluation(metrics, classes, targets)
 
 
@@ -276,8 +280,8 @@ def score_given_labels(run: Run, held_out: MapDataset) -> None:
     truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
     known = classes >= 0
     if truth is not None and run.teacher is None and known.any():
-        right = (classes == torch.tensor(truth))[known]
-        run.teacher_metrics["select"] = {"top1": 100 * right.double().mean().item()}
+        scores = data.target_kind.score(classes, torch.tensor(truth))[known]
+        run.teacher_metrics["select"] = {"top1": 100 * scores.double().mean().item()}
 
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:
@@ -385,6 +389,7 @@ def split_settings(run: Run, split: str) -> EvaluationOptions:
         run.settings.evaluation.tta,
         groups=run.data.groups,
         labelled=not is_unlabeled(getattr(run.data, split)),
+        target_kind=run.data.target_kind,
     )
 
 

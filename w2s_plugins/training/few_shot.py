@@ -20,7 +20,7 @@ from ..data.episodes import query_labels
 from ..losses import DistillationLoss
 from ..models.feature_extraction import pooled_features
 from ..models.loading import classifier_prefixes
-from ..teachers.teacher import Teacher, combine
+from ..teachers.teacher import Teacher
 from .task import WeakToStrongTask
 
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
@@ -153,7 +153,8 @@ class EpisodeTeacher:
         with torch.no_grad():
             # Shots and queries are embedded together, and each teacher compares them in its own features.
             encoded = self.teacher.encode(images)
-            return combine([self.head.logits(features, SCALE) for features in encoded])
+            opinions = [self.head.logits(features, SCALE) for features in encoded]
+            return self.teacher.target_kind.average(opinions)
 
     def with_features(self, images: Tensor) -> tuple[Tensor | None, None]:
         """Return the logits and, in place of features for losses, None."""

@@ -115,12 +115,13 @@ def take_labels(
             settings.labels_combine,
             flag,
             1.0 if confidence is None else confidence,
+            data.target_kind,
         )
         for table, flag in zip(tables, flags)
     ]
     # The mean of two that differ is a tie, which is for the reader to know of.
-    first, *others = (answer.classes() for answer in answers)
-    differ = sum((first >= 0) & (other >= 0) & (first != other) for other in others)
+    first, *others = answers
+    differ = sum(first.differs(other) for other in others)
     if np.any(differ) and settings.teacher_assign != "student":
         logger.info(
             f"--teacher {settings.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "

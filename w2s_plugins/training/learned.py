@@ -67,7 +67,9 @@ class Learned:
         settings, data, config = self.settings, self.data, student.data_config
         precision = create_precision(settings.compute, self.world)
         model = of_timm(student.model)
-        teacher = build_teacher(settings, model, config, precision, data.class_names)
+        kind = data.target_kind
+        names = data.class_names
+        teacher = build_teacher(settings, model, config, precision, names, target_kind=kind)
         _check(self.run, self.made_of, ingredients(settings, data, teacher=teacher))
         targets = cached_targets(
             settings.teacher,
@@ -82,15 +84,13 @@ class Learned:
             return np.array(known_labels(data.train, "RUN"))
         # Some rows at a time: the answers of all would be as large as the store that they are in.
         rows = torch.arange(len(data.samples)).split(ROWS)
-        return torch.cat([targets(index).argmax(dim=1) for index in rows]).numpy(force=True)
+        return torch.cat([kind.decide(targets(index)) for index in rows]).numpy(force=True)
 
     def answers(self, member: TeacherModel, folder: Path) -> LabelReader:
         """Return what a model says of each image, kept in a folder."""
         loading = self.settings.data
         store = answer_store(loading, folder, self.world)
-        return store.answers(
-            member, self.data.samples, loading.train_split, kind="logits", dtype=torch.float32
-        )
+        return store.answers(member, self.data.samples, loading.train_split, dtype=torch.float32)
 
 
 def open_learned(run: Path, data_dir: str | None) -> Learned:

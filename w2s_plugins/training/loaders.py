@@ -278,7 +278,7 @@ def build_feature_loaders(
     samples = data.samples
     labels = torch.tensor(strata(samples, "--linear-probe"))
     views = student_views(settings, data_config, precision, world)
-    features = store.exact(encoder, samples, loading.train_split, "features", views)
+    features = store.features(encoder, samples, loading.train_split, views)
     order = KeyedSampler(
         len(samples), settings.run.seed, world.rank, world.size, size=data.epoch_size
     )
@@ -298,11 +298,11 @@ def build_feature_loaders(
         if isinstance(dataset, IterableDataset):
             raise labels_unknown("--linear-probe")
         labels = torch.tensor(strata(dataset, "--linear-probe"))
-        readers = [store.exact(member, dataset, split, "logits") for member in labellers]
+        readers = [store.exact(member, dataset, split) for member in labellers]
         loaders[role] = EvalFeatures(
-            store.exact(encoder, dataset, split, "features"),
+            store.features(encoder, dataset, split),
             labels,
-            CachedTargets(readers, world.device) if readers else None,
+            CachedTargets(readers, world.device, data.target_kind) if readers else None,
             eval_loader_settings(loading, precision, world),
         )
     return loaders

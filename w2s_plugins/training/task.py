@@ -381,7 +381,7 @@ class WeakToStrongTask(TrainingTask):
         """Return what the teacher says of a batch, without gradients and without autocast.
 
         If images were mixed (mixup, cutmix), stored answers have to be mixed in the same way, because they are about
-        single images. ``share`` (B, 1) says how, see `mix_answers`.
+        single images. ``share`` (B, 1) says how, see `TargetKind.mix`.
         """
         # Samples with true labels stand at the start of a batch. The teacher is not asked about them.
         asked_about = index if self.cached else input
@@ -399,7 +399,7 @@ class WeakToStrongTask(TrainingTask):
             else:
                 logits = teacher(query)
             if self.cached and share is not None and logits is not None:
-                logits = mix_answers(logits, share)
+                logits = self.loss.target_kind.mix(logits, share)
             return TeacherOutput(logits)
 
     def student_forward(
@@ -517,20 +517,6 @@ def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} {tuple(value.shape)}"
     return "missing" if value is None else f"a {type(value).__name__}"
-
-
-def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
-    """Mix answers about single images as the images of a batch were mixed; return the logarithm of the probabilities.
-
-    Args:
-        logits: answers about the single images (..., B, C).
-        share: (B, 1) the share of image i in mixed image i. The rest of it is image B - 1 - i, as timm pairs them. If
-            the share is 1, the image was not mixed, and its logits are returned as they are.
-    """
-    # Add probabilities by their logarithms, because small ones would become 0 otherwise.
-    unmixed = logits.log_softmax(dim=-1)
-    mixed = torch.logaddexp(unmixed + share.log(), unmixed.flip(-2) + (1 - share).log())
-    return torch.where(share == 1, logits, mixed)
 
 
 def trained_module(task: TrainingTask, average: bool = False) -> nn.Module:

@@ -13,14 +13,15 @@ from ..settings.composite import TrainSettings
 from ..settings.concerns import WeakTeacherSettings
 from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
+from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clip import read_prompts
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import AnswerStore, CachedTargets, StudentViews
 from ..teachers.teacher import (
+    Encoder,
     StudentInput,
     Teacher,
-    TeacherModel,
     TeacherSettings,
     open_teacher,
 )
@@ -34,6 +35,7 @@ def build_teacher(
     precision: Precision,
     class_names: list[str] | None = None,
     opened: Mapping[TeacherName, Opened] | None = None,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> Teacher | None:
     """Create the frozen teacher on the student's input, or None if no model teaches.
 
@@ -44,12 +46,13 @@ def build_teacher(
         precision: of the student.
         class_names: those of the training set.
         opened: models that are open already and taken as they are.
+        target_kind: what the labels of the training set are.
     """
     names = settings.teacher.models
     if not names:
         return None
     # It is given the student's batch, and undoes how that was normalised for the student.
-    seen = StudentInput.of(data_config, student.num_classes, class_names)
+    seen = StudentInput.of(data_config, student.num_classes, class_names, target_kind)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
         seen = StudentInput.of(data_config, None, None)
     return teacher_from_settings(
@@ -115,7 +118,6 @@ def cached_targets(
             split,
             views,
             channels_last=channels_last,
-            kind="logits",
             dtype=DTYPES[settings.teacher_cache_dtype],
         )
         for member in (teacher.members if teacher else ())
@@ -123,7 +125,7 @@ def cached_targets(
     # Models and files of labels stand in the order in which they were named, and in which a mean adds them up: another
     # order would round otherwise.
     answers = settings.in_order(readers, (labels.train for labels in data.given))
-    return CachedTargets(answers, store.how.world.device)
+    return CachedTargets(answers, store.how.world.device, data.target_kind)
 
 
 def refining_encoder(
@@ -131,7 +133,7 @@ def refining_encoder(
     student: TimmModel,
     data_config: dict,
     precision: Precision,
-) -> TeacherModel:
+) -> Encoder:
     """Return the frozen student, a model of this ``name``, whose features are to refine labels (``--refine-labels``).
 
     Raises:
@@ -149,7 +151,7 @@ def refining_encoder(
 
 def refined_targets(
     targets: CachedTargets,
-    encoder: TeacherModel,
+    encoder: Encoder,
     data: Data,
     split: str,
     store: AnswerStore,
@@ -166,7 +168,7 @@ def refined_targets(
         views: of an image that features are computed of; None is the plain image.
     """
     # Features of the student are computed once, of the images or of each of their views.
-    features = store.exact(encoder, data.samples, split, "features", views)
+    features = store.features(encoder, data.samples, split, views)
     refined = RefinedTargets(targets, features, len(data.samples))
     logger.info(
         f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says another class "
