@@ -34,7 +34,7 @@ from torch import Tensor
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
 from w2s_plugins.files import note_written, to_csv, to_json, write_text
-from w2s_plugins.metrics.figures import format_figures
+from w2s_plugins.metrics.figures import HEADINGS, HEADLINE, format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
@@ -266,17 +266,17 @@ def teacher_figures(
     evaluation: Evaluation, teacher: Evaluation, ceiling: float | None
 ) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
-    weak = teacher.metrics["top1"]
+    weak = teacher.metrics[HEADLINE]
     figures = {
         f"teacher_{name}": value
         for name, value in teacher.metrics.items()
-        if name.startswith("top1")
+        if name.startswith(HEADLINE)
     }
     for name in ("agreement", "copied"):
         figures[name] = evaluation.metrics[name]
     if ceiling is not None:
-        figures["ceiling_top1"] = ceiling
-        pgr = performance_gap_recovered(weak, evaluation.metrics["top1"], ceiling)
+        figures[f"ceiling_{HEADLINE}"] = ceiling
+        pgr = performance_gap_recovered(weak, evaluation.metrics[HEADLINE], ceiling)
         if pgr is None:
             logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:
@@ -287,20 +287,7 @@ def teacher_figures(
 # ---------------------------------------------------------------- results
 
 
-COLUMNS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "top1_many": "top-1 many",
-    "top1_medium": "top-1 medium",
-    "top1_few": "top-1 few",
-    "loss": "loss",
-    "teacher_top1": "teacher top-1",
-    "agreement": "agreement",
-    "ceiling_top1": "ceiling",
-    "pgr": "PGR",
-    "param_count": "M params",
-    "img_size": "px",
-}
+COLUMNS = HEADINGS | {"param_count": "M params", "img_size": "px"}
 
 
 def results_table(results: list[dict]) -> str:

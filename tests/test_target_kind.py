@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.parts import assert_refused, default_settings
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss, register_loss
 from w2s_plugins.losses.base import LOSSES
-from w2s_plugins.settings.rules import check_target_kind
 from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT, OneClass
+from w2s_plugins.training.data import check_target_kind
 
 LOGITS = torch.tensor([[1.0, 3.0, 3.0], [2.0, -1.0, 0.5]])
 OTHERS = torch.tensor([[0.0, -2.0, 4.0], [5.0, 5.0, -5.0]])
@@ -81,6 +81,14 @@ def test_a_probability_of_0_is_a_finite_logit(dtype: torch.dtype) -> None:
     assert (hidden[:, 1] == UNMAPPED_LOGIT).all()
 
 
+def test_predictions_of_a_run() -> None:
+    names, rows = ONE_CLASS.predictions(
+        {"target": torch.tensor([1, 0]), "student": torch.tensor([1, 2])}
+    )
+    assert names == ["target", "student"] and rows.dtype == torch.int32
+    assert rows.tolist() == [[1, 1], [0, 2]]
+
+
 def test_columns_of_a_table() -> None:
     columns = ONE_CLASS.columns(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), ["cat", "dog"])
     assert list(columns) == ["label", "confidence"] and columns["label"] == ["dog", "cat"]
@@ -139,7 +147,7 @@ def test_a_loss_is_given_the_hard_labels_of_the_kind_that_it_declares(of_lists: 
 def test_what_knows_one_class_only_is_refused(flags: dict[str, object], named: str) -> None:
     settings = default_settings(**flags)
     check_target_kind(settings, ONE_CLASS)
-    said = f"^{named}: not with labels of several classes an image; leave it out$"
+    said = f"^{named}: labels of several classes an image, expected one class an image$"
     assert_refused(said, check_target_kind, settings, Lists())
 
 

@@ -7,12 +7,14 @@ several classes an image stands beside "Several:".
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .errors import UserError
 
 if TYPE_CHECKING:
     from timm.task.evaluator import ClassificationEvaluator
@@ -120,6 +122,12 @@ class TargetKind(ABC):
         """
 
     @abstractmethod
+    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+        """Return names of columns and rows (N, ...) in int32 of who says what of each sample, as a run writes them.
+        Several: a column for each class of each.
+        """
+
+    @abstractmethod
     def columns(
         self, probabilities: np.ndarray, names: Sequence[str]
     ) -> dict[str, Sequence[str] | np.ndarray]:
@@ -197,13 +205,14 @@ class OneClass(TargetKind):
     def score(self, decisions: Tensor, truth: Tensor) -> Tensor:
         return decisions == truth
 
+    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+        return [*decisions], torch.stack([*decisions.values()], dim=1).int()
+
     def columns(
         self, probabilities: np.ndarray, names: Sequence[str]
     ) -> dict[str, Sequence[str] | np.ndarray]:
-        return {
-            "label": [names[i] for i in probabilities.argmax(axis=1).tolist()],
-            "confidence": probabilities.max(axis=1),
-        }
+        classes: list[int] = probabilities.argmax(axis=1).tolist()
+        return {"label": [names[i] for i in classes], "confidence": probabilities.max(axis=1)}
 
     def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
         from timm.task.evaluator import ClassificationEvaluator  # losses need no timm
@@ -212,3 +221,9 @@ class OneClass(TargetKind):
 
 
 ONE_CLASS = OneClass()
+
+
+def require_one_class(what: str, target_kind: TargetKind) -> None:
+    """Raise a `UserError` where something that is made for one class an image alone is to be used with another kind."""
+    if target_kind.name != ONE_CLASS.name:
+        raise UserError(f"{what}: labels of {target_kind.words}, expected {ONE_CLASS.words}")

@@ -88,6 +88,11 @@ class TableLabels:
         logits = self(index, torch.device("cpu"))
         return logits > logits.amax(dim=1, keepdim=True) - 5 * TIE
 
+    def correctness(self, index: Tensor, truth: Tensor) -> Tensor:
+        """Return which part (B,) of the labels of samples is the true one (B,): of a tie each class is one part."""
+        best = self.best(index)
+        return best.gather(1, truth[:, None])[:, 0] / best.sum(dim=1)
+
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
         check_positions(index, len(self.known))

@@ -1,6 +1,27 @@
-"""Figures as they are shown."""
+"""Figures as they are shown and compared."""
 
+from collections.abc import Mapping
+
+HEADLINE = "top1"  # the figure that runs are compared by
+CLOSING = (HEADLINE, "top5", "agreement", "pgr")  # what a run ends with
+HEADINGS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "top1_many": "top-1 many",
+    "top1_medium": "top-1 medium",
+    "top1_few": "top-1 few",
+    "loss": "loss",
+    "teacher_top1": "teacher top-1",
+    "agreement": "agreement",
+    "ceiling_top1": "ceiling",
+    "pgr": "PGR",
+}
 _INTERVAL = "_ci95"  # ends the name of half the width of a figure's interval
+
+
+def headline_of(figures: Mapping[str, float]) -> float | None:
+    """Return the figure that models are compared by, in percent: top-1 of one class an image. None: not measured."""
+    return figures.get(HEADLINE)
 
 
 def format_figures(figures: dict[str, float]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from .figures import HEADLINE
+
 
 def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float | None:
     """Return PGR = (student - weak) / (ceiling - weak) (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).
@@ -54,6 +56,6 @@ def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
     for event in evaluations:
         figures = event.get("val", {})
         if "copied" in figures:
-            by_name = {name: figures[name] for name in ("top1", "agreement", "copied")}
+            by_name = {name: figures[name] for name in (HEADLINE, "agreement", "copied")}
             rows.append(dict(epoch=event["epoch"], **by_name))
     return dict(by_epoch=rows) if rows else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..files import atomic_write, write_text
 from ..labels.splits import Data
-from ..metrics.figures import format_figures
+from ..metrics.figures import CLOSING, HEADINGS, HEADLINE, format_figures
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..models.class_names import write_class_names
 from ..monitor import format_table
@@ -64,7 +64,7 @@ def label_rows(record: dict) -> dict[str, dict]:
     teacher, held_out = record["teacher"] or {}, record.get("held_out") or {}
     labels = [source for source in teacher.get("models", ()) if "wrong" in source]
     rows = {
-        f"{source['name']}, on training images": {"top1": 100 * (1 - source["wrong"])}
+        f"{source['name']}, on training images": {HEADLINE: 100 * (1 - source["wrong"])}
         for source in labels
         if source["wrong"] is not None
     }
@@ -82,13 +82,10 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have
-    columns = {"top-1": "top1", "top-5": "top5", "agreement": "agreement", "PGR": "pgr"}
+    columns = {HEADINGS[name]: name for name in CLOSING}
     columns |= {shape: shape for shape in episodes["last"]}
-    columns |= {
-        f"top-1 {name}": f"top1_{name}"
-        for name in ("many", "medium", "few")
-        if f"top1_{name}" in record["last"]
-    }
+    of_groups = [f"top1_{name}" for name in ("many", "medium", "few")]
+    columns |= {HEADINGS[name]: name for name in of_groups if name in record["last"]}
 
     # the teacher, the student at two epochs, the ceiling
     rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}, **label_rows(record)}
@@ -100,7 +97,7 @@ def closing_table(record: dict) -> str:
             figures["pgr"] = record["pgr"]
         rows[label] = figures
     if record["ceiling_acc"] is not None:
-        rows["ceiling"] = {"top1": float(record["ceiling_acc"])}
+        rows["ceiling"] = {HEADLINE: float(record["ceiling_acc"])}
 
     # what was not measured has no row
     table = [[label, *map(figures.get, columns.values())] for label, figures in rows.items()]

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..cli.declare import dest_of, read_table
 from ..cli.forms import (
@@ -18,9 +18,6 @@ from ..cli.values import split_names
 from ..errors import UserError
 from .composite import TrainSettings, ValidateSettings
 from .resolve import note_idle
-
-if TYPE_CHECKING:
-    from ..target_kind import TargetKind
 
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = (
@@ -150,7 +147,7 @@ def shown_as(what: str) -> str:
     return TERMS[what].shown if what in TERMS else what
 
 
-# what is made for labels of one class an image alone
+# what is made for labels of one class an image alone; the kind is known once the data are open
 ONE_CLASS_ONLY = (
     Term("--episodic", lambda settings: settings.episodes.episodic),
     Term("--few-shot-eval", lambda settings: settings.episodes.few_shot_eval),
@@ -158,16 +155,6 @@ ONE_CLASS_ONLY = (
     Term("--refine-labels", lambda settings: settings.teacher.refine_labels),
     Term("--clean-select knn", lambda settings: settings.labels.selects_by_labels),
 )
-
-
-def check_target_kind(settings: TrainSettings, target_kind: "TargetKind") -> None:
-    """Raise a `UserError` where a run uses what cannot be done with labels of this kind."""
-    # The kind is known once the data are open, so that no rule of the flags alone can say it.
-    if target_kind.name == "one-class":
-        return
-    for term in ONE_CLASS_ONLY:
-        if term.holds(settings):
-            raise UserError(f"{term.shown}: not with labels of {target_kind.words}; leave it out")
 
 
 def leave_idle_flags(args: Namespace) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas
 
 from ..errors import UserError, logger
+from ..metrics.figures import HEADLINE
 from ..monitor import format_table
 from .planning import LocalPlan, LocalRun
 from .scores import figures_of, gather_warnings, predictions_of, read_predictions
@@ -38,7 +39,7 @@ def choose_assign(name: str, record: Mapping) -> str:
         UserError: the stage has no such figures.
     """
     try:
-        theirs, ours = (record["held_out"][who]["top1"] for who in ("teacher", "student"))
+        theirs, ours = (record["held_out"][who][HEADLINE] for who in ("teacher", "student"))
     except (KeyError, TypeError):
         raise UserError(
             f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "

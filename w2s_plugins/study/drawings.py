@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from ..errors import UserError, one_line
 from ..files import atomic_write
 from ..hub.markdown import plain
+from ..metrics.figures import HEADLINE
 from .gallery import open_gallery, picture
 from .loss_table import Group
 from .scores import NAMES
@@ -122,7 +123,7 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         ]
         # one evaluation is no curve
         if len(events) > len(runs):
-            curves[loss] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
+            curves[loss] = pandas.DataFrame(events).groupby("epoch")[HEADLINE].mean()
     # teacher and ceiling as level lines
     table = pandas.DataFrame(curves)
     for name in ("weak", "ceiling"):

@@ -17,6 +17,7 @@ from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import Columns, write_label_table
+from ..metrics.figures import HEADLINE
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
@@ -44,7 +45,7 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
         write_label_table(file, columns)
     # a row for each model, and one for all parts together
     records = plan.records()
-    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in records.items()]
+    rows = [[name, done["metrics"][HEADLINE], done["seconds"]] for name, done in records.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
     warnings = gather_warnings(records)
     measured = dict(samples=len(right), top1=top1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import said_of
+from ..metrics.figures import headline_of
 
 RESULT = "result.json"  # a run writes it last, and whole
 
@@ -42,7 +43,7 @@ class Run:
     @property
     def top1(self) -> float | None:
         """Its accuracy in percent, None while it has none."""
-        return self.record.get("metrics", {}).get("top1")
+        return headline_of(self.record.get("metrics", {}))
 
 
 # the runs of one plan are of one kind, and so is the executor that makes them

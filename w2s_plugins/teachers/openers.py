@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import logger
 from ..registry import Registry
+from ..target_kind import ONE_CLASS, TargetKind
 
 TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 # for photographs of any kind; --prompts replaces them
@@ -57,12 +58,14 @@ class Opened(NamedTuple):
         data_config: input_size, mean, std, interpolation, crop_pct, crop_mode, as timm has them.
         class_names: names of its classes, or None.
         origin: where its weights are from, for the record.
+        target_kind: what its logits are about.
     """
 
     model: nn.Module
     data_config: dict[str, Any]
     class_names: list[str] | None
     origin: Mapping[str, object] | None
+    target_kind: TargetKind = ONE_CLASS
 
     @property
     def num_classes(self) -> int:

@@ -455,6 +455,6 @@ def open_alone(
 ) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
     # The student that it is adapted to is itself.
-    itself = StudentInput.of(opened.data_config)
+    itself = StudentInput.of(opened.data_config, target_kind=opened.target_kind)
     settings = TeacherSettings(opened={name: opened}, flags=flags)
     return open_member(name, None, itself, device, settings)

@@ -43,8 +43,8 @@ from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
-from ..settings.rules import check_target_kind
-from ..target_kind import ONE_CLASS
+from ..settings.rules import ONE_CLASS_ONLY
+from ..target_kind import ONE_CLASS, TargetKind, require_one_class
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -341,6 +341,13 @@ def build_data(
         sources=sources,
         target_kind=target_kind,
     )
+
+
+def check_target_kind(settings: TrainSettings, target_kind: TargetKind) -> None:
+    """Raise a `UserError` where a run uses what cannot be done with labels of this kind."""
+    for term in ONE_CLASS_ONLY:
+        if term.holds(settings):
+            require_one_class(term.shown, target_kind)
 
 
 def check_unseen_by_training(

@@ -17,11 +17,13 @@ from ..data.datasets import is_unlabeled, labels_of
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
+from ..metrics.figures import HEADLINE, headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
+from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.stored import own_answers, own_features
 from .few_shot import FewShotTest
@@ -260,28 +262,28 @@ def first_evaluation(run: Run) -> None:
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
         student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
-    if hint := no_gap_hint(
-        run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
-    ):
+    weak = headline_of(run.teacher_metrics.get("val", {}))
+    if hint := no_gap_hint(weak, settings.evaluation.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
 
 
 def score_given_labels(run: Run, held_out: MapDataset) -> None:
     """Let labels in place of a teacher score a held-out part: of each sample the first who says something."""
     data, settings = run.data, run.settings
-    classes = torch.full((len(held_out),), -1)
-    for labels in data.given:
-        if labels.select is not None:
-            classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
+    parts = [labels.select for labels in data.given if labels.select is not None]
+    first, *others = (torch.from_numpy(labels.classes()) for labels in parts)
+    classes = first
+    for theirs in others:
+        classes = torch.where(classes == NO_LABEL, theirs, classes)
     # Samples are dealt out to the ranks as by the loader; of the views of one, which --tta averages, one stands for all.
     of_rank = classes[run.world.rank :: run.world.size]
     run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
     # Where ground truth is known, it says how good the labels are.
     truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
-    known = classes >= 0
+    known = (classes != NO_LABEL).reshape(len(classes), -1).any(dim=1)
     if truth is not None and run.teacher is None and known.any():
         scores = data.target_kind.score(classes, torch.tensor(truth))[known]
-        run.teacher_metrics["select"] = {"top1": 100 * scores.double().mean().item()}
+        run.teacher_metrics["select"] = {HEADLINE: 100 * scores.double().mean().item()}
 
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:
@@ -358,8 +360,8 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
                 columns["teacher"] = run.teacher_predictions[split]
-            rows = torch.stack([*columns.values()], dim=1).int()
-            predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
+            names, rows = run.data.target_kind.predictions(columns)
+            predictions = names, gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
     settings = run.settings

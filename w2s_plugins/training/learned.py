@@ -25,6 +25,7 @@ from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..settings.composite import TrainSettings
 from ..settings.resolve import check_paths
+from ..target_kind import require_one_class
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data
@@ -141,6 +142,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
             raise UserError(
                 f"--dataset {loading.dataset}: a stream, of which no images can be drawn"
             )
+    require_one_class(f"RUN {run}", data.target_kind)
     _check(run, made_of, data.sources)
 
     # its labels, and the samples that were selected then, whoever selected them

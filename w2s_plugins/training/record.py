@@ -31,6 +31,7 @@ from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
 from ..made_of import to_plain
+from ..metrics.figures import HEADLINE, headline_of
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..models.loading import TimmModel
 from ..run.position import Position
@@ -83,7 +84,7 @@ def make_record(
             **{name: event.get("few_shot") for name, event in events.items()},
         )
     if weak and ceiling is not None and "val" in chosen:
-        pgr = performance_gap_recovered(weak["top1"], chosen["val"]["top1"], ceiling)
+        pgr = performance_gap_recovered(weak[HEADLINE], chosen["val"][HEADLINE], ceiling)
 
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
@@ -290,7 +291,7 @@ def _measured(event: dict) -> dict[str, float]:
     """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies."""
     # Without a validation split the held-out part is all there is; its accuracies are those that epochs were chosen by.
     select = event.get("select", {})
-    return event.get("val") or ({} if "top1" in select else select)
+    return event.get("val") or ({} if HEADLINE in select else select)
 
 
 def ranked_by(settings: TrainSettings, chosen: Mapping[str, object]) -> str:
@@ -329,8 +330,8 @@ def list_warnings(
         skipped: steps that were left out.
     """
     # What they are compared with, and what they were chosen on.
-    student, ceiling = chosen.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
-    teacher = weak.get("top1")
+    student, ceiling = headline_of(chosen.get("val", {})), settings.evaluation.ceiling_acc
+    teacher = headline_of(weak)
     hints = [no_gap_hint(teacher, ceiling)]
     if student is not None and teacher is not None and student < teacher:
         hints.append(
