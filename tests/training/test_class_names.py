@@ -16,6 +16,7 @@ from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import Place
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import imagenet_names, match_classes, names_of_data
+from w2s_plugins.registry import load_plugins
 from w2s_plugins.training.classes import classes_of_teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.labels import FoundLabels
@@ -141,6 +142,20 @@ def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
     data = unlabeled(root, *teacher)
     assert (data.class_names, data.num_classes) == (None, 2)
     assert unlabeled(root, *teacher, "--num-classes 2").num_classes == 2
+
+
+def test_a_kind_of_teacher_that_takes_the_names(root: Path, tmp_path: Path) -> None:
+    """That of the page: it is not asked for classes, of which it has none."""
+    page = (Path(__file__).parents[2] / "docs/teachers.md").read_text()
+    (tmp_path / "names_taker.py").write_text(
+        page.split("```python\n")[-1].split("```")[0].replace('"mine"', '"names-taker"')
+    )
+    load_plugins([str(tmp_path / "names_taker.py")])
+    teacher = ("--teacher", "names-taker:something")
+    with pytest.raises(UserError, match="which classes there are is said by nothing; give --class"):
+        unlabeled(root, *teacher)
+    assert unlabeled(root, *teacher, "--class-names a,b,c").class_names == ["a", "b", "c"]
+    assert unlabeled(root, *teacher, "--data-dir", root).class_names == NAMES
 
 
 def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
-from ..data.datasets import labels_unknown, strata
+from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.order import KeyedSampler, ViewKeys
@@ -295,8 +295,6 @@ def build_feature_loaders(
     ):
         if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
-        if isinstance(dataset, IterableDataset):
-            raise labels_unknown("--linear-probe")
         labels = torch.tensor(strata(dataset, "--linear-probe"))
         readers = [store.exact(member, dataset, split, "logits") for member in labellers]
         loaders[role] = EvalFeatures(
