@@ -1,4 +1,7 @@
-"""Settings of a run, by concern: what the flags come to, each with its type. Frozen, and made once by `resolve`.
+"""Settings of a run, by concern: what the flags come to, each with its type. Frozen.
+
+A run works with those that `flags.resolve_train_args` returns. What fills in flags (`resolve.py`, `rules.py`) makes
+some of the flags as they are so far, only to ask them something.
 
 The sentence below a field says what it means; its flag, of the same name, says more (``--help-all``).
 """
@@ -549,8 +552,8 @@ class OptimSettings(Concern):
     """timm's name of the schedule."""
     sched_on_updates: bool
     """It changes the rate by update, not by epoch."""
-    lr: float
-    """Learning rate, scaled by the batch size if it was not given."""
+    lr: float | None
+    """Learning rate; None or 0 until `flags.scale_learning_rate` fills it in by the batch size, as timm's script does."""
     lr_noise: Sequence[float] | None
     """Epochs with noise on the rate."""
     lr_noise_pct: float

@@ -55,6 +55,7 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
         if args.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
         args.dist_bn = ""  # all have the same statistics already
+    # A rate of 0 is filled in like one that is not given: timm's script does so.
     if not args.lr:
         scale_learning_rate(args, processes)
     return TrainSettings.from_flags(vars(args))
