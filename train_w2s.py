@@ -325,7 +325,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     # Dropout and batch norm train. If only a part of the student does, batch norm keeps its statistics, because they
     # belong to the frozen rest.
     task.train()
-    if settings.student.tune != "all":
+    if settings.student.tune.is_partial:
         freeze_batchnorm(run.student.model)
     # Answers may be stored for the views of several epochs, of which this epoch has its own.
     if isinstance(task, WeakToStrongTask):

@@ -16,6 +16,7 @@ from ..cli.forms import (
     KNN,
     LABELS_PREFIX,
     EpisodeShape,
+    Tuning,
     count_episodes,
     loss_weights,
     parse_labels,
@@ -417,7 +418,7 @@ class StudentSettings(Concern):
     # Which part of it is trained.
     linear_probe: bool
     """Train the last layer alone, on stored features."""
-    tune: str
+    tune: Tuning
     """Which part is trained: ``all``, ``head``, ``norm``, ``bias``, ``last:N`` or ``lora``."""
     # How it is built.
     gp: str | None

@@ -95,7 +95,7 @@ def check_features(settings: TrainSettings) -> None:
             f"--loss {loss.loss} needs the features of student and teacher: use --teacher-targets online, without "
             "--linear-probe and --refine-labels"
         )
-    if settings.student.tune == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
+    if settings.student.tune.part == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
         raise UserError(f"--tune head: --loss {loss.loss} on features does not reach the head")
 
 

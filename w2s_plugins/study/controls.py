@@ -295,7 +295,8 @@ def runs_around(
     Raises:
         UserError: flags that make no such run.
     """
-    # a new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike
+    # A new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike.
+    # These flags are as they were written: the form of their values is checked where each run is planned.
     starts = ("pretrained", "pretrained_path", "finetune", "initial_checkpoint")
     if (
         any(map(student.get, starts))
