@@ -223,17 +223,17 @@ def test_labelled_samples_beside_images_without_labels(
         "0.5",
     )
     data = unlabeled(root, *flags, "--train-slice 0:6")
-    assert (data.class_names, len(data.train), len(data.labelled)) == ([*reversed(NAMES)], 9, 6)
-    files = data.labelled.filenames()
-    assert [data.class_names[label] for label in labels_of(data.labelled)] == [
+    assert (data.class_names, len(data.train), len(data.labelled_set)) == ([*reversed(NAMES)], 9, 6)
+    files = data.labelled_set.filenames()
+    assert [data.class_names[label] for label in labels_of(data.labelled_set)] == [
         Path(f).parent.name for f in files
     ]
-    assert [data.labelled[i][1] for i in range(6)] == labels_of(data.labelled)
+    assert [data.labelled_set[i][1] for i in range(6)] == labels_of(data.labelled_set)
     for split in ("train", "validation"):
         (root / split / "class1").rename(root / split / "owl")
     data = unlabeled(root, *flags)  # a class that the teacher never names
     assert (data.class_names, data.num_classes) == ([*reversed(NAMES), "owl"], 4)
-    assert sorted(set(labels_of(data.labelled))) == [0, 2, 3]
+    assert sorted(set(labels_of(data.labelled_set))) == [0, 2, 3]
     for number in (0, 2):
         (root / "train" / f"class{number}").rename(root / "train" / f"cat{number}")
     with pytest.raises(

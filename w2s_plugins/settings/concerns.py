@@ -132,7 +132,9 @@ class DataSettings(Concern):
 
     @property
     def labelled_in_batch(self) -> int:
-        """How many samples of a batch are labelled, if it has such beside those without labels."""
+        """How many samples of a batch are of the labelled set; 0 if there is none beside images without labels."""
+        if not self.semi_supervised:
+            return 0
         return min(max(1, round(self.labeled_share * self.batch_size)), self.batch_size - 1)
 
     def split_name(self, role: str) -> str:

@@ -60,7 +60,7 @@ class EvaluationOptions:
         tta: consecutive views of a sample whose logits are averaged.
         valid_labels: classes that count, for a model with more.
         groups: also measure the accuracy on these classes.
-        labelled: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
+        has_truth: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
     """
 
     distributed: bool = False
@@ -68,7 +68,7 @@ class EvaluationOptions:
     tta: int = 0
     valid_labels: Sequence[int] | None = None
     groups: ShotGroups | None = None
-    labelled: bool = True
+    has_truth: bool = True
 
     def of_samples(self, logits: Tensor) -> Tensor:
         """Return logits with one row a sample and one column a class that counts."""
@@ -121,7 +121,7 @@ def evaluate(
         target = target[:: max(1, settings.tta)][: len(logits)]
         rows["classes"].append(logits.argmax(dim=1))
         rows["targets"].append(target)
-        if settings.labelled:
+        if settings.has_truth:
             evaluator.update(logits, target)
         else:
             rows["confidence"].append(100 * logits.float().softmax(dim=1).amax(dim=1))
@@ -135,7 +135,7 @@ def evaluate(
     def mean(values: Tensor) -> float:
         return mean_over_ranks(values, device, settings.distributed)
 
-    if settings.labelled:
+    if settings.has_truth:
         metrics = dict(evaluator.compute(distributed=settings.distributed))
     else:
         metrics = {"confidence": mean(joined["confidence"])}
@@ -146,7 +146,7 @@ def evaluate(
     if teacher is not None:
         agrees = 100 * (classes == teacher)
         metrics["agreement"] = mean(agrees)
-        if settings.labelled:
+        if settings.has_truth:
             metrics["copied"] = mean(agrees[teacher != targets])
     return Evaluation(metrics, classes, targets)
 
@@ -223,7 +223,7 @@ def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
     settings, data, teacher = run.settings, run.data, run.teacher
-    if data.given and data.select is not None:
+    if data.given_labels and data.select is not None:
         score_given_labels(run, data.select)
     if settings.evaluation.no_teacher_eval:
         return
@@ -266,7 +266,7 @@ def score_given_labels(run: Run, held_out: MapDataset) -> None:
     """Let labels in place of a teacher score a held-out part: of each sample the first who says something."""
     data, settings = run.data, run.settings
     classes = torch.full((len(held_out),), -1)
-    for labels in data.given:
+    for labels in data.given_labels:
         if labels.select is not None:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
     # Samples are dealt out to the ranks as by the loader; of the views of one, which --tta averages, one stands for all.
@@ -384,7 +384,7 @@ def split_settings(run: Run, split: str) -> EvaluationOptions:
         run.settings.compute.channels_last,
         run.settings.evaluation.tta,
         groups=run.data.groups,
-        labelled=not is_unlabeled(getattr(run.data, split)),
+        has_truth=not is_unlabeled(getattr(run.data, split)),
     )
 
 

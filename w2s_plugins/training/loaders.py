@@ -99,7 +99,7 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
         episodes=episodes,
         worker_seeding=loading.worker_seeding,
         keeps_share=settings.teacher.stores_targets,
-        labelled=loading.labelled_in_batch,
+        labelled_count=loading.labelled_in_batch,
     )
 
 
@@ -242,7 +242,7 @@ def build_loaders(
         dataclasses.replace(views, epoch_size=data.epoch_size),
         data_config,
         loader_settings(settings.data, precision, world),
-        labelled=data.labelled,
+        labelled_set=data.labelled_set,
     )
     # A held-out part shares the training images, but not their transform.
     loaders: Loaders = {"train": train}

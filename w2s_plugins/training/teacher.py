@@ -122,7 +122,7 @@ def cached_targets(
     ]
     # Models and files of labels stand in the order in which they were named, and in which a mean adds them up: another
     # order would round otherwise.
-    answers = settings.in_order(readers, (labels.train for labels in data.given))
+    answers = settings.in_order(readers, (labels.train for labels in data.given_labels))
     return CachedTargets(answers, store.how.world.device)
 
 
