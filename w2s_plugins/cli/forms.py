@@ -40,7 +40,7 @@ NOISE_FORMS = (
 
 # features of a model and the labels decide; by the other rules what the model says does
 KNN = "knn"
-RULES = (KNN, "entropy", "file")
+SELECTION_RULES = (KNN, "entropy", "file")
 SELECTION_FORMS = "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1) or file:PATH"
 
 # feature levels: of every loss on features, and of a sum of losses as a whole
@@ -234,9 +234,9 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
         UserError: of no such form.
     """
     rule, _, rest = text.partition(":")
-    if rule not in RULES:
+    if rule not in SELECTION_RULES:
         raise UserError(
-            f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}"
+            f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, SELECTION_RULES)}; {SELECTION_FORMS}"
         )
     if rule == "file" and rest:
         return rule, 1.0, rest

@@ -55,7 +55,7 @@ def exported(folder: object) -> str:
 
 
 # where a flag finds what an earlier run has made, in its folder
-PRODUCT = {
+PLACE_IN_RUN = {
     "teacher": exported("{}"),
     "teacher_checkpoint": "{}",
     "clean_select_model": exported("{}"),
@@ -117,9 +117,9 @@ def labelled_part(student: Flags) -> dict[str, Any]:
     return {key: theirs[key] for key in sorted(part & theirs.keys())}
 
 
-def made_of(flags: Flags) -> Set[str]:
+def place_flags(flags: Flags) -> Set[str]:
     """Return the names of those flags that say what a run is made of: files, folders and models."""
-    return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
+    return flags.keys() & (PLACE_IN_RUN.keys() | flags_about(Role.PLACE))
 
 
 def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str
         where: begins what is told.
     """
     # a path, or a model, that was typed is that of the command; the file says what this run is made of
-    last = {name: flags[name] for name in flags.keys() & typed - made_of(file)}
+    last = {name: flags[name] for name in flags.keys() & typed - place_flags(file)}
     values = dict(flags)
     for layer in (dict(file), last):
         overlay(values, layer)
