@@ -49,9 +49,10 @@ def build_teacher(
     if not names:
         return None
     # It is given the student's batch, and undoes how that was normalised for the student.
-    seen = StudentInput.of(data_config, student.num_classes, class_names)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
-        seen = StudentInput.of(data_config, None, None)
+        seen = StudentInput.of(data_config)
+    else:
+        seen = StudentInput.of(data_config, student.num_classes, class_names)
     return teacher_from_settings(
         settings.teacher,
         names,
