@@ -45,9 +45,10 @@ test-min-torch: setup-min-torch
 
 # The quick tests on another Python: make test-other OTHER=python3.10. 4 GB to fetch, 7 GB on the disk.
 OTHER ?= python3.13
+OTHER_TESTS ?= tests
 VENV_OTHER = $(VENV)-$(notdir $(OTHER))
 test-other: setup-other
-	$(VENV_OTHER)/bin/python -m pytest -m "not slow"
+	$(VENV_OTHER)/bin/python -m pytest -m "not slow" $(OTHER_TESTS)
 
 setup: $(VENV)/.installed
 

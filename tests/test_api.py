@@ -435,7 +435,7 @@ def test_an_editor_completes_keywords(function: Callable) -> None:
     assert len(keywords) >= 6
     for parameter in keywords:
         assert parameter.name in flags and parameter.default is None
-        assert f"        {parameter.name}: " in function.__doc__
+        assert f"\n    {parameter.name}: " in inspect.getdoc(function)
 
 
 def test_names() -> None:

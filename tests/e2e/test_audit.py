@@ -100,6 +100,12 @@ def press(browser, *keys: str) -> None:  # noqa: F811
     ActionChains(browser).send_keys(*keys).perform()
 
 
+def reopened(browser, page: Path) -> str:  # noqa: F811
+    """Open a page again, and return how many answers it knows of."""
+    open_page(browser, page)
+    return browser.find_element(By.ID, "count").text
+
+
 def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     """All of it: draw, answer, undo, close, go on, download, read; names of classes are text and nothing else."""
     labels("--images 12").ok()
@@ -135,9 +141,13 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
                 name.replace("é", "e"),
                 Keys.ENTER,
             )
+        answered = f"{number + 1} of 12 answered"
         if number == 5:
-            open_page(browser, page)
-        assert browser.find_element(By.ID, "count").text == f"{number + 1} of 12 answered"
+            # what a page has stored reaches the next page when the browser has the time
+            WebDriverWait(browser, 30).until(
+                lambda _, text=answered: reopened(browser, page) == text
+            )
+        assert browser.find_element(By.ID, "count").text == answered
     assert browser.find_element(By.ID, "done").is_displayed()
     assert (
         browser.execute_script("return window.hacked") is None and browser.get_log("browser") == []
@@ -159,8 +169,7 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     # with more images earlier answers stay in the browser
     labels("--images 20").ok()
     assert plan_of("run")["keys"] == plan["keys"]
-    open_page(browser, page)
-    assert browser.find_element(By.ID, "count").text == "12 of 20 answered"
+    WebDriverWait(browser, 30).until(lambda _: reopened(browser, page) == "12 of 20 answered")
 
 
 def test_the_command_that_it_prints(labels, here):
