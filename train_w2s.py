@@ -14,7 +14,7 @@ from w2s_plugins.registry import check_versions
 if __name__ == "__main__":
     run_main(check_versions, "train_w2s.py")
 
-from w2s_plugins.cli import Command, Given, parse, train_parser
+from w2s_plugins.cli import Command, ExplicitFlags, parse, train_parser
 
 # --help and wrong flags are answered before the seconds that it takes to import torch.
 if __name__ == "__main__":
@@ -100,28 +100,28 @@ from w2s_plugins.training.training_run import Run
 
 def main(command: Command | None = None) -> None:
     """Train what the command line asks for; ``command`` is that line if it has been parsed already."""
-    args, given = command or parse(train_parser())
+    args, explicit_flags = command or parse(train_parser())
     if args.list_losses:
         load_plugins(args.plugins)
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    train_all(args, given)
+    train_all(args, explicit_flags)
     end_process(0)
 
 
-def train_all(args: argparse.Namespace, given: Given) -> dict | None:
+def train_all(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict | None:
     """Train what the flags ask for, one model or several, and return the content of result.json.
 
     If there are several (``--protocol``, ``--stages``, ``--folds``), only the first rank returns it.
 
     Args:
         args: all flags, with their defaults filled in.
-        given: names of the flags that the user set, on the command line or in files; it also knows which were typed.
+        explicit_flags: names of the flags that the user set, on the command line or in files, and which were typed.
     """
 
     if not (args.protocol or args.stages or args.folds):
-        return train(args, given)
+        return train(args, explicit_flags)
 
     # Several runs need one another (the teacher comes before its student), so they are planned as a list first. A
     # single run does not wait for pandas, which is why the plan is imported here.
@@ -133,18 +133,20 @@ def train_all(args: argparse.Namespace, given: Given) -> dict | None:
         return record
 
     with stop_outside_of_runs():
-        return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
+        return carry_out(
+            {name: getattr(args, name) for name in explicit_flags}, explicit_flags.typed, train_one
+        )
 
 
-def train(args: argparse.Namespace, given: set[str]) -> dict:
+def train(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
     """Train one model and return its record, the content of result.json, on every rank.
 
     Args:
         args: all flags, with their defaults filled in.
-        given: names of the flags that the user set, on the command line or in files. All others are defaults.
+        explicit_flags: names of the flags that the user set, on the command line or in files. All others are defaults.
     """
     # Flags become settings once. From here on a function is given those of its concern, and no flags.
-    settings = resolve_train_args(args, given)
+    settings = resolve_train_args(args, explicit_flags)
     started = time.monotonic()
 
     # Build everything, and measure teacher and student before the first step, to see later what was gained.
@@ -326,7 +328,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     # Dropout and batch norm train. If only a part of the student does, batch norm keeps its statistics, because they
     # belong to the frozen rest.
     task.train()
-    if settings.student.tune != "all":
+    if settings.student.tune.is_partial:
         freeze_batchnorm(run.student.model)
     # Answers may be stored for the views of several epochs, of which this epoch has its own.
     if isinstance(task, WeakToStrongTask):

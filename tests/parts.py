@@ -69,7 +69,7 @@ def train_loader(
         train_views(settings, data_config, settings.data.num_classes),
         data_config,
         loader_settings(settings.data, Precision(world.device, dtype), world),
-        labelled=labelled,
+        labelled_set=labelled,
     )
 
 

@@ -95,7 +95,7 @@ def train(
         task_loss_weight: weight of true labels beside the teacher's; 0 learns from the teacher alone.
         epochs: passes over the training images, at least 1.
         batch_size: images in a step of each process, at least 1.
-        lr: learning rate, at least 0. If not given, it follows from the batch size.
+        lr: learning rate. If it is not given, or 0, it follows from the batch size, as in timm's script.
         opt: the optimizer, one of timm's.
         weight_decay: weight decay of the optimizer.
         amp: mixed precision.
@@ -143,7 +143,7 @@ def protocol(
         loss: how the student learns from the teacher, such as ``kd``; see `w2s_plugins.list_losses`.
         epochs: passes of each run over its images, at least 1.
         batch_size: images in a step of each process, at least 1.
-        lr: learning rate, at least 0. If not given, it follows from the batch size.
+        lr: learning rate. If it is not given, or 0, it follows from the batch size, as in timm's script.
         seed: of every random draw, 0 to 4294967295.
         output: folder in which the folder of the run is made.
         experiment: name of the folder of all three runs; it is needed.

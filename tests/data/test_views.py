@@ -296,5 +296,7 @@ def test_an_epoch_that_is_no_longer_than_the_samples_is_the_usual_one():
 
 
 def test_labelled_samples_follow_the_others_however_long_the_epoch():
-    beside = TwoPartSampler(KeyedSampler(5, 7, size=18), labelled=3, batch_size=4, count=1)
+    beside = TwoPartSampler(
+        KeyedSampler(5, 7, size=18), labelled_size=3, batch_size=4, labelled_count=1
+    )
     assert {keys[0].index for keys in beside} == {5, 6, 7}

@@ -15,7 +15,7 @@ from tests.parts import refusal, write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.files import recipe_path
 from w2s_plugins.study.chain import choose_assign
-from w2s_plugins.study.planning import make_plan
+from w2s_plugins.study.planning import plan_runs
 
 from .conftest import TINY, Run, in_file, read_result, taught
 
@@ -89,7 +89,7 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callabl
 def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -> None:
     (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, loss: gce}]")
     flags = dict(dataset="w2s/digits", loss="kd", loss_kwargs={"temperature": 1.0}, experiment="x")
-    plan = make_plan({**flags, "stages": str(tmp_path / "stages.yaml")})
+    plan = plan_runs({**flags, "stages": str(tmp_path / "stages.yaml")})
     assert [run.flags.get("loss_kwargs") for run in plan.runs] == [{"temperature": 1.0}, None]
 
 
@@ -104,7 +104,7 @@ def test_a_stage_that_begins_with_weights_takes_none_from_the_next(tmp_path: Pat
         experiment="x",
         stages=str(tmp_path / "stages.yaml"),
     )
-    runs = make_plan(flags).runs
+    runs = plan_runs(flags).runs
     assert [run.flags["finetune"] for run in runs] == ["start.pth", "", "start.pth"]
     assert ["initial_checkpoint" in run.flags for run in runs] == [False, True, False]
 
@@ -118,7 +118,7 @@ def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     in_files = dict(dataset="w2s/digits", lr=0.2, experiment="x")
     typed = dict(epochs=3, loss="kd", teacher="w2s_cnn2", stages=str(tmp_path / "stages.yaml"))
     with caplog.at_level("INFO"):
-        plan = make_plan({**in_files, **typed}, typed.keys())
+        plan = plan_runs({**in_files, **typed}, typed.keys())
     one, two = (run.flags for run in plan.runs)
     assert (one["epochs"], one["lr"], one["loss"], one["teacher"]) == (3, 0.1, "kd", None)
     assert (two["epochs"], two["lr"], two["loss"], two.get("loss_kwargs")) == (3, 0.2, "kd", None)

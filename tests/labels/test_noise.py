@@ -48,7 +48,7 @@ def digits() -> Dataset:
 def confusion(noise: LabelNoise) -> np.ndarray:
     """Shares of the given classes for each clean class, counted one by one."""
     counts = np.zeros((noise.num_classes,) * 2)
-    for clean, given in zip(noise.clean, noise.given):
+    for clean, given in zip(noise.clean, noise.labels):
         counts[clean, given] += 1
     return counts / counts.sum(1, keepdims=True)
 
@@ -59,15 +59,15 @@ def test_symmetric_draws_from_all_classes_the_own_included(ratio: float) -> None
     expected = np.full((10, 10), ratio / 10) + np.eye(10) * (1 - ratio)
     error = np.sqrt(expected * (1 - expected) / 5000)  # a standard error
     assert (np.abs(confusion(noise) - expected) < 4 * error).all()
-    changed = np.array(noise.given) != np.array(noise.clean)
+    changed = np.array(noise.labels) != np.array(noise.clean)
     assert abs(changed.mean() - 0.9 * ratio) < 0.004
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "pairflip"])
 def test_more_noise_changes_what_less_noise_does_and_more(digits: Dataset, kind: str) -> None:
     few, many = (create_label_noise(f"{kind}:{r}", digits, seed=1) for r in (0.2, 0.45))
-    changed, more = (np.array(noise.given) != noise.clean for noise in (few, many))
-    assert (np.array(many.given)[changed] == np.array(few.given)[changed]).all()
+    changed, more = (np.array(noise.labels) != noise.clean for noise in (few, many))
+    assert (np.array(many.labels)[changed] == np.array(few.labels)[changed]).all()
     assert more.sum() > changed.sum() > 0
 
 
@@ -80,7 +80,7 @@ def test_more_noise_changes_what_less_noise_does_and_more(digits: Dataset, kind:
     ],
 )
 def test_labels_of_a_seed_are_for_ever(digits: Dataset, text: str, seed: int, digest: str) -> None:
-    given = bytes(create_label_noise(text, digits, seed=seed).given)
+    given = bytes(create_label_noise(text, digits, seed=seed).labels)
     assert hashlib.sha256(given).hexdigest().startswith(digest)
 
 
@@ -104,10 +104,10 @@ def test_a_class_that_the_split_has_no_sample_of_is_drawn_too() -> None:
     """Its name is known, as by ``--class-map``."""
     images = Labels([0, 1] * 300, ["cat", "dog", "hen"])
     noise = create_label_noise("symmetric:0.5", images)
-    assert {*noise.given} == {0, 1, 2} and noise.num_classes == 3
+    assert {*noise.labels} == {0, 1, 2} and noise.num_classes == 3
     assert [len(row) for row in noise.record(noise.apply(images))["confusion"]] == [3, 3, 3]
     flipped = create_label_noise("pairflip:0.4", images)
-    assert {*zip(flipped.clean, flipped.given)} == {(0, 0), (0, 1), (1, 1), (1, 2)}
+    assert {*zip(flipped.clean, flipped.labels)} == {(0, 0), (0, 1), (1, 1), (1, 2)}
 
 
 def test_cifar100_moves_inside_its_superclasses() -> None:
@@ -140,7 +140,7 @@ def test_a_sample_has_the_same_label_in_every_slice(digits: Dataset, cut: str, p
     part = hold_out(take_slice(digits, cut, 5), 20, 5)[piece]
     noisy = noise.apply(part)
     given, clean, positions = labels_of(noisy), labels_of(part), positions_in_split(part)
-    assert given == [noise.given[i] for i in positions]
+    assert given == [noise.labels[i] for i in positions]
     assert noise.clean_labels(noisy) == clean
     image, label = noisy[7]
     assert label == noisy.targets[7]
@@ -156,7 +156,9 @@ def test_positions_with_a_class_list_are_those_of_its_samples(digits: Dataset) -
     part = take_slice(listed, "10:40", 0)
     noise = create_label_noise("symmetric:0.5", listed, seed=3)
     noisy = noise.apply(part)
-    assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(part)] != labels_of(part)
+    assert (
+        labels_of(noisy) == [noise.labels[i] for i in positions_in_split(part)] != labels_of(part)
+    )
     assert noise.clean_labels(noisy) == labels_of(part) and set(labels_of(part)) == {0, 1, 2}
     assert (
         noisy[5][0].tobytes() == digits[positions_in_split(noisy, all_classes=True)[5]][0].tobytes()
@@ -190,7 +192,7 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels, text: str) -> None:
     np.save(tmp_path / "labels.npy", np.array(GIVEN))
     np.savez(tmp_path / "human.npz", clean_label=small.targets, worse_label=GIVEN)
     noise = create_label_noise(f"labels:{tmp_path / text}", small)
-    assert noise.given == GIVEN and noise.kind == f"labels:{text}"
+    assert noise.labels == GIVEN and noise.kind == f"labels:{text}"
     assert noise.record(noise.apply(small))["rate"] == 0.4
 
 
@@ -226,9 +228,9 @@ def test_a_table_is_of_files_in_any_order_and_of_listed_classes(tmp_path: Path) 
     rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(part.filenames()[::-1]))
     (tmp_path / "crowd.csv").write_text("path,label\n" + rows)
     noise = create_label_noise(f"labels:{tmp_path / 'crowd.csv'}", part)
-    assert noise.given == [i % 2 for i in range(len(part))][::-1]
+    assert noise.labels == [i % 2 for i in range(len(part))][::-1]
     fifth = take_slice(part, "0:5", 3)
     noisy = noise.apply(fifth)
-    assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(fifth)]
+    assert labels_of(noisy) == [noise.labels[i] for i in positions_in_split(fifth)]
     noisy.transform = np.asarray  # names and the transform are those of the images
     assert noisy.filenames() == fifth.filenames() and isinstance(noisy[0][0], np.ndarray)

@@ -35,6 +35,10 @@ def row_of(name):
     return row[0]
 
 
+def test_how_many_there_are():
+    assert f"There are {len(own_losses())} losses." in TEXT
+
+
 @pytest.mark.parametrize("name", own_losses())
 def test_every_loss_has_a_row(name):
     assert name in row_of(name)

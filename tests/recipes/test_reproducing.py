@@ -38,7 +38,7 @@ def test_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for argv in trainings:
         args, given = parse(train_parser(), argv)
         if args.protocol:
-            planning.make_plan({name: getattr(args, name) for name in given})
+            planning.plan_runs({name: getattr(args, name) for name in given})
             args.protocol = args.ceiling_checkpoint = None
         settings = resolve_train_args(args, given)
         if settings.teacher.teacher:

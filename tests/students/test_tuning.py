@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from w2s_plugins.cli.forms import parse_tuning
 from w2s_plugins.students.adapters import merge_adapters
 from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 
@@ -36,7 +37,7 @@ def trained(model: nn.Module) -> list[str]:
 
 
 def tune(model: nn.Module, part: str) -> nn.Module:
-    choose_trained(model, part, IMAGES[:1], "student")
+    choose_trained(model, parse_tuning(part), IMAGES[:1], "student")
     return model
 
 

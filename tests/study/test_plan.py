@@ -14,7 +14,7 @@ from tests.e2e.conftest import ROOT
 from tests.parts import lines
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.study.layout import SPEC, StudyRun, load_plan
-from w2s_plugins.study.planning import encode, lies_within, make_plan, plan_study
+from w2s_plugins.study.planning import encode, lies_within, plan_runs, plan_study
 from w2s_plugins.study.spec import read_spec
 
 from .conftest import Cli
@@ -354,7 +354,7 @@ def test_direct_has_the_labels_of_a_teacher_that_is_there(tmp_path: Path, cli: C
     told = {"train_slice": "0:30", "slice_seed": 7, "label_noise": "symmetric:0.2", "noise_seed": 3}
 
     def parts(**changes: object) -> dict[str, dict]:
-        plan = make_plan({**flags, **changes})
+        plan = plan_runs({**flags, **changes})
         return {run.name: {name: run.flags.get(name) for name in told} for run in plan.runs}
 
     assert parts()["direct"] == told and parts(weak_fraction=0)["direct"] == told

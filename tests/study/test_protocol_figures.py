@@ -13,7 +13,6 @@ from tests.parts import lines, refusal
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
 from w2s_plugins.study.scores import (
-    closing_table,
     figures_of,
     gather_warnings,
     hits_of,
@@ -21,6 +20,7 @@ from w2s_plugins.study.scores import (
     read_answers,
     read_predictions,
     remarks_on,
+    table_of_runs,
 )
 from w2s_plugins.study.statistics import RESAMPLES
 
@@ -175,10 +175,10 @@ def test_closing_table() -> None:
     figures = figures_of(models())
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
     record = dict(figures, controls=dict(direct=direct))
-    head, _, weak, *_ = closing_table(record).splitlines()
+    head, _, weak, *_ = table_of_runs(record).splitlines()
     assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
-    text = closing_table(record)
+    text = table_of_runs(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
 
 

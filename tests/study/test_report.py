@@ -138,12 +138,12 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     gain = dict(by_epoch=student.record["gain"]["by_epoch"][:1])
     once = replace(
         group,
-        cells=[],
+        rows=[],
         runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]},
     )
     assert drawings.curve_table(once)[0].empty, "a dot is no curve"
     bars = drawings.pgr_table(group)[0]
-    assert bars["value"].to_dict() == {cell["loss"]: cell["pgr"]["value"] for cell in group.cells}
+    assert bars["value"].to_dict() == {row.loss: row.figures["pgr"]["value"] for row in group.rows}
 
 
 def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from w2s_plugins.data import create_dataset
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import runner as runner_module
 from w2s_plugins.study.layout import StudyRun, load_plan, read_record
-from w2s_plugins.study.runner import lock_run, make_slots
+from w2s_plugins.study.runner import hold_run, make_slots
 
 from .conftest import Cli
 from .specs import BASE, changed, write
@@ -192,7 +192,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     length = len(metrics.read_text())
     third.wait_until(lambda: len(metrics.read_text()) > length)
     assert third.end(signal.SIGKILL) == -signal.SIGKILL
-    assert "1 running" in cli("status", root)[1] and lock_run(bad) is None
+    assert "1 running" in cli("status", root)[1] and hold_run(bad) is None
 
     # ---- two runners share what is left
     both = [runner(*flags, 2), runner(*flags, 1)]
@@ -367,8 +367,8 @@ def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) 
     code, out, _ = cli("status", tmp_path / "out")
     assert code == 0 and "3 runs: 1 stopped, 1 waiting, 1 failed" in out and "\x1b" not in out
     assert re.search(rf"{weak.name} +failed +no such file", out)
-    lock = lock_run(ceiling)
-    assert lock_run(ceiling) is None and re.search(
+    lock = hold_run(ceiling)
+    assert hold_run(ceiling) is None and re.search(
         rf"{ceiling.name} +running", cli("status", tmp_path / "out")[1]
     )
     lock.release()

@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells_of(group: Group) -> dict[str, dict]:
-    return {cell["loss"]: cell for cell in group.cells}
+    return {row.loss: row.for_file() for row in group.rows}
 
 
 def change(run: Path, **changes: object) -> None:
@@ -116,7 +116,7 @@ def test_one_seed_has_the_figures_of_a_protocol(tmp_path: Path) -> None:
         write_run(tmp_path, loss, 5, accuracy)
     found = collect(tmp_path)
     (group,) = make_table(found.runs)
-    assert {cell["verdict"] for cell in group.cells} == {"reference", "one seed"}
+    assert {row.verdict for row in group.rows} == {"reference", "one seed"}
     (run,) = runs_of(found, "adaptconf")
     cell = cells_of(group)["adaptconf"]
     for name, figure in figures_of(run.hits).items():
@@ -146,7 +146,7 @@ def test_controls(tmp_path: Path) -> None:
         assert (
             cell["same-size"]["value"] < cell["direct"]["value"] and "strong-to-strong" not in cell
         )
-    assert [cell["loss"] for cell in group.cells] == ["hard", "kd"]
+    assert [row.loss for row in group.rows] == ["hard", "kd"]
     (note,) = (note for note in group.notes if NOT_WORTH in note or NOT_SHOWN in note)
     assert note.startswith(f"hard: {NOT_SHOWN}"), "what holds for both is said of the better one"
     write_table([group], tmp_path)
@@ -313,7 +313,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out
     rows = list(csv.DictReader((tmp_path / "t/table.csv").open()))
     assert [row["loss"] for row in rows] == [
-        cell["loss"] for cell in make_table(collect(study).runs, "gce")[0].cells
+        row.loss for row in make_table(collect(study).runs, "gce")[0].rows
     ]
     assert {row["reference"] for row in rows} == {"gce"} and float(rows[0]["student_value"]) > 70
     assert "loss & seeds & accuracy & agreement & PGR" in (tmp_path / "t/table.tex").read_text()

@@ -16,6 +16,7 @@ from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import Place
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import imagenet_names, match_classes, names_of_data
+from w2s_plugins.registry import load_plugins
 from w2s_plugins.training.classes import classes_of_teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.labels import FoundLabels
@@ -143,6 +144,20 @@ def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
     assert unlabeled(root, *teacher, "--num-classes 2").num_classes == 2
 
 
+def test_a_kind_of_teacher_that_takes_the_names(root: Path, tmp_path: Path) -> None:
+    """That of the page: it is not asked for classes, of which it has none."""
+    page = (Path(__file__).parents[2] / "docs/teachers.md").read_text()
+    (tmp_path / "names_taker.py").write_text(
+        page.split("```python\n")[-1].split("```")[0].replace('"mine"', '"names-taker"')
+    )
+    load_plugins([str(tmp_path / "names_taker.py")])
+    teacher = ("--teacher", "names-taker:something")
+    with pytest.raises(UserError, match="which classes there are is said by nothing; give --class"):
+        unlabeled(root, *teacher)
+    assert unlabeled(root, *teacher, "--class-names a,b,c").class_names == ["a", "b", "c"]
+    assert unlabeled(root, *teacher, "--data-dir", root).class_names == NAMES
+
+
 def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> None:
     """All that is named counts: files may have seen a part of the classes only."""
     for name, lines in (
@@ -208,17 +223,17 @@ def test_labelled_samples_beside_images_without_labels(
         "0.5",
     )
     data = unlabeled(root, *flags, "--train-slice 0:6")
-    assert (data.class_names, len(data.train), len(data.labelled)) == ([*reversed(NAMES)], 9, 6)
-    files = data.labelled.filenames()
-    assert [data.class_names[label] for label in labels_of(data.labelled)] == [
+    assert (data.class_names, len(data.train), len(data.labelled_set)) == ([*reversed(NAMES)], 9, 6)
+    files = data.labelled_set.filenames()
+    assert [data.class_names[label] for label in labels_of(data.labelled_set)] == [
         Path(f).parent.name for f in files
     ]
-    assert [data.labelled[i][1] for i in range(6)] == labels_of(data.labelled)
+    assert [data.labelled_set[i][1] for i in range(6)] == labels_of(data.labelled_set)
     for split in ("train", "validation"):
         (root / split / "class1").rename(root / split / "owl")
     data = unlabeled(root, *flags)  # a class that the teacher never names
     assert (data.class_names, data.num_classes) == ([*reversed(NAMES), "owl"], 4)
-    assert sorted(set(labels_of(data.labelled))) == [0, 2, 3]
+    assert sorted(set(labels_of(data.labelled_set))) == [0, 2, 3]
     for number in (0, 2):
         (root / "train" / f"class{number}").rename(root / "train" / f"cat{number}")
     with pytest.raises(

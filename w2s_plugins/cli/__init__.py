@@ -9,9 +9,9 @@ from ..errors import run_main
 from ..files import TOP
 from ..registry import check_versions
 from .declare import Parser
-from .parser import Command, Given, parse, train_parser, validate_parser
+from .parser import Command, ExplicitFlags, parse, train_parser, validate_parser
 
-__all__ = ["Command", "Given", "load_script", "parse", "train_parser", "validate_parser"]
+__all__ = ["Command", "ExplicitFlags", "load_script", "parse", "train_parser", "validate_parser"]
 
 
 def train() -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ NOISE_FORMS = (
 
 # features of a model and the labels decide; by the other rules what the model says does
 KNN = "knn"
-RULES = (KNN, "entropy", "file")
+SELECTION_RULES = (KNN, "entropy", "file")
 SELECTION_FORMS = "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1) or file:PATH"
 
 # feature levels: of every loss on features, and of a sum of losses as a whole
@@ -234,9 +234,9 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
         UserError: of no such form.
     """
     rule, _, rest = text.partition(":")
-    if rule not in RULES:
+    if rule not in SELECTION_RULES:
         raise UserError(
-            f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}"
+            f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, SELECTION_RULES)}; {SELECTION_FORMS}"
         )
     if rule == "file" and rest:
         return rule, 1.0, rest
@@ -366,21 +366,47 @@ def parse_slice(
     return start, stop
 
 
-def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
-    """Return the part; of ``last:N`` N, a share where it is below 1; of ``lora:rank=8,alpha=16`` its settings, as
-    `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
+@dataclass(frozen=True)
+class Tuning:
+    """Which part of a student is trained, from ``--tune``. All but ``all`` train the head too.
+
+    Args:
+        text: as it was typed, for messages and records.
+        part: the first word of one of `TUNED_PARTS`.
+        blocks: the N of ``last:N``, a share of the blocks where it is below 1.
+        adapters: the settings of ``lora:rank=8,alpha=16``, as `students.adapters.Adapters` takes them.
     """
+
+    text: str
+    part: str
+    blocks: float = 0
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some weights stay as they began."""
+        return self.part != "all"
+
+    @property
+    def adds_modules(self) -> bool:
+        """Whether a checkpoint has modules that the model by itself has not; an export has their weights merged."""
+        return self.part == "lora"
+
+
+def parse_tuning(text: str) -> Tuning:
+    """Return what ``--tune`` says. Raises `UserError` for what is not of that form."""
     part, _, number = text.partition(":")
     # a number of blocks up to 9999, or a share above 0 of them
     if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
-        return part, float(number), {}
+        return Tuning(text, part, blocks=float(number))
     if part == "lora":
-        return part, 0, _parse_settings(number.split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
+        settings = _parse_settings(number.split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
+        return Tuning(text, part, adapters=settings)
     if number or text not in TUNED_PARTS:
         raise UserError(
             f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}"
         )
-    return part, 0, {}
+    return Tuning(text, part)
 
 
 def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, Any]]:

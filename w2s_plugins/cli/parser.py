@@ -16,7 +16,7 @@ from .forms import parse_labels
 from .values import check_values
 
 
-class Given(set[str]):
+class ExplicitFlags(set[str]):
     """Names of the flags that were set by hand.
 
     Args:
@@ -30,7 +30,7 @@ class Given(set[str]):
 
 
 # all flags, and the names of those that were set by hand
-Command = tuple[argparse.Namespace, Given]
+Command = tuple[argparse.Namespace, ExplicitFlags]
 
 FIRST_HELP = """\
 usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
@@ -174,7 +174,7 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
         name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed
     }
     check_needs(parser, args, names - for_others)
-    return args, Given(names, typed)
+    return args, ExplicitFlags(names, typed)
 
 
 def fill(parser: Parser, given: Mapping[str, object]) -> Command:
@@ -186,7 +186,7 @@ def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     # values may be changed later, and those of a file are used for several runs
     args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
     parse_labels(args.teacher)
-    return args, Given(given)
+    return args, ExplicitFlags(given)
 
 
 def overlay(values: dict[str, object], later: dict[str, object]) -> None:

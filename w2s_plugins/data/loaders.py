@@ -97,7 +97,7 @@ class TrainViews:
         episodes: batches of episodes in place of an order of all samples.
         worker_seeding: how timm seeds the workers of a stream.
         keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
-        labelled: samples of a batch that are of the labelled set, where there is one beside the training set.
+        labelled_count: samples of a batch that are of the labelled set, where there is one beside the training set.
         epoch_size: samples in an epoch; where there are fewer they come round again.
     """
 
@@ -113,7 +113,7 @@ class TrainViews:
     episodes: Episodes | None = None
     worker_seeding: str = "all"
     keeps_share: bool = False
-    labelled: int = 0
+    labelled_count: int = 0
     epoch_size: int = 0
 
 
@@ -209,7 +209,7 @@ def create_train_loader(
     data_config: dict[str, Any],
     settings: LoaderSettings,
     keys: ViewKeys | None = None,
-    labelled: MapDataset | None = None,
+    labelled_set: MapDataset | None = None,
 ) -> TrainLoader:
     """Create the training loader.
 
@@ -219,7 +219,7 @@ def create_train_loader(
         data_config: timm's data configuration of the student (input_size, mean, std, interpolation, ...).
         settings: how batches are loaded.
         keys: load the views that these keys name, in their order, and no others.
-        labelled: samples of which each batch has some, before those of ``dataset``; their positions follow its own.
+        labelled_set: samples of which each batch has some, before those of ``dataset``; their positions follow its own.
 
     Raises:
         UserError: the training set is smaller than one batch, or timm refuses an argument.
@@ -238,8 +238,8 @@ def create_train_loader(
     # a view of a sample; timm's refusals of an augmentation name the flag that asked for it
     with _flag_errors("augmentation"):
         samples = _with_transforms(dataset, views, data_config, settings)
-    if labelled is not None:
-        others = _with_transforms(labelled, views, data_config, settings)
+    if labelled_set is not None:
+        others = _with_transforms(labelled_set, views, data_config, settings)
         samples = ConcatDataset([samples, others])
 
     # which views are in which batch
@@ -248,7 +248,7 @@ def create_train_loader(
         order = None
         batches = Batches(keys, settings.batch_size)
     else:
-        order = batches = _batches(dataset, views, settings, labelled)
+        order = batches = _batches(dataset, views, settings, labelled_set)
 
     # a batch, in a data worker and on the device: timm's collate function, with mixing where there is any
     mixup = None
@@ -300,7 +300,7 @@ def _batches(
     dataset: MapDataset,
     views: TrainViews,
     settings: LoaderSettings,
-    labelled: MapDataset | None,
+    labelled_set: MapDataset | None,
 ) -> BatchOrder:
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
@@ -325,10 +325,9 @@ def _batches(
         schedule = views.schedule or {}
         with _flag_errors(f"--train-img-sizes, {samples}"):
             return ScheduledBatchSampler(sampler, seed=views.seed, **schedule)
-    if labelled is not None:
-        check_batch_size(settings.batch_size, sampler, views.labelled)
-        return TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
-    check_batch_size(settings.batch_size, sampler)
+    check_batch_size(settings.batch_size, sampler, views.labelled_count)
+    if labelled_set is not None:
+        return TwoPartSampler(sampler, len(labelled_set), settings.batch_size, views.labelled_count)
     return KeyedBatches(sampler, settings.batch_size)
 
 

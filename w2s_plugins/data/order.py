@@ -116,15 +116,15 @@ class KeyedBatches(Batches):
         self.sampler.set_epoch(epoch, start * self.batch_size)
 
 
-def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled: int = 0) -> None:
+def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled_count: int = 0) -> None:
     """Raise a `UserError` if an epoch has no whole batch.
 
     Args:
         batch_size: samples in a batch.
         sampler: the keys of an epoch.
-        labelled: samples of a batch that are no keys of this sampler, see `TwoPartSampler`.
+        labelled_count: samples of a batch that are no keys of this sampler, see `TwoPartSampler`.
     """
-    if batch_size - labelled > len(sampler):
+    if batch_size - labelled_count > len(sampler):
         raise UserError(
             f"--batch-size {batch_size} is more than {sampler.samples} training samples on "
             f"{sampler.world_size} process(es) have; expected {len(sampler)} at most"
@@ -138,22 +138,24 @@ class TwoPartSampler(Sampler[list[ViewKey]]):
 
     Args:
         unlabelled: keys of an epoch; its indices begin at 0.
-        labelled: number of labelled samples; their indices follow.
+        labelled_size: size of the labelled set, whose indices follow.
         batch_size: samples in a batch.
-        count: how many of them are labelled.
+        labelled_count: how many of them are labelled.
     """
 
-    def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
+    def __init__(
+        self, unlabelled: KeyedSampler, labelled_size: int, batch_size: int, labelled_count: int
+    ):
         self.batch_size = batch_size
-        self.count = count
-        self.rest = KeyedBatches(unlabelled, batch_size - count)
+        self.labelled_count = labelled_count
+        self.rest = KeyedBatches(unlabelled, batch_size - labelled_count)
         # the few labelled samples come round until every batch of the epoch has its share
-        self.labelled = KeyedSampler(
-            labelled,
+        self.labelled_order = KeyedSampler(
+            labelled_size,
             unlabelled.seed,
             unlabelled.rank,
             unlabelled.world_size,
-            size=len(self.rest) * count * unlabelled.world_size,
+            size=len(self.rest) * labelled_count * unlabelled.world_size,
             first=unlabelled.samples,
         )
 
@@ -163,10 +165,10 @@ class TwoPartSampler(Sampler[list[ViewKey]]):
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
         self.rest.set_epoch(epoch, start)
-        self.labelled.set_epoch(epoch, start * self.count)
+        self.labelled_order.set_epoch(epoch, start * self.labelled_count)
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         # the labelled ones first, by which the task tells them apart
-        labelled = iter(self.labelled)
+        labelled = iter(self.labelled_order)
         for keys in self.rest:
-            yield [*itertools.islice(labelled, self.count), *keys]
+            yield [*itertools.islice(labelled, self.labelled_count), *keys]

@@ -44,21 +44,21 @@ class LabelNoise:
 
     Args:
         kind: what was asked for, e.g. ``symmetric:0.2``.
-        given: label of every sample of the whole split.
+        labels: label of every sample of the whole split.
         clean: the dataset's own labels.
         num_classes: C.
         source: seed or table that the labels come from.
     """
 
     kind: str
-    given: list[int]
+    labels: list[int]
     clean: list[int]
     num_classes: int
     source: dict[str, object] = field(default_factory=dict)
 
     def apply(self, dataset: MapDataset) -> Relabelled:
         """Return a part of the split with the given labels."""
-        return Relabelled(dataset, [self.given[i] for i in positions_in_split(dataset)])
+        return Relabelled(dataset, [self.labels[i] for i in positions_in_split(dataset)])
 
     def clean_labels(self, dataset: AnyDataset) -> list[int]:
         """Return the clean labels of a part of the split."""
@@ -91,7 +91,7 @@ class LabelNoise:
         """Return the labels of the whole split as text: index, given, clean."""
         from pandas import DataFrame
 
-        return DataFrame({"given": self.given, "clean": self.clean}).to_csv(
+        return DataFrame({"given": self.labels, "clean": self.clean}).to_csv(
             index_label="index", lineterminator="\n"
         )
 

@@ -27,11 +27,11 @@ class Data:
         few_shot: has classes of its own, on which the encoder is tested by episodes.
         split_size: samples in the whole training split, 0 for a stream.
         noise: the labels that the training split was given in place of its own.
-        given: labels that were given in place of a teacher.
+        given_labels: labels that were given in place of a teacher.
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
         class_names: of all classes, None where they have none.
-        labelled: samples that are trained on beside a training set without labels.
+        labelled_set: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
         warnings: what was warned of while it was made.
         sources: the whole splits and files of labels that the run was made of, from `training.data.sources_of`.
@@ -45,11 +45,11 @@ class Data:
     few_shot: AnyDataset | None = None
     split_size: int = 0
     noise: LabelNoise | None = None
-    given: list[GivenLabels] = field(default_factory=list)
+    given_labels: list[GivenLabels] = field(default_factory=list)
     selection: Selection | None = None
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
-    labelled: MapDataset | None = None
+    labelled_set: MapDataset | None = None
     epoch_size: int = 0
     warnings: list[LogRecord] = field(default_factory=list)
     sources: list[Ingredient] = field(default_factory=list)

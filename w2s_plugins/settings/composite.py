@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..cli.forms import parse_labels
+from ..cli.forms import parse_labels, parse_tuning
 from ..cli.parser import train_parser
 from .concerns import (
     ComputeSettings,
@@ -76,7 +76,7 @@ class TrainSettings:
 
 
 def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values of fields that are no flags."""
+    """Return the values of fields that are no flags, or that have a type of their own."""
     # Without a teacher nothing is stored of the views, but for the features of a linear probe.
     kind, _, number = flags["teacher_targets"].partition(":")
     stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
@@ -84,6 +84,7 @@ def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
     of_labels = parse_labels(flags["teacher"])[1]
     return dict(
         semi_supervised=bool(flags["unlabeled"] and flags["task_loss_weight"]),
+        tune=parse_tuning(flags["tune"]),
         crop_mode=None,
         view_epochs=int(number) if stores_views else 0,
         **{f"labels_{name}": value for name, value in of_labels.items()},

@@ -1,4 +1,7 @@
-"""Settings of a run, by concern: what the flags come to, each with its type. Frozen, and made once by `resolve`.
+"""Settings of a run, by concern: what the flags come to, each with its type. Frozen.
+
+A run works with those that `flags.resolve_train_args` returns. What fills in flags (`resolve.py`, `rules.py`) makes
+some of the flags as they are so far, only to ask them something.
 
 The sentence below a field says what it means; its flag, of the same name, says more (``--help-all``).
 """
@@ -13,6 +16,7 @@ from ..cli.forms import (
     KNN,
     LABELS_PREFIX,
     EpisodeShape,
+    Tuning,
     count_episodes,
     loss_weights,
     parse_labels,
@@ -128,7 +132,9 @@ class DataSettings(Concern):
 
     @property
     def labelled_in_batch(self) -> int:
-        """How many samples of a batch are labelled, if it has such beside those without labels."""
+        """How many samples of a batch are of the labelled set; 0 if there is none beside images without labels."""
+        if not self.semi_supervised:
+            return 0
         return min(max(1, round(self.labeled_share * self.batch_size)), self.batch_size - 1)
 
     def split_name(self, role: str) -> str:
@@ -414,7 +420,7 @@ class StudentSettings(Concern):
     # Which part of it is trained.
     linear_probe: bool
     """Train the last layer alone, on stored features."""
-    tune: str
+    tune: Tuning
     """Which part is trained: ``all``, ``head``, ``norm``, ``bias``, ``last:N`` or ``lora``."""
     # How it is built.
     gp: str | None
@@ -549,8 +555,8 @@ class OptimSettings(Concern):
     """timm's name of the schedule."""
     sched_on_updates: bool
     """It changes the rate by update, not by epoch."""
-    lr: float
-    """Learning rate, scaled by the batch size if it was not given."""
+    lr: float | None
+    """Learning rate; None or 0 until `flags.scale_learning_rate` fills it in by the batch size, as timm's script does."""
     lr_noise: Sequence[float] | None
     """Epochs with noise on the rate."""
     lr_noise_pct: float

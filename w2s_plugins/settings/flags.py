@@ -55,6 +55,7 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
         if args.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
         args.dist_bn = ""  # all have the same statistics already
+    # A rate of 0 is filled in like one that is not given: timm's script does so.
     if not args.lr:
         scale_learning_rate(args, processes)
     return TrainSettings.from_flags(vars(args))
@@ -94,7 +95,7 @@ def check_features(settings: TrainSettings) -> None:
             f"--loss {loss.loss} needs the features of student and teacher: use --teacher-targets online, without "
             "--linear-probe and --refine-labels"
         )
-    if settings.student.tune == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
+    if settings.student.tune.part == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
         raise UserError(f"--tune head: --loss {loss.loss} on features does not reach the head")
 
 

@@ -18,7 +18,6 @@ from ..cli.forms import (
     count_episodes,
     parse_long_tail,
     parse_noise,
-    parse_part,
     parse_shapes,
     unlabeled_roots,
 )
@@ -59,7 +58,6 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
 
     # Values that have a form of their own.
     check_dataset_name(args.dataset)
-    parse_part(args.tune)
     parse_long_tail(args.long_tail)
     if args.label_noise:
         parse_noise(args.label_noise)

@@ -8,6 +8,7 @@ import timm
 from timm.utils.misc import natural_key
 
 from ..cli.declare import Role
+from ..cli.forms import parse_tuning
 from ..cli.parser import train_parser
 from ..cli.values import locate
 from ..errors import UserError, name_runs, near_path, said_of
@@ -143,7 +144,7 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     if path.is_dir():
         kept = path / (BEST if run.get("select") == "best" else LAST)
         # The export has the weights with the adapters in them, and is there when the checkpoints are deleted.
-        if str(run.get("tune")).startswith("lora") or not kept.is_file():
+        if parse_tuning(str(run.get("tune") or "all")).adds_modules or not kept.is_file():
             kept, args.use_ema = find_weights(str(path), "--checkpoint"), False
         args.checkpoint = str(kept)
     return recorded

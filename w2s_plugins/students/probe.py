@@ -1,15 +1,13 @@
 """Linear probe: the student's features are computed once, and only its head is trained on them.
 
 The features of a split are what the frozen student gives its head for the plain images: evaluation transform, inference
-form, float32, computed by all ranks together and kept on disk beside cached targets, under a key that
-does not depend on the head. The teacher labels each image once, also those of the evaluation splits, through its own
-transform. Everything else is an ordinary run: the student is the whole model, of which `forward` runs the head.
+form, float32, computed by all ranks together and kept on disk beside cached targets, under a key that knows nothing of
+head and seed. The teacher labels each image once, also those of the evaluation splits, through its own transform.
 
-Two things stand in place of others, and the rest is left alone: the loaders yield stored features, and the student that
-is trained is a `Probe`, all of the model with a ``forward`` that is its classifier, of which the rest is frozen. So
-optimizer, DDP, average, checkpoints and export see the whole model. Features are outputs of a frozen copy without
-head, written by the code of cached targets as float32; their key knows nothing of head and seed. The head is made
-anew, since a pretrained one has seen labels. The teacher's logits of the evaluation splits are stored likewise.
+Everything else is an ordinary run, in which two things stand in place of others: the loaders yield stored features, and
+the student that is trained is a `Probe`, all of the model with a ``forward`` that is its classifier, of which the rest
+is frozen. So optimizer, DDP, average, checkpoints and export see the whole model. The head is made anew, since a
+pretrained one has seen labels.
 """
 
 import copy

@@ -3,18 +3,18 @@
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from ..cli.forms import parse_part
+from ..cli.forms import Tuning
 from ..errors import UserError, logger
 from ..models.loading import TimmModel
 from .adapters import Adapters, add_adapters, heads_of
 
 
-def choose_trained(model: TimmModel, tune: str, images: Tensor, name: str) -> None:
+def choose_trained(model: TimmModel, tuning: Tuning, images: Tensor, name: str) -> None:
     """Freeze what is not trained, in place; of adapters, add them.
 
     Args:
         model: a timm model with its weights, before it is compiled or wrapped.
-        tune: what is trained, one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
+        tuning: what is trained.
         images: (B, C, H, W) of any content, on the model's device.
         name: of the model, for messages.
 
@@ -22,37 +22,35 @@ def choose_trained(model: TimmModel, tune: str, images: Tensor, name: str) -> No
         UserError: more blocks than there are, or adapters that cannot be.
     """
     # The part that is trained, and the head with it.
-    part, count, adapters = parse_part(tune)
-    if part == "lora":
-        add_adapters(model, Adapters(**adapters), images, name)
-    elif part != "all":
-        trained = _names_of(model, part, count, name)
+    if tuning.adds_modules:
+        add_adapters(model, Adapters(**tuning.adapters), images, name)
+    elif tuning.is_partial:
+        trained = _names_of(model, tuning, name)
         for parameter, weight in model.named_parameters():
             weight.requires_grad_(parameter in trained)
-    if part != "all":
+    if tuning.is_partial:
         for head in heads_of(model):
             head.requires_grad_(True)
 
-    # Say how much it is.
     # How much is trained is what a reader of the log compares between parts.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
     logger.info(
-        f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
+        f"--tune {tuning.text}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
         f"{len(sizes)} tensors"
     )
 
 
-def _names_of(model: TimmModel, part: str, count: float, name: str) -> set[str]:
+def _names_of(model: TimmModel, tuning: Tuning, name: str) -> set[str]:
     """Return the parameters of a part that is no head."""
     names = [parameter for parameter, _ in model.named_parameters()]
     # Norms share no class, but all of timm's and torch's have it in their name.
-    if part == "norm":
+    if tuning.part == "norm":
         norms = {n for n, module in model.named_modules() if "Norm" in type(module).__name__}
         return {parameter for parameter in names if parameter.rpartition(".")[0] in norms}
-    if part == "bias":
+    if tuning.part == "bias":
         return {parameter for parameter in names if parameter.rpartition(".")[2] == "bias"}
-    return last_blocks(model, count, name) if part == "last" else set()
+    return last_blocks(model, tuning.blocks, name) if tuning.part == "last" else set()
 
 
 def layers_of(model: TimmModel, coarse: bool = False) -> dict[str, int]:

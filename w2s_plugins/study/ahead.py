@@ -100,9 +100,8 @@ def fit_batch_size(flags: Flags, data: Data, order: KeyedSampler, typed: bool) -
 def check_size(flags: Flags, data: Data, order: KeyedSampler) -> None:
     """Raise a `UserError` if the batches of a run are larger than its epoch."""
     settings = TrainSettings.from_flags(flags).data
-    # in each batch stand so many labelled samples beside those of the training set
-    labelled = 0 if data.labelled is None else settings.labelled_in_batch
-    check_batch_size(settings.batch_size, order, labelled)
+    # the labelled samples of a batch stand beside those of the training set
+    check_batch_size(settings.batch_size, order, settings.labelled_in_batch)
 
 
 def check_data(flags: Flags, unmade: Iterable[Path]) -> None:

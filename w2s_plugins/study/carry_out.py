@@ -22,7 +22,7 @@ from .controls import Flags, without
 from .executor import Executor
 from .layout import made_of_record, read_record
 from .plan import RESULT
-from .planning import LocalPlan, LocalRun, make_plan
+from .planning import LocalPlan, LocalRun, plan_runs
 
 Record = dict[str, Any]
 Train = Callable[[dict[str, Any]], Record]  # trains one model with the flags that it is given
@@ -47,7 +47,7 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | 
         UserError: flags that do not go together, or runs that cannot be compared.
     """
     # flags, data and finished runs of all are checked before the first one is made: after hours it is too late
-    plan = make_plan(explicit_flags, typed)
+    plan = plan_runs(explicit_flags, typed)
     for run in plan.runs:
         with plan.about(run), quietly():  # what is logged of them is logged when a run is made
             settle(run)

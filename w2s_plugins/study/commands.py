@@ -11,9 +11,9 @@ from ..files import write_text
 from ..monitor import format_table
 from .controls import Flags, check_comparable, models_of
 from .layout import PLAN, RUNS, SPEC, StudyRun, load_plan, save_plan
-from .plan import Plan
+from .plan import RunPlan
 from .planning import plan_study
-from .runner import Runner, last_line, lock_run, make_slots
+from .runner import Runner, hold_run, last_line, make_slots
 from .spec import read_spec
 
 STATES = ("finished", "running", "stopped", "waiting", "failed")
@@ -132,7 +132,7 @@ def run_run(
     # here, so many at a time
     slots = make_slots(jobs)
     print(f"{root}: {len(plan)} runs, {len(slots)} at a time", flush=True)
-    code = Runner(Plan("study run", root, plan), slots).run()
+    code = Runner(RunPlan("study run", root, plan), slots).run()
     print(describe(root))
     sys.exit(code)
 
@@ -166,7 +166,7 @@ def state_of(run: StudyRun) -> str:
     if not run.state_file("log").is_file():
         return "waiting"
     # whoever works on a run holds its lock, which the system takes away from the dead
-    lock = lock_run(run)
+    lock = hold_run(run)
     if lock is None:
         return "running"
     lock.release()

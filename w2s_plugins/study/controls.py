@@ -55,7 +55,7 @@ def exported(folder: object) -> str:
 
 
 # where a flag finds what an earlier run has made, in its folder
-PRODUCT = {
+PLACE_IN_RUN = {
     "teacher": exported("{}"),
     "teacher_checkpoint": "{}",
     "clean_select_model": exported("{}"),
@@ -117,9 +117,9 @@ def labelled_part(student: Flags) -> dict[str, Any]:
     return {key: theirs[key] for key in sorted(part & theirs.keys())}
 
 
-def made_of(flags: Flags) -> Set[str]:
+def place_flags(flags: Flags) -> Set[str]:
     """Return the names of those flags that say what a run is made of: files, folders and models."""
-    return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
+    return flags.keys() & (PLACE_IN_RUN.keys() | flags_about(Role.PLACE))
 
 
 def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str
         where: begins what is told.
     """
     # a path, or a model, that was typed is that of the command; the file says what this run is made of
-    last = {name: flags[name] for name in flags.keys() & typed - made_of(file)}
+    last = {name: flags[name] for name in flags.keys() & typed - place_flags(file)}
     values = dict(flags)
     for layer in (dict(file), last):
         overlay(values, layer)
@@ -241,37 +241,39 @@ LABELS_OF_KIND = {
 }
 
 
-def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, Any]:
-    """Return the flags of a control.
+def direct_flags(student: Flags, teacher: Flags) -> dict[str, Any]:
+    """Return the flags of the student's network on the labels that the teacher had, for as many updates as the student.
 
     Args:
-        name: of the control.
         student: flags of the student.
         teacher: flags of its teacher's training.
-        direct: folder of the control direct.
 
     Raises:
         UserError: no labelled part.
     """
-    # the student's network on the labels that the teacher had, for as many updates as the student
-    if name == "direct":
-        if not teacher["train_slice"]:
-            raise UserError(
-                "--controls direct: --weak-fraction 0 leaves no labelled part to train on: give "
-                "--weak-fraction N, the part that the teacher has seen"
-            )
-        noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
-        slices = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
-        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **slices}
-    # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
-    if name == "same-size":
-        task = flags_about(
-            Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE
+    if not teacher["train_slice"]:
+        raise UserError(
+            "--controls direct: --weak-fraction 0 leaves no labelled part to train on: give "
+            "--weak-fraction N, the part that the teacher has seen"
         )
-        task -= flags_about(Role.SCHEDULE) & flags_about(Role.TUNING | Role.ALIAS)
-        of_task = {flag: value for flag, value in student.items() if flag in {*task, "train_slice"}}
-        return {**without(teacher, task), **of_task}
-    # the same student with direct as its teacher
+    noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
+    slices = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
+    return {**without(student, flags_about(NOT_OF["direct"])), **noise, **slices}
+
+
+def same_size_flags(student: Flags, teacher: Flags) -> dict[str, Any]:
+    """Return the flags of the teacher's own network in place of the student's, for the same task: labels, loss, choices
+    and length are those of the student; arguments as of `direct_flags`.
+    """
+    task = flags_about(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE)
+    # but each network has learning rates of its own
+    task -= flags_about(Role.SCHEDULE) & flags_about(Role.TUNING | Role.ALIAS)
+    of_task = {flag: value for flag, value in student.items() if flag in {*task, "train_slice"}}
+    return {**without(teacher, task), **of_task}
+
+
+def strong_to_strong_flags(student: Flags, direct: str | Path) -> dict[str, Any]:
+    """Return the flags of the same student with the control direct, of which this is the folder, as its teacher."""
     return {**without(student, OF_ONE_TEACHER), "teacher": exported(direct)}
 
 
@@ -280,7 +282,7 @@ def runs_around(
     teacher: Flags,
     trains_teacher: bool,
     controls: Iterable[str],
-    folders: Mapping[str, object],
+    folders: Mapping[str, str | Path],
 ) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
@@ -295,7 +297,8 @@ def runs_around(
     Raises:
         UserError: flags that make no such run.
     """
-    # a new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike
+    # A new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike.
+    # These flags are as they were written: the form of their values is checked where each run is planned.
     starts = ("pretrained", "pretrained_path", "finetune", "initial_checkpoint")
     if (
         any(map(student.get, starts))
@@ -315,14 +318,16 @@ def runs_around(
     # what is published is the student, and none of the controls
     unpublished = without(student, flags_about(Role.STUDENT) & flags_about(Role.REPORT))
     asked = {*controls, *(CONTROLS[name] for name in controls)}
-    for name, needed in CONTROLS.items():
+    for name in CONTROLS:
         if name in asked:
-            # the labels of a teacher that is trained already are those of its run
-            part = labelled_part(student) if name == "direct" and not trains_teacher else {}
-            flags = (
-                control_flags(name, unpublished, {**teacher, **part}, folders.get("direct")) | part
-            )
-            yield name, flags, taught_by if needed == "weak" else [*filter(None, [needed])]
+            if name == "direct":
+                # the labels of a teacher that is trained already are those of its run
+                part = {} if trains_teacher else labelled_part(student)
+                yield name, direct_flags(unpublished, {**teacher, **part}) | part, []
+            elif name == "same-size":
+                yield name, same_size_flags(unpublished, teacher), taught_by
+            else:
+                yield name, strong_to_strong_flags(unpublished, folders["direct"]), ["direct"]
 
 
 # ---------------------------------------------------------------- parts of the training slice

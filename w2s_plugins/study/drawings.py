@@ -93,7 +93,8 @@ def short(text: str, limit: int = 22) -> str:
 def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Performance gap recovered by each loss, with intervals."""
     # with one seed there may be no interval, and no PGR where the ceiling is not above the teacher
-    figures = [dict(cell["pgr"], loss=cell["loss"]) for cell in group.cells if cell.get("pgr")]
+    known = [(row.loss, row.figures.get("pgr")) for row in group.rows]
+    figures = [{**figure, "loss": loss} for loss, figure in known if figure]
     table = (
         pandas.DataFrame(figures, columns=["loss", "value", "low", "high"])
         .set_index("loss")
@@ -127,8 +128,8 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     # teacher and ceiling as level lines
     table = pandas.DataFrame(curves)
     for name in ("weak", "ceiling"):
-        if curves and name in group.cells[0]:
-            table[NAMES[name]] = group.cells[0][name]["value"]
+        if curves and name in group.rows[0].figures:
+            table[NAMES[name]] = group.rows[0].figures[name]["value"]
     look = dict(
         markevery=max(1, len(table) // 10),
         xlabel="epoch",

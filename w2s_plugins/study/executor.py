@@ -8,7 +8,7 @@ from typing import Generic
 from ..errors import say
 from ..made_of import Ingredient, check_same
 from .layout import made_of_run
-from .plan import Plan, R
+from .plan import R, RunPlan
 
 PAUSE = 0.2  # seconds between looks at runs that go on
 
@@ -24,7 +24,7 @@ class Executor(ABC, Generic[R]):
         plan: runs with a record are finished already.
     """
 
-    def __init__(self, plan: Plan[R]):
+    def __init__(self, plan: RunPlan[R]):
         self.plan = plan
         self.lost: set[str] = set()  # runs that failed, or that need one
         # what finished runs were made of, and what there was when those began that still go on

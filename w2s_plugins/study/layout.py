@@ -19,7 +19,7 @@ from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
 from .controls import LABELS_OF_KIND
-from .plan import RESULT, Run
+from .plan import RESULT, PlannedRun
 
 SPEC, PLAN, RUNS, STATE = "study.yaml", "plan.json", "runs", "state"
 WEIGHTS = Path("export/model.safetensors")  # of a run
@@ -33,7 +33,7 @@ ENTRIES = ["kind", "weak", "strong", "loss", "protocol", "seed", "argv", "needs"
 
 
 @dataclass
-class StudyRun(Run):
+class StudyRun(PlannedRun):
     """A run of a study, as plan.json has it; its name changes when its command does.
 
     Args:

@@ -1,7 +1,7 @@
 """Mean, spread and interval of each loss of a study, and which losses differ by more than noise.
 
 Losses are compared inside a group (weak x strong x protocol on a data set) on accuracy, on the seeds that both have and
-on the same test samples. What people read has the columns of `columns_of`, eight at most in one table; table.csv has
+on the same test samples. What people read has the columns of `LossRow.for_people`, eight at most in one table; table.csv has
 whatever `StudentRun.figures` has.
 """
 
@@ -34,8 +34,56 @@ RULE = (
 )
 
 
-# what there is to say of one loss: its names, and figures by name
-Cell = dict[str, Any]
+# its ``value``, with ``low`` and ``high`` of its interval and what else is known of it, see `statistics`
+Figure = dict[str, Any]
+
+
+@dataclass
+class LossRow:
+    """What there is to say of one loss in its group.
+
+    Args:
+        loss: its label.
+        name: its name in ``--loss``.
+        seeds: how many there are.
+        figures: over seeds, by the names of `StudentRun.figures`; of one seed, over test samples.
+        versus: the difference from the reference; None for itself, and without seeds in common.
+        verdict: what may be said of that; None if the group is not compared.
+    """
+
+    loss: str
+    name: str
+    seeds: int
+    figures: dict[str, Figure]
+    versus: Figure | None = None
+    verdict: str | None = None
+
+    def for_people(self) -> dict[str, str]:
+        """Return heads of the table that people read, and what stands below them."""
+        p = None if self.versus is None else self.versus.get("p_holm")
+        p_text = "" if p is None else f"{p:.3f}"
+        return {
+            "loss": self.loss,
+            "seeds": str(self.seeds),
+            "accuracy": figure_text(self.figures.get("student")),
+            "agreement": figure_text(self.figures.get("agreement")),
+            "PGR": figure_text(self.figures.get("pgr")),
+            "difference": figure_text(self.versus, "+.2f"),
+            "p (Holm)": "< 0.001" if p_text == "0.000" else p_text,
+            "verdict": self.verdict or "",
+        }
+
+    def for_file(self) -> dict[str, object]:
+        """Return all that is known, by the beginnings of the columns of table.csv."""
+        known: dict[str, object] = dict(loss=self.loss, name=self.name, seeds=self.seeds)
+        known |= self.figures
+        if self.verdict is None:
+            return known
+        known |= {"versus": self.versus, "verdict": self.verdict}
+        known.setdefault(
+            "above direct", None
+        )  # a column of its own, without the control direct too
+        return known
 
 
 @dataclass
@@ -45,7 +93,7 @@ class Group:
     Args:
         labels: data set, weak model, strong model and protocol, by the names of `PARTS`.
         about: what stands above its table.
-        cells: of each loss its figures by name, best first.
+        rows: of each loss, best first.
         reference: loss that the others are compared with.
         notes: what a reader has to be told.
         runs: of each loss, best first, by seed.
@@ -53,7 +101,7 @@ class Group:
 
     labels: dict[str, str]
     about: str
-    cells: list[Cell]
+    rows: list[LossRow]
     reference: str
     notes: list[str] = field(default_factory=list)
     runs: dict[str, list[StudentRun]] = field(default_factory=dict)
@@ -68,25 +116,8 @@ class Group:
 
     def for_people(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
-        table = pandas.DataFrame([columns_of(cell) for cell in self.cells])
+        table = pandas.DataFrame([row.for_people() for row in self.rows])
         return table.loc[:, table.any()]
-
-
-def columns_of(cell: Cell) -> dict[str, str]:
-    """Return heads of the table, and what stands below them for one loss."""
-    versus = cell.get("versus") or {}
-    p = versus.get("p_holm")
-    p_text = "" if p is None else f"{p:.3f}"
-    return {
-        "loss": cell["loss"],
-        "seeds": str(cell["seeds"]),
-        "accuracy": figure_text(cell.get("student")),
-        "agreement": figure_text(cell.get("agreement")),
-        "PGR": figure_text(cell.get("pgr")),
-        "difference": figure_text(versus, "+.2f"),
-        "p (Holm)": "< 0.001" if p_text == "0.000" else p_text,
-        "verdict": cell.get("verdict", ""),
-    }
 
 
 # ---------------------------------------------------------------- groups
@@ -113,23 +144,23 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
 
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
-    """Return the cells of one group and its comparisons."""
+    """Return the rows of one group and its comparisons."""
     rows_by_loss = table.groupby("loss", sort=False)
     by_loss = {str(loss): rows["run"].tolist() for loss, rows in rows_by_loss}
-    cells = [make_cell(loss, students) for loss, students in by_loss.items()]
-    cells.sort(key=lambda cell: -cell["student"]["value"])
-    runs = {cell["loss"]: by_loss[cell["loss"]] for cell in cells}
+    rows = [make_row(loss, students) for loss, students in by_loss.items()]
+    rows.sort(key=lambda row: -row.figures["student"]["value"])
+    runs = {row.loss: by_loss[row.loss] for row in rows}
     # the loss of that label, or one of that name
     wanted = reference or "kd"
-    fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
-    chosen = min(fitting, key=lambda cell: cell["loss"] != wanted, default=cells[0])
+    fitting = [row for row in rows if wanted in (row.loss, row.name)]
+    chosen = min(fitting, key=lambda row: row.loss != wanted, default=rows[0])
     # what the teacher and the ceiling reach
     target = table["run"].iloc[0].answers["target"]
-    largest = max(cells, key=lambda cell: cell["seeds"])
-    reached = [name for name in ("weak", "ceiling", "direct") if name in largest]
-    about = [f"{NAMES.get(name, name)} {largest[name]['value']:.2f}" for name in reached]
-    about += [f"seeds: {largest['seeds']}", f"test samples: {len(target):,}"]
-    group = Group(labels, ", ".join(about), cells, chosen["loss"], runs=runs)
+    largest = max(rows, key=lambda row: row.seeds)
+    reached = [name for name in ("weak", "ceiling", "direct") if name in largest.figures]
+    about = [f"{NAMES.get(name, name)} {largest.figures[name]['value']:.2f}" for name in reached]
+    about += [f"seeds: {largest.seeds}", f"test samples: {len(target):,}"]
+    group = Group(labels, ", ".join(about), rows, chosen.loss, runs=runs)
     if all(target.equals(run.answers["target"]) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)
     else:
@@ -138,9 +169,9 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
         )
     # what holds for several losses is said of the best of them
     remarks: dict[str, str] = {}
-    for cell in cells[::-1]:
-        for about, text in remarks_on(cell).items():
-            remarks[about] = f"{cell['loss']}: {text}"
+    for row in rows[::-1]:
+        for about, text in remarks_on(row.figures).items():
+            remarks[about] = f"{row.loss}: {text}"
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above
     noted = " ".join(group.notes)
@@ -158,28 +189,28 @@ def shared_warnings(students: list[StudentRun]) -> list[str]:
     return [text for text in first if all(text in other for other in others)]
 
 
-def make_cell(loss: str, runs: list[StudentRun]) -> Cell:
+def make_row(loss: str, runs: list[StudentRun]) -> LossRow:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
     # `figures_of` has intervals over samples, which stand in for those over seeds where there is one
-    cell: Cell = {"loss": loss, "name": runs[0].record["loss"]["name"], "seeds": len(runs)}
+    figures: dict[str, Figure] = {}
     for name in dict.fromkeys(name for run in runs for name in run.figures):
         # a ceiling or a PGR may be known of some seeds only
         known = [run.figures.get(name) for run in runs]
         values = [value for value in known if value is not None and pandas.notna(value)]
         if values:
-            cell[name] = t_interval(values)
+            figures[name] = t_interval(values)
     if len(runs) == 1:
         for name, figure in figures_of(runs[0].hits).items():
-            if name in cell:
-                cell[name] |= figure
-    return cell
+            if name in figures:
+                figures[name] |= figure
+    return LossRow(loss, runs[0].record["loss"]["name"], len(runs), figures)
 
 
 # ---------------------------------------------------------------- comparisons
 
 
 def compare_losses(group: Group, all_pairs: bool) -> None:
-    """Compare with the reference, and put the outcome into the cells: ``versus`` and ``verdict``.
+    """Compare with the reference, and put the outcome into its rows.
 
     Args:
         group: its runs are all on the same test samples.
@@ -213,12 +244,12 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
     ]
     for outcome, adjusted in zip(tested, holm([outcome["p"] for outcome in tested])):
         outcome["p_holm"] = adjusted
-    # what each cell says of it
-    for cell in group.cells:
-        loss = cell["loss"]
-        cell["versus"] = outcomes.get((loss, group.reference))
-        cell["verdict"] = "reference" if loss == group.reference else verdict(cell["versus"])
-        cell["above direct"] = outcomes.get((loss, None))
+    # what each row says of it
+    for row in group.rows:
+        row.versus = outcomes.get((row.loss, group.reference))
+        row.verdict = "reference" if row.loss == group.reference else verdict(row.versus)
+        if (row.loss, None) in outcomes:
+            row.figures["above direct"] = outcomes[row.loss, None]
 
 
 def verdict(outcome: dict | None) -> str:
@@ -237,15 +268,15 @@ def verdict(outcome: dict | None) -> str:
 
 def write_table(groups: list[Group], folder: Path) -> None:
     """Write table.csv, a line for each loss with all its figures, and table.tex, what people read."""
-    labels, cells, in_tex = [], [], []
+    labels, rows, in_tex = [], [], []
     for group in groups:
-        cells += group.cells
-        labels += [{**group.labels, "reference": group.reference}] * len(group.cells)
+        rows += [row.for_file() for row in group.rows]
+        labels += [{**group.labels, "reference": group.reference}] * len(group.rows)
         table = group.for_people().to_latex(index=False, escape=True)
         in_tex.append(f"% {plain(group.title)}\n{table}")
     # figures become columns such as student_low
     table = pandas.concat(
-        [pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns"
+        [pandas.DataFrame(labels), pandas.json_normalize(rows, sep="_")], axis="columns"
     )
     table = table.astype(object).where(table.notna(), None)
     texts = to_csv(table.to_dict("records")), "\n".join(in_tex)

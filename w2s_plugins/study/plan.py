@@ -12,7 +12,7 @@ RESULT = "result.json"  # a run writes it last, and whole
 
 
 @dataclass
-class Run:
+class PlannedRun:
     """A run of a plan, and what has become of it. Subclasses have its flags.
 
     Args:
@@ -47,11 +47,11 @@ class Run:
 
 
 # the runs of one plan are of one kind, and so is the executor that makes them
-R = TypeVar("R", bound=Run)
+R = TypeVar("R", bound=PlannedRun)
 
 
 @dataclass
-class Plan(Generic[R]):
+class RunPlan(Generic[R]):
     """The runs of a command.
 
     Args:
@@ -66,7 +66,7 @@ class Plan(Generic[R]):
     runs: list[R]
     flags: dict[str, Any] = field(default_factory=dict)
 
-    def about(self, run: Run) -> AbstractContextManager[None]:
+    def about(self, run: PlannedRun) -> AbstractContextManager[None]:
         """Begin the message of a `UserError` with the run that it is about."""
         return said_of(f"{self.flag}, {run.name}: ")
 
@@ -74,7 +74,7 @@ class Plan(Generic[R]):
         """Return the record of each run that is finished."""
         return {run.name: run.record for run in self.runs if run.record}
 
-    def ceiling_acc(self, run: Run) -> float | None:
+    def ceiling_acc(self, run: PlannedRun) -> float | None:
         """Return the accuracy of the ceiling that a run needs: the run reports its PGR by it."""
         # a stage may be called ceiling, and is none: only its kind says it
         for other in self.runs:

@@ -22,12 +22,12 @@ from .controls import (
     LABELS_OF_KIND,
     NOT_OF,
     OF_ONE_TEACHER,
-    PRODUCT,
+    PLACE_IN_RUN,
     Flags,
     check_comparable,
     flags_about,
-    made_of,
     overlaid,
+    place_flags,
     runs_around,
     split_slice,
     weak_labels_only,
@@ -35,12 +35,12 @@ from .controls import (
     without,
 )
 from .layout import NAME, RUNS, STUDY, StudyRun
-from .plan import Plan, Run
+from .plan import PlannedRun, RunPlan
 from .spec import Choice, Study
 
 
 @dataclass
-class LocalRun(Run):
+class LocalRun(PlannedRun):
     """A run of ``--protocol``, ``--stages`` or ``--folds``.
 
     Args:
@@ -54,10 +54,10 @@ class LocalRun(Run):
     assign_by: str = ""
 
 
-LocalPlan = Plan[LocalRun]
+LocalPlan = RunPlan[LocalRun]
 
 
-def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> LocalPlan:
+def plan_runs(explicit_flags: Flags, typed: Set[str] = frozenset()) -> LocalPlan:
     """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
 
     Args:
@@ -128,7 +128,7 @@ def runs_of_protocol(
 # ---------------------------------------------------------------- stages
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
-GIVEN = "given"  # stands for the teacher of the command line
+TEACHER_OF_COMMAND = "given"  # stands for the teacher of the command line
 
 
 def runs_of_stages(
@@ -138,7 +138,7 @@ def runs_of_stages(
     where = f"--stages {flags['stages']}"
     stages = read_stages(flags["stages"])
     # what was typed is of use to a stage at least
-    for name in sorted(made_of(explicit_flags) & typed):
+    for name in sorted(place_flags(explicit_flags) & typed):
         if not any(takes(of_stage, name) for _, of_stage in stages.values()):
             raise UserError(
                 f"{where}: {option(name)} {shown_value(flags[name])} is for no stage: "
@@ -168,15 +168,15 @@ def runs_of_stages(
 
 
 def takes(of_stage: Flags, name: str) -> bool:
-    """Return whether a stage has a flag as the command line says it: it has none of its own, or a teacher `GIVEN`."""
-    return name not in of_stage or GIVEN in split_names(str(of_stage[name]))
+    """Return whether a stage has a flag as the command line says it: it has none of its own, or names that teacher."""
+    return name not in of_stage or TEACHER_OF_COMMAND in split_names(str(of_stage[name]))
 
 
 def fill_in_earlier(
     of_stage: dict[str, Any], teacher: str | None, earlier: Sequence[str], folder: Path, where: str
 ) -> list[str]:
     """Put what earlier stages have made in the place of their names, and the command line's teacher in that of
-    `GIVEN`; return the names of these stages.
+    `TEACHER_OF_COMMAND`; return the names of these stages.
 
     Raises:
         UserError: there is no such stage or teacher, or a stage makes nothing of this kind.
@@ -186,15 +186,15 @@ def fill_in_earlier(
         # several teachers are separated by commas
         parts = split_names(value) if flag == "teacher" else [value]
         for number, part in enumerate(parts):
-            if flag == "teacher" and part == GIVEN:
+            if flag == "teacher" and part == TEACHER_OF_COMMAND:
                 if not teacher:
                     raise UserError(f"{where}: {flag}: {part}: the command line has no --teacher")
                 parts[number] = teacher
             elif str(part).startswith(EARLIER):
-                if flag not in PRODUCT:
+                if flag not in PLACE_IN_RUN:
                     raise UserError(
                         f"{where}: {flag}: {part}: a stage makes nothing of this kind, but "
-                        f"{', '.join(PRODUCT)}"
+                        f"{', '.join(PLACE_IN_RUN)}"
                     )
                 stage = part.removeprefix(EARLIER)
                 if stage not in earlier:
@@ -202,7 +202,7 @@ def fill_in_earlier(
                         f"{where}: {flag}: {part}: no stage of this name comes before it"
                         f"{nearest(stage, earlier)}"
                     )
-                parts[number] = PRODUCT[flag].format(folder / stage)
+                parts[number] = PLACE_IN_RUN[flag].format(folder / stage)
                 needs.append(stage)
         of_stage[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
     return needs

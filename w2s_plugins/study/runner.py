@@ -23,7 +23,7 @@ from ..made_of import Ingredient
 from ..run.lock import LOCK
 from .executor import Executor
 from .layout import StudyRun
-from .plan import Plan
+from .plan import RunPlan
 
 SCRIPT = TOP / "train_w2s.py"
 
@@ -45,7 +45,7 @@ class Work:
     slot: Mapping[str, str]
 
 
-def lock_run(run: StudyRun) -> FileLock | None:
+def hold_run(run: StudyRun) -> FileLock | None:
     """Take hold of a run; None while another runner, or a training that has lost its runner, works on it."""
     run.state_file("lock").parent.mkdir(parents=True, exist_ok=True)
     # one lock for runners, one that the training itself holds in the folder of the run
@@ -61,7 +61,7 @@ def lock_run(run: StudyRun) -> FileLock | None:
     return lock
 
 
-def start(run: StudyRun, plan: Plan[StudyRun], slot: Mapping[str, str]) -> subprocess.Popen:
+def start(run: StudyRun, plan: RunPlan[StudyRun], slot: Mapping[str, str]) -> subprocess.Popen:
     """Start the process of a run whose needs are finished; it appends to its log, and signals of the terminal do not
     reach it.
     """
@@ -153,7 +153,7 @@ class Runner(Executor[StudyRun]):
         slots: environment of each run that goes on at a time.
     """
 
-    def __init__(self, plan: Plan[StudyRun], slots: Sequence[Mapping[str, str]]):
+    def __init__(self, plan: RunPlan[StudyRun], slots: Sequence[Mapping[str, str]]):
         super().__init__(plan)
         self.free = list(slots)
         self.working: list[Work] = []
@@ -182,7 +182,7 @@ class Runner(Executor[StudyRun]):
     def begin(self, run: StudyRun) -> bool:
         """Start the process of a run; False if there is no free slot, or somebody else works on it."""
         # whoever has a lock and no slot would keep other runners from the run
-        lock = lock_run(run) if self.free else None
+        lock = hold_run(run) if self.free else None
         if lock is None:
             return False
         if run.finished:  # by somebody else, since it was looked at

@@ -221,7 +221,7 @@ def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
             for run in plan.runs
         },
     )
-    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
+    return record, f"{table_of_runs(record)}\n* {plan.folder / RESULT}"
 
 
 def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
@@ -242,7 +242,7 @@ def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
     return f"the teacher's own {labels}" if is_same else labels
 
 
-def closing_table(record: dict) -> str:
+def table_of_runs(record: dict) -> str:
     """Return the table that the protocol ends with."""
     rows = [(head, record[name]) for name, head in NAMES.items()]
     for control, figure in record["controls"].items():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import UserError, one_line
 from .layout import STATE, StudyRun, load_plan
-from .plan import Plan
-from .runner import lock_run, note_failure, start
+from .plan import RunPlan
+from .runner import hold_run, note_failure, start
 
 TIMEOUTS = 100  # after so many a task is not put back into the queue
 GRACE = 120  # seconds before the end of its time in which a task is told to save
@@ -34,14 +34,14 @@ class Task:
     def __call__(self) -> str:
         """Train the run. Raises `UserError` where it fails, or where a run that it needs is not finished."""
         # a node knows the folder of the study, and nothing else
-        plan = Plan("study run", self.root, load_plan(self.root))
+        plan = RunPlan("study run", self.root, load_plan(self.root))
         runs = {run.name: run for run in plan.runs}
         run = runs[self.run_id]
         # an array begins when the one before has ended, be it well or not
         for name in run.needs:
             if not runs[name].look():
                 raise UserError(f"{run.name} needs {name}, which is not finished")
-        lock = None if run.finished else lock_run(run)
+        lock = None if run.finished else hold_run(run)
         if lock is None:
             return "finished before, or held by another runner"
         with lock:

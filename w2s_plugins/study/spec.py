@@ -131,42 +131,44 @@ def _read_study(content: object) -> Study:
         base.update((name, value) for name, value in flags.items() if not facts[name].in_study)
     base.update(_read_flags(fields.get("base"), "base"))
     # every item of a list stands for one thing or, with a grid, for several
-    lists: dict[str, list[Choice]] = {key: [] for key in ITEMS}
-    for key, choices in lists.items():
-        for number, item in enumerate(fields.get(key, [])):
-            where = f"{key}[{number}]"
-            for choice in (
-                _read_loss(item, where) if key == "losses" else [_read_part(key, item, where)]
-            ):
-                if not (isinstance(choice.name, str) and LABEL.fullmatch(choice.name)):
-                    raise UserError(
-                        f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ "
-                        "+ = -"
-                    )
-                choices.append(choice)
-        names = [
-            choice.name.lower() for choice in choices
-        ]  # folders of some systems do not tell case
-        if len({*names}) < len(names):
-            raise UserError(
-                f"{key}: two of {', '.join(names)} have one name; give one of them another"
-            )
+    sets, weak, strong, losses = (_read_choices(key, fields.get(key, [])) for key in ITEMS)
     # what is one of a few
-    seeds = fields.get("seeds", 1)
     slices = fields.get("slices", "fixed")
     controls = fields.get("controls", [])
     if slices == "by_seed" and any(
-        "slice_seed" in flags for flags in (base, *(one.flags for one in lists["sets"]))
+        "slice_seed" in flags for flags in (base, *(one.flags for one in sets))
     ):
         raise UserError(
             "slice_seed: with slices: by_seed it is the seed of each run: leave out one of the two"
         )
-    seeds = _read_seeds(seeds)
+    seeds = _read_seeds(fields.get("seeds", 1))
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")
-    for part in lists["weak"] + lists["strong"]:
-        _check_known(part.sets, [one.name for one in lists["sets"]], f"{part.name}.sets")
-    return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
+    for part in weak + strong:
+        _check_known(part.sets, [one.name for one in sets], f"{part.name}.sets")
+    return Study(base, sets, weak, strong, losses, seeds, slices, controls)
+
+
+def _read_choices(key: str, items: Iterable[object]) -> list[Choice]:
+    """Return what the items of one list of a study, such as ``sets``, stand for."""
+    choices: list[Choice] = []
+    for number, item in enumerate(items):
+        where = f"{key}[{number}]"
+        of_item: Iterable[Choice]
+        if key == "losses":
+            of_item = _read_loss(item, where)
+        else:
+            of_item = [_read_part(key, item, where)]
+        for choice in of_item:
+            if not (isinstance(choice.name, str) and LABEL.fullmatch(choice.name)):
+                raise UserError(
+                    f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ + = -"
+                )
+            choices.append(choice)
+    names = [choice.name.lower() for choice in choices]  # folders of some systems do not tell case
+    if len({*names}) < len(names):
+        raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
+    return choices
 
 
 def _read_seeds(seeds: object) -> list[int]:

@@ -77,7 +77,7 @@ class ZeroShotClassifier(nn.Module):
         return self.scale * self.embed(images) @ self.texts.float().T
 
 
-@register_teacher("clip")
+@register_teacher("clip", takes_class_names=True)
 def open_clip_model(name: str, request: Request) -> Opened:
     """Open a CLIP or SigLIP model of open_clip, which compares images with the names of the classes of the data."""
     import open_clip

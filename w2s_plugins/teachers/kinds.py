@@ -33,6 +33,11 @@ def check_kind(flag: str, name: TeacherName) -> None:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
 
 
+def takes_class_names(name: TeacherName) -> bool:
+    """Return whether a teacher has no classes of its own, and is told those of the data."""
+    return name.kind in TEACHERS and TEACHERS.get(name.kind).takes_class_names
+
+
 def open_classifier(name: TeacherName, request: Request) -> Opened:
     """Open a model of any kind by its name.
 
@@ -52,7 +57,7 @@ def open_classifier(name: TeacherName, request: Request) -> Opened:
     # What goes wrong in it is told with the name, in one line.
     opener = functools.partial(open_function, name.kind)
     if name.kind in TEACHERS:
-        opener = TEACHERS.get(name.kind)
+        opener = TEACHERS.get(name.kind).open
     try:
         opened = on_hub(name.text, lambda: opener(name.rest, request))
     except UserError as error:
@@ -67,7 +72,8 @@ def open_classifier(name: TeacherName, request: Request) -> Opened:
     # Another size is asked of whatever takes one; whether it does is seen when an image is tried.
     if request.img_size:
         channels = opened.data_config["input_size"][0]
-        opened.data_config["input_size"] = (channels, request.img_size, request.img_size)
+        input_size = (channels, request.img_size, request.img_size)
+        opened = opened._replace(data_config={**opened.data_config, "input_size": input_size})
     role = flag.removeprefix("--").capitalize()
     logger.info(f"{role} {name}: {opened.num_classes} classes ({origin_text(opened.origin)})")
     return opened

@@ -73,16 +73,35 @@ class Opened(NamedTuple):
 
 
 Opener = Callable[[str, Request], Opened]
-TEACHERS: Registry[Opener] = Registry("kind of teacher")
 
 
-def register_teacher(kind: str) -> Callable[[Opener], Opener]:
+class TeacherKind(NamedTuple):
+    """A kind of teachers, as `register_teacher` takes it."""
+
+    open: Opener
+    takes_class_names: bool
+
+
+TEACHERS: Registry[TeacherKind] = Registry("kind of teacher")
+
+
+def register_teacher(kind: str, takes_class_names: bool = False) -> Callable[[Opener], Opener]:
     """Return a decorator that registers what opens ``kind:NAME``.
 
     The function takes NAME and a `Request` and returns an `Opened`. What is stored of a teacher is found again by its
     weights and its ``repr``; a model with more to it has a method ``cache_identity()`` that returns a text.
+
+    Args:
+        kind: what stands before the colon.
+        takes_class_names: it has no classes of its own, and is always told those of the data. Images without labels
+            get their classes from somewhere else then.
     """
-    return lambda opener: TEACHERS.register(kind, opener)
+
+    def register(opener: Opener) -> Opener:
+        TEACHERS.register(kind, TeacherKind(opener, takes_class_names))
+        return opener
+
+    return register
 
 
 def origin_text(origin: Mapping[str, object] | None) -> str:

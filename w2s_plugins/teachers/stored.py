@@ -146,7 +146,7 @@ def own_features(
     settings: LoaderSettings,
 ) -> tuple[Callable[[Tensor], Tensor], Loader]:
     """Return what gives a model's features (B, D) of images in its own form, and a loader of a split in that form."""
-    return functools.partial(_frozen, member.encode), own_loader(member, dataset, settings)
+    return functools.partial(_ask_on_cpu, member.encode), own_loader(member, dataset, settings)
 
 
 class OwnViews:
@@ -202,7 +202,7 @@ def _by_part(
     device: torch.device,
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
-    asked = run_over(functools.partial(_frozen, ask), batches, Precision(device))
+    asked = run_over(functools.partial(_ask_on_cpu, ask), batches, Precision(device))
     outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
     for part in keys.parts:
         # Batches of a part are taken together; the last one was filled up, and what fills it is left out.
@@ -212,7 +212,7 @@ def _by_part(
         yield Answers(logits, missing)
 
 
-def _frozen(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _ask_on_cpu(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return logits in float32 on the CPU, without autograd and autocast."""
     # On the CPU at once: answers about a whole data set need not fit on the device.
     with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):

@@ -83,7 +83,7 @@ class StudentInput:
 
 
 class TeacherModel(nn.Module):
-    """One frozen model with its own normalisation and input size.
+    """One frozen model with its own normalisation and input size: a member of a `Teacher`, which has one or several.
 
     Args:
         model: from images in its own form to logits; ``num_classes`` says how many.

@@ -22,7 +22,7 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
-from ..teachers.kinds import open_classifier
+from ..teachers.kinds import open_classifier, takes_class_names
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
@@ -226,7 +226,7 @@ def _classes_of_model(
 ) -> Classes:
     """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(settings.models, split_names(settings.teacher_checkpoint))
-    with_classes = [pair for pair in pairs if pair[0].kind != "clip"]
+    with_classes = [pair for pair in pairs if not takes_class_names(pair[0])]
     if not with_classes:
         return None, None
     name, checkpoint = with_classes[0]

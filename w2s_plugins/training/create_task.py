@@ -119,7 +119,7 @@ def build_task(
         extractor=build_extractor(loss, student, data_config, teacher),
         mix=partial(nearest_teacher, target_kind=data.target_kind) if by_student else None,
         cached=targets is not None,
-        labelled=0 if data.labelled is None else settings.data.labelled_in_batch,
+        labelled=settings.data.labelled_in_batch,
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
         **shared,
     )

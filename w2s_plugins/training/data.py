@@ -318,13 +318,13 @@ def build_data(
             f"Label noise {noise_kind}: {about['changed']} of {about['samples']} training labels "
             f"({100 * about['rate']:.2f} %) are not the clean ones"
         )
-    labelled = splits.get("labelled")
-    if not isinstance(labelled, MapDataset):  # streams were refused above
-        labelled = None
-    if labelled is not None:
+    labelled_set = splits.get("labelled")
+    if not isinstance(labelled_set, MapDataset):  # streams were refused above
+        labelled_set = None
+    if labelled_set is not None:
         logger.info(
             f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
-            f"{len(labelled)} labelled ones in '{loading.train_split}'"
+            f"{len(labelled_set)} labelled ones in '{loading.train_split}'"
         )
     return Data(
         train,
@@ -336,7 +336,7 @@ def build_data(
         noise=noise,
         groups=groups,
         class_names=classes.names,
-        labelled=labelled,
+        labelled_set=labelled_set,
         epoch_size=epoch_size,
         sources=sources,
         target_kind=target_kind,

@@ -63,7 +63,7 @@ class EvaluationOptions:
         tta: consecutive views of a sample whose logits are averaged.
         valid_labels: classes that count, for a model with more.
         groups: also measure the accuracy on these classes.
-        labelled: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
+        has_truth: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
         target_kind: what the labels are.
     """
 
@@ -72,7 +72,7 @@ class EvaluationOptions:
     tta: int = 0
     valid_labels: Sequence[int] | None = None
     groups: ShotGroups | None = None
-    labelled: bool = True
+    has_truth: bool = True
     target_kind: TargetKind = ONE_CLASS
 
     def of_samples(self, logits: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def evaluate(
         target = target[:: max(1, settings.tta)][: len(logits)]
         rows["classes"].append(kind.decide(logits))
         rows["targets"].append(target)
-        if settings.labelled:
+        if settings.has_truth:
             evaluator.update(logits, target)
         else:
             rows["confidence"].append(100 * kind.confidence(logits.float()))
@@ -141,7 +141,7 @@ def evaluate(
     def mean(values: Tensor) -> float:
         return mean_over_ranks(values, device, settings.distributed)
 
-    if settings.labelled:
+    if settings.has_truth:
         metrics = dict(evaluator.compute(distributed=settings.distributed))
     else:
         metrics = {"confidence": mean(joined["confidence"])}
@@ -152,7 +152,7 @@ def evaluate(
     if teacher is not None:
         agrees = 100 * kind.agreement(classes, teacher)
         metrics["agreement"] = mean(agrees)
-        if settings.labelled:
+        if settings.has_truth:
             metrics["copied"] = mean(agrees[kind.agreement(teacher, targets) < 1])
     return Evaluation(metrics, classes, targets)
 
@@ -229,7 +229,7 @@ def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
     settings, data, teacher = run.settings, run.data, run.teacher
-    if data.given and data.select is not None:
+    if data.given_labels and data.select is not None:
         score_given_labels(run, data.select)
     if settings.evaluation.no_teacher_eval:
         return
@@ -270,11 +270,11 @@ def first_evaluation(run: Run) -> None:
 def score_given_labels(run: Run, held_out: MapDataset) -> None:
     """Let labels in place of a teacher score a held-out part: of each sample the first who says something."""
     data, settings = run.data, run.settings
-    parts = [labels.select for labels in data.given if labels.select is not None]
-    first, *others = (torch.from_numpy(labels.classes()) for labels in parts)
-    classes = first
-    for theirs in others:
-        classes = torch.where(classes == NO_LABEL, theirs, classes)
+    classes = torch.full((len(held_out),), NO_LABEL)
+    for labels in data.given_labels:
+        if labels.select is not None:
+            theirs = torch.from_numpy(labels.select.classes())
+            classes = torch.where(classes == NO_LABEL, theirs, classes)
     # Samples are dealt out to the ranks as by the loader; of the views of one, which --tta averages, one stands for all.
     of_rank = classes[run.world.rank :: run.world.size]
     run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
@@ -390,7 +390,7 @@ def split_settings(run: Run, split: str) -> EvaluationOptions:
         run.settings.compute.channels_last,
         run.settings.evaluation.tta,
         groups=run.data.groups,
-        labelled=not is_unlabeled(getattr(run.data, split)),
+        has_truth=not is_unlabeled(getattr(run.data, split)),
         target_kind=run.data.target_kind,
     )
 

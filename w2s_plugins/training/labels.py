@@ -130,9 +130,9 @@ def take_labels(
 
     # Samples without a label are left out, unless a model answers for them.
     if not settings.models:
-        data.train = _labelled(settings, data.samples, answers)
+        data.train = _with_a_label(settings, data.samples, answers)
         if data.select is not None:
-            data.select = _labelled(settings, data.select, answers, "held-out")
+            data.select = _with_a_label(settings, data.select, answers, "held-out")
 
     # Who chooses among teachers needs an answer of each.
     if settings.teacher_assign == "student":
@@ -151,7 +151,7 @@ def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[Tab
         return
     train = sample_keys(data.samples)
     select = None if data.select is None else sample_keys(data.select)
-    data.given = [
+    data.given_labels = [
         GivenLabels(
             of_name.name,
             answer.of(train),
@@ -164,10 +164,12 @@ def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[Tab
     # If ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
-        data.given = [labels_of_run.compared_with(truth) for labels_of_run in data.given]
+        data.given_labels = [
+            labels_of_run.compared_with(truth) for labels_of_run in data.given_labels
+        ]
 
 
-def _labelled(
+def _with_a_label(
     settings: WeakTeacherSettings,
     dataset: MapDataset,
     answers: list[TableLabels],

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
-from ..data.datasets import labels_unknown, strata
+from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.order import KeyedSampler, ViewKeys
@@ -99,7 +99,7 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
         episodes=episodes,
         worker_seeding=loading.worker_seeding,
         keeps_share=settings.teacher.stores_targets,
-        labelled=loading.labelled_in_batch,
+        labelled_count=loading.labelled_in_batch,
     )
 
 
@@ -242,7 +242,7 @@ def build_loaders(
         dataclasses.replace(views, epoch_size=data.epoch_size),
         data_config,
         loader_settings(settings.data, precision, world),
-        labelled=data.labelled,
+        labelled_set=data.labelled_set,
     )
     # A held-out part shares the training images, but not their transform.
     loaders: Loaders = {"train": train}
@@ -295,8 +295,6 @@ def build_feature_loaders(
     ):
         if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
-        if isinstance(dataset, IterableDataset):
-            raise labels_unknown("--linear-probe")
         labels = torch.tensor(strata(dataset, "--linear-probe"))
         readers = [store.exact(member, dataset, split) for member in labellers]
         loaders[role] = EvalFeatures(

@@ -151,7 +151,7 @@ def _teacher(run: Run, weak: dict) -> dict | None:
     # Models that answered and files of labels, in the order in which they were named.
     models = run.teacher.sources if run.teacher is not None else ()
     settings = run.settings.teacher
-    sources = settings.in_order(models, (labels.source for labels in run.data.given))
+    sources = settings.in_order(models, (labels.source for labels in run.data.given_labels))
     if not sources:
         return None
     refined = dict(refined=run.targets.figures) if isinstance(run.targets, RefinedTargets) else {}
@@ -200,7 +200,7 @@ def _data(
     for role, dataset in (
         ("val", data.val),
         ("select", data.select),
-        ("labelled", data.labelled),
+        ("labelled", data.labelled_set),
     ):
         if dataset is not None:
             about = describe(dataset, settings.dataset, settings.split_name(role))

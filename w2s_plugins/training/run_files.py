@@ -103,14 +103,14 @@ def ingredients(
     # Which labels came of noise, and which samples are left, is drawn or read from files.
     if data.noise:
         name = f"the labels of --label-noise {data.noise.kind}"
-        made_of.append(_of_numbers("noise", name, data.noise.given))
+        made_of.append(_of_numbers("noise", name, data.noise.labels))
     if settings.labels.clean_select:
         selected = positions_in_split(data.train)
         made_of.append(_of_numbers("selected", "the selection of --clean-select", selected))
     # Of a file of labels only those of the samples at hand count if the run goes on.
-    if data.given:
+    if data.given_labels:
         samples = (loading.train_slice, loading.slice_seed, loading.select_split)
-        content = "+".join(labels.hash for labels in data.given)
+        content = "+".join(labels.hash for labels in data.given_labels)
         place = hash_of_place(teaching.teacher, teaching.labels_missing, *samples)
         made_of.append(
             Ingredient("given", f"the labels of --teacher {teaching.shown}", place, content)

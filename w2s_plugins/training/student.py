@@ -105,13 +105,13 @@ def build_student(
     data_config = input_config(model, name, vars(settings.input))
     if published is not None:
         warn_of_normalisation(published, data_config)
-    if starting.tune != "all":
+    if starting.tune.is_partial:
         check_input_size(model, data_config["input_size"], name)  # adapters are tried on an image
         images = torch.zeros(1, *data_config["input_size"])
         choose_trained(model, starting.tune, images, name)
         _warn_of_fast_blocks(starting, settings.optim, model)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        source |= dict(tune=starting.tune, trained=trained)
+        source |= dict(tune=starting.tune.text, trained=trained)
     model = _move(
         starting, settings.views, settings.compute, model, data_config["input_size"], world
     )
@@ -163,9 +163,10 @@ def _warn_of_fast_blocks(starting: StudentSettings, optim: OptimSettings, model:
     """Warn of a rate that suits a convolutional student, as in the recipe, but is too fast for blocks with attention."""
     attention = any("Attention" in type(module).__name__ for module in model.modules())
     plain_adam = optim.opt.startswith("adam") and not optim.layer_decay
-    if starting.tune.startswith("last") and attention and plain_adam and (optim.lr or 0) > 1e-4:
+    tunes_blocks = starting.tune.part == "last"
+    if tunes_blocks and attention and plain_adam and (optim.lr or 0) > 1e-4:
         logger.warning(
-            f"WARNING: --tune {starting.tune} at --lr {optim.lr} may spoil a transformer; --tune lora --lr 0.002 did "
+            f"WARNING: --tune {starting.tune.text} at --lr {optim.lr} may spoil a transformer; --tune lora --lr 0.002 did "
             "better (docs/evidence/transformer.md)"
         )
 
@@ -236,7 +237,7 @@ def _begin_head(
     scale = starting.head_init_scale
     if scale is None and not starting.linear_probe:
         # Recipes tune a part, or say how the head begins, so that whoever comes here follows none.
-        in_part = starting.tune != "all"
+        in_part = starting.tune.is_partial
         if taught and init != "random" and not in_part:
             logger.info(
                 "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)"

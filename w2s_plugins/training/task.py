@@ -107,7 +107,7 @@ class StudentModule(nn.Module):
         loss: the distillation loss.
         extractor: runs the student and returns logits and features in one pass. Losses that compare features need it.
         mix: makes one target of the answers of several teachers. None if there is one teacher.
-        labelled: so many samples at the start of a batch have true labels. This loss leaves them out, because the
+        labelled_count: so many samples at the start of a batch have true labels. This loss leaves them out, because the
             criterion on ground truth takes them.
     """
 
@@ -117,11 +117,11 @@ class StudentModule(nn.Module):
         loss: DistillationLoss,
         extractor: Extractor | None = None,
         mix: Mix | None = None,
-        labelled: int = 0,
+        labelled_count: int = 0,
     ):
         super().__init__()
         self.student = student
-        self.labelled = labelled
+        self.labelled_count = labelled_count
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
@@ -152,8 +152,8 @@ class StudentModule(nn.Module):
         # Leave out the samples with true labels at the start of the batch, because the teacher was not asked about
         # them: its answers, which are about the others, are put in after that.
         inputs = LossInputs(logits, teacher.logits, target, features, None, index, progress)
-        if self.labelled:
-            inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
+        if self.labelled_count:
+            inputs = inputs.rows(slice(self.labelled_count, None)).replace(target=None)
         # A loss expects one target, so the answers of several teachers become one first.
         weak, figures = teacher.logits, {}
         if self.mix is not None:
@@ -245,7 +245,7 @@ class WeakToStrongTask(TrainingTask):
         self.task_loss_weight = task_loss_weight
         self.distill_loss_weight = distill_loss_weight
         # The teacher stays outside the module that is trained, so that it is in no checkpoint and in no optimizer.
-        self.cached, self.labelled, self.num_samples = cached, labelled, num_samples
+        self.cached, self.labelled_count, self.num_samples = cached, labelled, num_samples
         self.progress = 0.0
         # A loss says what it needs. It is told sizes and shapes once, here, so that it can make its parameters and
         # memory.
@@ -320,10 +320,10 @@ class WeakToStrongTask(TrainingTask):
         """Raise a `UserError` for a batch that would train on something else than its caller means."""
         # What a loop of one's own gives by mistake would often train, on something else; nothing below would notice.
         is_batch = isinstance(input, Tensor) and input.is_floating_point()
-        if not is_batch or len(input) <= self.labelled:
+        if not is_batch or len(input) <= self.labelled_count:
             raise UserError(
                 f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W) of floating "
-                f"point, more than the {self.labelled} with true labels"
+                f"point, more than the {self.labelled_count} with true labels"
             )
         if self.task_loss_weight != 0:
             # in episodes the queries alone have labels
@@ -336,7 +336,7 @@ class WeakToStrongTask(TrainingTask):
                     f"the task's index is {_kind(index)}: expected positions of {len(input)} samples"
                 )
             # Samples with true labels, at the start, are of another data set, whose positions follow.
-            check_positions(index[self.labelled :], self.num_samples)
+            check_positions(index[self.labelled_count :], self.num_samples)
 
     def _check_target(self, target: Tensor | None, size: int | None) -> None:
         """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
@@ -354,7 +354,7 @@ class WeakToStrongTask(TrainingTask):
         # What other criteria take is not known.
         if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
             return
-        labels = target[: self.labelled or None]
+        labels = target[: self.labelled_count or None]
         unknown = (labels < 0) | (labels >= self.num_classes)
         odd = labels[unknown & (labels != self.criterion.ignore_index)]
         if len(odd):
@@ -368,7 +368,7 @@ class WeakToStrongTask(TrainingTask):
         if module.extractor is not None:
             return
         # Also (M, B, C) of several teachers, of which the last two are looked at.
-        shape = (size - self.labelled, self.num_classes)
+        shape = (size - self.labelled_count, self.num_classes)
         is_float = isinstance(logits, Tensor) and logits.is_floating_point()
         if logits is None or not is_float or logits.shape[-2:] != shape:
             raise UserError(
@@ -389,7 +389,7 @@ class WeakToStrongTask(TrainingTask):
             raise UserError(
                 "the task's index is missing: stored answers are found by the positions of the samples"
             )
-        query = asked_about[self.labelled :]
+        query = asked_about[self.labelled_count :]
         module, teacher = unwrap_model(self.trainable_module), self.teacher
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None and isinstance(teacher, FeatureTeacher):
@@ -427,7 +427,7 @@ class WeakToStrongTask(TrainingTask):
         if self.task_loss_weight != 0 and target is not None:
             # In float32, as distillation losses are: half precision loses small differences of logits.
             with torch.autocast(strong.logits.device.type, enabled=False):
-                known = slice(self.labelled or None)
+                known = slice(self.labelled_count or None)
                 result["task"] = self.criterion(strong.logits[known].float(), target[known])
             total = total + self.task_loss_weight * result["task"]
         return {"loss": torch.as_tensor(total), **result}

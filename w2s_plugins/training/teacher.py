@@ -52,9 +52,10 @@ def build_teacher(
     if not names:
         return None
     # It is given the student's batch, and undoes how that was normalised for the student.
-    seen = StudentInput.of(data_config, student.num_classes, class_names, target_kind)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
-        seen = StudentInput.of(data_config, None, None)
+        seen = StudentInput.of(data_config)
+    else:
+        seen = StudentInput.of(data_config, student.num_classes, class_names, target_kind)
     return teacher_from_settings(
         settings.teacher,
         names,
@@ -124,7 +125,7 @@ def cached_targets(
     ]
     # Models and files of labels stand in the order in which they were named, and in which a mean adds them up: another
     # order would round otherwise.
-    answers = settings.in_order(readers, (labels.train for labels in data.given))
+    answers = settings.in_order(readers, (labels.train for labels in data.given_labels))
     return CachedTargets(answers, store.how.world.device, data.target_kind)
 
 
