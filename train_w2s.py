@@ -64,7 +64,7 @@ from w2s_plugins.training.finish import (
     stop_outside_of_runs,
     trained_student,
 )
-from w2s_plugins.training.labels import find_labels, read_labels, take_labels
+from w2s_plugins.training.labels import attach_labels, find_label_files, match_labels
 from w2s_plugins.training.loaders import (
     answer_store,
     build_feature_loaders,
@@ -183,7 +183,7 @@ def prepare(settings: TrainSettings) -> Run:
     if settings.run.push_to_hub and world.primary:
         check_login(settings.run.push_to_hub)  # else nobody would notice it before the end
     checkpoint = run_folder.lock_existing_run(location, world)
-    labels = find_labels(settings.teacher, world)
+    labels = find_label_files(settings.teacher, world)
 
     # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
     # as they are prepared for the student. Images without labels have the classes of the teacher, which is opened for
@@ -194,7 +194,7 @@ def prepare(settings: TrainSettings) -> Run:
         student = build_student(settings, world, data.num_classes)
         model, data_config = student.model, student.data_config
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
-        answers = take_labels(settings.teacher, data, labels, data.class_names)
+        answers = match_labels(settings.teacher, data, labels, data.class_names)
         precision = create_precision(settings.compute, world)
         names, kind = data.class_names, data.target_kind
         teacher = build_teacher(settings, model, data_config, precision, names, opened, kind)
@@ -204,7 +204,7 @@ def prepare(settings: TrainSettings) -> Run:
     # left. A run that goes on takes the selection that it has made before.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
-    read_labels(data, labels, answers)
+    attach_labels(data, labels, answers)
 
     # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
     # computed once.

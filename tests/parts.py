@@ -24,7 +24,7 @@ from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
-from w2s_plugins.labels.table import LabelTable, open_table
+from w2s_plugins.labels.table import LabelRows, open_table
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.stored import CachedTargets
@@ -94,7 +94,7 @@ def assert_refused(
     assert re.search(message, said), said
 
 
-def read_label_table(path: Path, *args: object, **kwargs: object) -> LabelTable:
+def read_label_table(path: Path, *args: object, **kwargs: object) -> LabelRows:
     """What a file of labels says; arguments as of `TableFile.labels`."""
     return open_table(path).labels(*args, **kwargs)
 

@@ -15,8 +15,8 @@ import torch
 from tests.parts import assert_refused, flags_in, lines, read_label_table
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.labels.given import GivenLabels
-from w2s_plugins.labels.samples import TableLabels, labels_of_samples, most_likely
-from w2s_plugins.labels.table import LabelTable
+from w2s_plugins.labels.samples import SampleLabels, labels_of_samples, most_likely
+from w2s_plugins.labels.table import LabelRows
 
 NAMES = ["cat", "dog"]
 
@@ -27,7 +27,7 @@ def read(tmp_path: Path):
 
     def read(
         content: str, names: list[str] | None = None, name: str = "t.csv", missing: str = "error"
-    ) -> LabelTable:
+    ) -> LabelRows:
         (tmp_path / name.partition("#")[0]).write_text(content)
         return read_label_table(tmp_path / name, names, missing=missing)
 
@@ -35,13 +35,13 @@ def read(tmp_path: Path):
 
 
 def brought(
-    table: LabelTable, samples: list[str], names: list[str] = NAMES, combine: str | None = None
-) -> TableLabels:
+    table: LabelRows, samples: list[str], names: list[str] = NAMES, combine: str | None = None
+) -> SampleLabels:
     keys = SampleKeys("filename", samples, range(len(samples)))
     return labels_of_samples(table, keys, names, combine, "x")
 
 
-def shares(labels: TableLabels) -> list[list[float]]:
+def shares(labels: SampleLabels) -> list[list[float]]:
     logits = labels(torch.arange(len(labels.keys.values)), torch.device("cpu"))
     return [[round(share, 4) for share in row] for row in logits.softmax(1).tolist()]
 
@@ -640,7 +640,7 @@ def test_dawid_skene_knows_people_by_what_they_say_of_other_images(read):
     ]
     images = [str(i) for i in range(60)]
 
-    def combined(rows: list[str], names: list[str]) -> TableLabels:
+    def combined(rows: list[str], names: list[str]) -> SampleLabels:
         table = read("\n".join(["filename,annotator,label", *rows, ""]), NAMES)
         return brought(table, names, combine="dawid-skene")
 

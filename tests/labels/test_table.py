@@ -19,14 +19,14 @@ from w2s_plugins.files import WRITTEN
 from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.samples import labels_of_samples
-from w2s_plugins.labels.table import LabelTable
+from w2s_plugins.labels.table import LabelRows
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
 from w2s_plugins.predictions.run import check_form
 
 
 def read(
     tmp_path: Path, content: str | bytes, suffix: str = ".csv", names: list[str] | None = None
-) -> LabelTable:
+) -> LabelRows:
     path = tmp_path / f"table{suffix}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_label_table(path, names)

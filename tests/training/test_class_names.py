@@ -19,7 +19,7 @@ from w2s_plugins.models.class_names import imagenet_names, match_classes, names_
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.training.classes import classes_of_teacher
 from w2s_plugins.training.data import build_data
-from w2s_plugins.training.labels import FoundLabels
+from w2s_plugins.training.labels import LabelSource
 
 NAMES = ["class0", "class1", "class2"]
 ORDER = "class2,class0,class1"
@@ -168,7 +168,7 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
         (tmp_path / f"{name}.csv").write_text(f"filename,label\n{lines}\n")
 
     def names(*names: str) -> list[str] | None:
-        found = [FoundLabels(name, Place(tmp_path / name)) for name in names]
+        found = [LabelSource(name, Place(tmp_path / name)) for name in names]
         teacher = ",".join([*(f"labels:{name}" for name in names), f"local-dir:{weak}"])
         settings = train_settings("--unlabeled", root / "train", "--teacher", teacher, dataset="")
         return build_data(settings, found).class_names
@@ -193,7 +193,7 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
         "--teacher labels:d.csv --val-split validation",
         dataset="",
     )
-    data = build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
+    data = build_data(settings, [LabelSource("d.csv", Place(tmp_path / "d.csv"))])
     assert data.class_names == [*NAMES, "owl"]
 
     # and what is nearly called as one of these is misspelt, however often
@@ -201,7 +201,7 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     with pytest.raises(
         UserError, match=r"2 of 3 \('clas-s1' 2 \(nearest: class1\)\); .* --class-names"
     ):
-        build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
+        build_data(settings, [LabelSource("d.csv", Place(tmp_path / "d.csv"))])
     (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
     with pytest.raises(
         UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"

@@ -21,7 +21,7 @@ from ..files import delete, file_sha256, to_json, write_text
 from ..hub.export import check_export
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
-from ..labels.table import LabelTable
+from ..labels.table import LabelRows
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table, setup_logging
 from ..no_label import NO_LABEL
@@ -249,7 +249,7 @@ def command_with_checked(plan: Plan, learned: Learned, checked: Path) -> str:
     return f"{typed('train')} {shlex.join(words)}"
 
 
-def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
+def check_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
     # other tables may have a column of that name with anything in it
     draws = filter(is_draw, map(str.lower, table.draws))

@@ -9,13 +9,13 @@ from ..hub.markdown import plain
 from ..hub.model_card import card_environment
 from .samples import most_likely
 from .store import Manifest
-from .table import LabelTable, file_of
+from .table import LabelRows, file_of
 
 MOST_CLASSES = 1000  # that the card lists
 
 
 def labels_card(
-    table: LabelTable,
+    table: LabelRows,
     name: str,
     license: str | None,
     manifest: Manifest | None = None,

@@ -23,8 +23,8 @@ from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
-from .samples import TableLabels, check_gaps, labels_of_samples, most_likely
-from .table import LabelTable, file_of, open_table
+from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
+from .table import LabelRows, file_of, open_table
 from .table_writer import check_writable, write_label_table
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def check(
     keys = _keys_of(min(tables, key=_count_short_names))
     if data_dir:
         keys = sample_keys(open_images(data_dir))
-    labels: list[TableLabels] = []
+    labels: list[SampleLabels] = []
     for name, one in zip(typed_names, tables):
         # without combine a training takes the mean of several files
         combine = how["combine"] or ("mean" if one.more else None)
@@ -113,7 +113,7 @@ def check(
     write_label_table(output, [columns])
 
 
-def _count_short_names(table: LabelTable) -> int:
+def _count_short_names(table: LabelRows) -> int:
     """Return how many names of a table may lack a part: a folder, since they are of Windows, or the suffix."""
     return sum("\\" in key or not Path(key).suffix for key in map(str, table.keys))
 
@@ -173,7 +173,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
 
 
 def _confusions(
-    answers: "DataFrame", combined: TableLabels, names: Sequence[str], people: Iterable[str]
+    answers: "DataFrame", combined: SampleLabels, names: Sequence[str], people: Iterable[str]
 ) -> Iterator[str]:
     """Yield a line for each annotator with the classes that are taken for others most often.
 
@@ -206,7 +206,7 @@ def _confusions(
         yield f"{person} takes {', '.join(texts)}"
 
 
-def _keys_of(table: LabelTable) -> SampleKeys:
+def _keys_of(table: LabelRows) -> SampleKeys:
     """Return the samples that a table is about, where nothing else says which there are."""
     return SampleKeys(table.keyed_by, list(dict.fromkeys(table.keys)))
 
@@ -218,7 +218,7 @@ def _names(class_names: str | None) -> list[str] | None:
 def read_tables(
     crowds: Sequence[Sequence[str]],
     names: Sequence[str] | None,
-) -> tuple[list[LabelTable], Sequence[str], dict[str, Any]]:
+) -> tuple[list[LabelRows], Sequence[str], dict[str, Any]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
     what the names set, see `parse_labels`. What a training would log is shown.
     """

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..errors import UserError, quietly
 from .samples import shares_of
-from .table import LabelTable, TableFile, open_table
+from .table import LabelRows, TableFile, open_table
 
 
 def read_alike(
     files: Mapping[str, Path],
     class_names: Sequence[str] | None,
     missing: str | None = None,
-) -> dict[str, LabelTable]:
+) -> dict[str, LabelRows]:
     """Read tables in terms of the same classes: those that are given, else all that any of the tables names. Without
     them columns of annotators are known by the classes of another table.
 
@@ -37,7 +37,7 @@ def read_alike(
 
 def _classes_of_all(files: Sequence[TableFile], missing: str | None) -> Sequence[str]:
     """Return the names of all classes of some tables, numbers where none of them has names."""
-    tables: list[LabelTable] = []
+    tables: list[LabelRows] = []
     names: list[str] = []
     unclear: list[TableFile] = []
     # each in its own terms first, and once more those that the classes of others make clear
@@ -58,7 +58,7 @@ def _classes_of_all(files: Sequence[TableFile], missing: str | None) -> Sequence
     return names or max((table.names for table in tables), key=len)
 
 
-def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
+def join_tables(tables: Sequence[LabelRows], flag: str) -> LabelRows:
     """Return the answers of several tables of the same classes as one; a table that does not say who answered is one
     annotator, called as its file is.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import logger
-from .samples import TableLabels
+from .samples import SampleLabels
 
 ROWS = 8192  # that are in memory at a time
 
@@ -24,8 +24,8 @@ class GivenLabels:
     """
 
     name: str
-    train: TableLabels
-    select: TableLabels | None
+    train: SampleLabels
+    select: SampleLabels | None
     commit: str | None = None
     wrong: float | None = None
 

@@ -25,7 +25,7 @@ from ..target_kind import ONE_CLASS, TargetKind
 from .combine import combine_annotators
 from .spelling import check_from_0
 from .store import Manifest, check_positions
-from .table import LabelTable, file_of, is_too_many
+from .table import LabelRows, file_of, is_too_many
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,7 +42,7 @@ MOST_FOLDERS = 64
 
 
 @dataclass(frozen=True)
-class TableLabels:
+class SampleLabels:
     """The labels of a table for some samples, in memory; it is asked as a `store.LabelReader` is.
 
     Args:
@@ -67,7 +67,7 @@ class TableLabels:
         """Whether all samples have a label."""
         return bool(self.known.all())
 
-    def of(self, keys: SampleKeys) -> "TableLabels":
+    def of(self, keys: SampleKeys) -> "SampleLabels":
         """Return the labels of some of these samples, in their order."""
         row_of = {key: row for row, key in enumerate(self.keys.values)}
         rows = [row_of[key] for key in keys.values]
@@ -78,7 +78,7 @@ class TableLabels:
         best = self.answers if self.answers.ndim == 1 else self.target_kind.decide(self.answers)
         return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
 
-    def differs(self, other: "TableLabels") -> np.ndarray:
+    def differs(self, other: "SampleLabels") -> np.ndarray:
         """Say of which samples (N,) the labels of another table are others, where both have one."""
         pair = (torch.from_numpy(labels.classes()) for labels in (self, other))
         return (self.known & other.known & (self.target_kind.agreement(*pair) < 1)).numpy()
@@ -123,14 +123,14 @@ class TableLabels:
 
 
 def labels_of_samples(
-    table: LabelTable,
+    table: LabelRows,
     keys: SampleKeys,
     class_names: Sequence[str],
     combine: str | None,
     flag: str,
     confidence: float = 1.0,
     target_kind: TargetKind = ONE_CLASS,
-) -> TableLabels:
+) -> SampleLabels:
     """Return one answer for each sample that a table says something of.
 
     Args:
@@ -180,7 +180,7 @@ def labels_of_samples(
     whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
     whole[samples] = answers
     rows = torch.from_numpy(whole)
-    labels = TableLabels(manifest, rows, known, keys, confidence, target_kind)
+    labels = SampleLabels(manifest, rows, known, keys, confidence, target_kind)
     _log_counts(labels.classes()[samples], class_names, flag)
     return labels
 
@@ -262,7 +262,7 @@ def most_likely(answers: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- rows and samples
 
 
-def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
+def match_rows(table: LabelRows, keys: SampleKeys, flag: str) -> np.ndarray:
     """Return the sample (R,) that each row is about, `NO_SAMPLE` for none of the data: by its name, see `_find_files`,
     or by its position in the whole split.
 
@@ -394,7 +394,7 @@ class _Combined(NamedTuple):
 
 
 def _one_answer_a_sample(
-    table: LabelTable,
+    table: LabelRows,
     positions: np.ndarray,
     size: int,
     combine: str | None,
@@ -482,7 +482,7 @@ def _reliability(annotators: np.ndarray, right: Mapping[str, np.ndarray]) -> "Da
     return people.sort_values("images", ascending=False, kind="stable")
 
 
-def shares_of(table: LabelTable, size: int, target_kind: TargetKind = ONE_CLASS) -> np.ndarray:
+def shares_of(table: LabelRows, size: int, target_kind: TargetKind = ONE_CLASS) -> np.ndarray:
     """Return what each row says as probabilities (R, C) of ``size`` classes; those beside a label share the rest.
 
     A confidence below chance counts as chance, so that no other class becomes likelier than the label.

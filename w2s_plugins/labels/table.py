@@ -37,7 +37,7 @@ USUAL_GAP = 0.01  # of the samples or rows may be without a label before that ha
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class LabelRows:
     """What a file says, row by row.
 
     Args:
@@ -101,7 +101,7 @@ class TableFile:
         class_names: Names = None,
         missing: str | None = "error",
         likely: Names = None,
-    ) -> LabelTable:
+    ) -> LabelRows:
         """Return what the file says.
 
         Args:
@@ -148,7 +148,7 @@ class TableFile:
                     f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1"
                 )
         draws = set() if schema.audit is None else {*_texts(self.frame, schema.audit)}
-        return LabelTable(
+        return LabelRows(
             self.path,
             schema.keyed_by,
             _keys(rows, schema, flag),
@@ -578,9 +578,9 @@ class _Answers(NamedTuple):
     """What rows say.
 
     Args:
-        kind: see `LabelTable`.
+        kind: see `LabelRows`.
         values: (R,) or (R, C).
-        class_names: see `LabelTable`.
+        class_names: see `LabelRows`.
         bad: (R,) which rows say nothing that can be understood.
         fault: what is wrong with the first of these.
         odd: how often each label is said that is no class.

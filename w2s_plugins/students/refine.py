@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..labels.samples import TableLabels
+from ..labels.samples import SampleLabels
 from ..labels.store import LabelReader
 from ..teachers.stored import CachedTargets
 from .discriminant import fit_discriminant
@@ -89,7 +89,7 @@ class RefinedTargets(CachedTargets):
                 total += len(known)
         return 100 * different / total
 
-    def _batches(self, reader: LabelReader | TableLabels) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, reader: LabelReader | SampleLabels) -> Iterator[tuple[Tensor, Tensor]]:
         # Each view of a sample counts as a sample of its own, as it does in training.
         for view in range(self.features.manifest.views):
             self.set_epoch(view)

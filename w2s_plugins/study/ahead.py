@@ -20,7 +20,7 @@ from ..settings.flags import resolve_train_args
 from ..settings.resolve import check_paths
 from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group
-from ..training.labels import find_labels, take_labels
+from ..training.labels import find_label_files, match_labels
 from ..training.weights import weights_of
 from .controls import Flags, flags_about
 from .planning import LocalPlan, LocalRun
@@ -152,12 +152,12 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
         if settings.data.has_no_truth and not named:
             known["num_classes"] = settings.data.num_classes or awaited[0]
     world = join_group(settings.compute.device)
-    labels = find_labels(teaching, world)
+    labels = find_label_files(teaching, world)
     data = build_data(TrainSettings.from_flags(known), labels)
     # a stream tells neither its samples nor their number
     if isinstance(data.train, IterableDataset):
         return data, None
-    take_labels(teaching, data, labels, data.class_names)
+    match_labels(teaching, data, labels, data.class_names)
     if settings.episodes.episodic or settings.views.train_img_sizes:
         return data, None
 
@@ -182,7 +182,7 @@ def sources_now(flags: Flags, world: World, with_splits: bool = True) -> list[In
     settings = TrainSettings.from_flags(flags)
     splits = {}
     with quietly():
-        labels = find_labels(settings.teacher, world)
+        labels = find_label_files(settings.teacher, world)
         if with_splits:
             splits = open_splits(settings.data, settings.input.channels, settings.run.seed)
         sources = sources_of(settings.data, settings.labels, splits, labels)

@@ -29,7 +29,7 @@ from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
 from ..labels.relabelled import Relabelled
-from ..labels.samples import TableLabels
+from ..labels.samples import SampleLabels
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
 from ..models.inference import run_over
@@ -369,7 +369,7 @@ class CachedTargets:
 
     def __init__(
         self,
-        readers: Sequence[LabelReader | TableLabels],
+        readers: Sequence[LabelReader | SampleLabels],
         device: torch.device,
         target_kind: TargetKind = ONE_CLASS,
     ):

@@ -26,7 +26,7 @@ from ..teachers.kinds import open_classifier, takes_class_names
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
-from .labels import FoundLabels
+from .labels import LabelSource
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def common_classes(
     teaching: WeakTeacherSettings,
     channels: int,
     splits: Mapping[str, AnyDataset],
-    labels: Sequence[FoundLabels] = (),
+    labels: Sequence[LabelSource] = (),
     opened: dict[TeacherName, Opened] | None = None,
 ) -> CommonClasses:
     """Number the classes of all splits alike, by name.
@@ -145,7 +145,7 @@ def _classes_of_unlabeled(
     teaching: WeakTeacherSettings,
     channels: int,
     splits: Mapping[str, AnyDataset],
-    labels: Sequence[FoundLabels],
+    labels: Sequence[LabelSource],
     opened: dict[TeacherName, Opened] | None,
 ) -> tuple[list[str] | None, int, str]:
     """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
@@ -189,7 +189,7 @@ def classes_of_teacher(
     settings: WeakTeacherSettings,
     channels: int,
     of_data: Sequence[str] | None = None,
-    labels: Sequence[FoundLabels] = (),
+    labels: Sequence[LabelSource] = (),
     opened: dict[TeacherName, Opened] | None = None,
 ) -> Classes:
     """Return the classes of labels in place of a teacher and of the first model, before that is opened on the student's
@@ -205,7 +205,7 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    # the files stay open for `take_labels`; what is to be said of them is said when they are brought to the samples
+    # the files stay open for `match_labels`; what is to be said of them is said when they are brought to the samples
     files = [(of_name.file, of_name.missing) for of_name in labels]
     with quietly():
         tables = [file.labels(None, missing, of_data) for file, missing in files]

@@ -51,7 +51,7 @@ from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .few_shot import FewShotTest
-from .labels import FoundLabels, fingerprint_of
+from .labels import LabelSource, fingerprint_of
 from .loaders import check_stream, whole_pass
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def sources_of(
     loading: DataSettings,
     labelling: LabelSettings,
     splits: Mapping[str, AnyDataset],
-    labels: Sequence[FoundLabels] = (),
+    labels: Sequence[LabelSource] = (),
 ) -> list[Ingredient]:
     """Describe the data that a run is made of.
 
@@ -209,7 +209,7 @@ def sources_of(
     return sources + files_of_labels(labelling, labels)
 
 
-def files_of_labels(labelling: LabelSettings, labels: Sequence[FoundLabels]) -> list[Ingredient]:
+def files_of_labels(labelling: LabelSettings, labels: Sequence[LabelSource]) -> list[Ingredient]:
     """Describe each file of labels that a run is made of: those in place of a teacher, and of ``--label-noise``."""
     files = [("--teacher", of_name.place.path) for of_name in labels]
     if labelling.label_noise:
@@ -229,7 +229,7 @@ def files_of_labels(labelling: LabelSettings, labels: Sequence[FoundLabels]) -> 
 
 def build_data(
     settings: TrainSettings,
-    labels: Sequence[FoundLabels] = (),
+    labels: Sequence[LabelSource] = (),
     opened: dict[TeacherName, Opened] | None = None,
 ) -> Data:
     """Create the splits, compare their classes, and cut slices.

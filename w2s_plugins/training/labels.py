@@ -21,14 +21,14 @@ from ..files import file_sha256
 from ..labels.crowd import join_tables
 from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
-from ..labels.samples import TableLabels, check_gaps, labels_of_samples
+from ..labels.samples import SampleLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
 
 
 @dataclass(frozen=True)
-class FoundLabels:
+class LabelSource:
     """Labels that ``--teacher labels:NAME`` names.
 
     Args:
@@ -57,7 +57,7 @@ def fingerprint_of(path: Path) -> str | None:
     return file_sha256(file)[:16] if file.is_file() else None
 
 
-def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels]:
+def find_label_files(settings: WeakTeacherSettings, world: World) -> list[LabelSource]:
     """Find the labels among the names of ``--teacher``; one process fetches those that are on the Hub.
 
     Raises:
@@ -68,16 +68,16 @@ def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels
         # Only the first rank asks the Hub, so that all have the same revision.
         place = local_labels(name, f"--teacher {LABELS_PREFIX}{name}") if world.primary else None
         place = broadcast_from_rank0(place, world.distributed)
-        labels.append(FoundLabels(name, place, settings.labels_missing))
+        labels.append(LabelSource(name, place, settings.labels_missing))
     return labels
 
 
-def take_labels(
+def match_labels(
     settings: WeakTeacherSettings,
     data: Data,
-    labels: Sequence[FoundLabels],
+    labels: Sequence[LabelSource],
     class_names: list[str] | None,
-) -> list[TableLabels]:
+) -> list[SampleLabels]:
     """Find labels in place of a teacher, and leave out training samples that none is about, in place; return those
     of all samples, of the training set and of its held-out part. Of files that are to be combined they are one.
 
@@ -145,7 +145,9 @@ def take_labels(
     return answers
 
 
-def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[TableLabels]) -> None:
+def attach_labels(
+    data: Data, labels: Sequence[LabelSource], answers: Sequence[SampleLabels]
+) -> None:
     """Keep the labels of the samples that are trained on, of which there will be no fewer, in place."""
     if not labels:
         return
@@ -172,7 +174,7 @@ def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[Tab
 def _with_a_label(
     settings: WeakTeacherSettings,
     dataset: MapDataset,
-    answers: list[TableLabels],
+    answers: list[SampleLabels],
     what: str = "training",
 ) -> MapDataset:
     """Return the samples that have a label from anywhere."""
@@ -183,6 +185,6 @@ def _with_a_label(
     return dataset if known.all() else Subset(dataset, known.nonzero().flatten().tolist())
 
 
-def _known_by(answers: Sequence[TableLabels], keys: SampleKeys) -> Tensor:
+def _known_by(answers: Sequence[SampleLabels], keys: SampleKeys) -> Tensor:
     """Say of which samples each of the labels (L, N) says something."""
     return torch.stack([labels.of(keys).known for labels in answers])

@@ -30,7 +30,7 @@ from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data
 from .device import create_precision, join_group
-from .labels import find_labels, read_labels, take_labels
+from .labels import attach_labels, find_label_files, match_labels
 from .loaders import answer_store, student_views
 from .run_files import check_unchanged, ingredients
 from .teacher import build_teacher, cached_targets
@@ -136,7 +136,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         # A message about a flag would be read as one about this command, which has no such flag.
         check_paths(loading, teaching)
         world = join_group(settings.compute.device)
-        labels = find_labels(teaching, world)
+        labels = find_label_files(teaching, world)
         data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
             raise UserError(
@@ -147,14 +147,14 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
 
     # its labels, and the samples that were selected then, whoever selected them
     with said_of(f"RUN {run}: its flags say "):
-        answers = take_labels(teaching, data, labels, data.class_names)
+        answers = match_labels(teaching, data, labels, data.class_names)
         if settings.labels.clean_select:
             fingerprint = describe(data.train, loading.dataset, loading.train_split).fingerprint
             selected, _ = read_selection(
                 str(run / SELECTED), data.train, data.split_size, fingerprint
             )
             data.train = take_selected(data.train, selected)
-        read_labels(data, labels, answers)
+        attach_labels(data, labels, answers)
     _check(run, made_of, ingredients(settings, data))
     return Learned(run, settings, world, data, made_of)
 
