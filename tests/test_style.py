@@ -199,7 +199,7 @@ TOKENS = {
     "models": 13_000,
     "cli": 8_000,
     "teachers": 10_000,
-    "root": 7_000,
+    "root": 8_000,
     "run": 5_500,
     "hub": 6_500,
     "students": 5_500,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 182_000
+SLACK, ALL_TOKENS = 1.1, 184_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,
