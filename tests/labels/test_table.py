@@ -174,7 +174,12 @@ def test_junk(tmp_path, suffix):
         ("filename,label\na,b\n", ".cvs", r"of an unknown kind \(nearest: .csv"),
         ("", ".csv", "cannot be read as csv: No columns"),
         ("[1]", ".jsonl", "cannot be read as jsonl"),
-        ('{"file": "a", "x": 1%s, "y": 0}' % ("0" * 400), ".jsonl", "column x is not all num"),
+        # an older pandas cannot read it
+        (
+            '{"file": "a", "x": 1%s, "y": 0}' % ("0" * 400),
+            ".jsonl",
+            "column x is not all num|cannot be read as jsonl",
+        ),
         ("[" * 100_000, ".jsonl", "cannot be read as jsonl"),
     ],
     ids=["no text", "unknown kind", "empty", "no object", "400 digits", "100,000 levels"],
