@@ -27,11 +27,10 @@ def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
         if output is not None and output.resolve() == features.resolve():
             raise UserError(f"--features {features}: is --output, too; expected two files")
         # what would be ignored was meant for a table
-        ignored = next((name for name in OF_LABELS if name in flags), None)
-        if output is None and ignored is not None:
+        ignored = [option(name) for name in OF_LABELS if name in flags]
+        if output is None and ignored:
             raise UserError(
-                f"{option(ignored)} is about labels, and --features holds none; give --output FILE as well, or "
-                f"leave {option(ignored)} out"
+                f"{ignored[0]} is about labels, and --features holds none; give --output FILE as well, or leave it out"
             )
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
         raise UserError(

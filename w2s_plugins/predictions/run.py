@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ from ..errors import UserError, exit_now, logger, say
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns, top_pairs
 from ..labels.names import read_class_names
-from ..labels.store import Labeller, LabelReader, Manifest, Part, ensure_labels, read_keys
+from ..labels.store import Labeller, LabelReader, Manifest, Part, ensure_labels
 from ..labels.table import ROLES
 from ..labels.table_writer import Columns, write_label_table
 from ..models.loading import check_finite
@@ -40,13 +41,12 @@ from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
 from ..training.device import join_group
-from .features import feature_width, write_features
+from .features import read_rows, write_features
 
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # images without an answer that are named
 PRINTED = 5  # classes of one image
-ROWS = 8192  # of the table that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,14 @@ def predict(wanted: Prediction) -> None:
 
     # The first process writes the files, and only when all are there, the answers beside them are of no more use.
     if wanted.features is not None:
-        width = feature_width(member, f"{FLAGS[0]} {wanted.model}")
-        reader = asked.stored(wanted.features, member.encode, "features", width)
+        width = member.feature_width(f"{FLAGS[0]} {wanted.model}")
+        reader, rows = asked.stored(wanted.features, member.encode, width, kind="features")
         if world.primary:
-            rows = asked.rows(wanted.features, reader)
-            write_features(
-                wanted.features,
-                reader.manifest.keyed_by,
-                (len(rows), width),
-                read_rows(reader, rows),
-            )
+            write_features(wanted.features, reader, rows)
             logger.info(f"{wanted.features}: features ({len(rows)}, {width}) by {wanted.model}")
     if wanted.output is not None:
-        reader = asked.stored(wanted.output, member, "logits", count, names)
+        reader, rows = asked.stored(wanted.output, member, count, class_names=names)
         if world.primary:
-            rows = asked.rows(wanted.output, reader)
             write_label_table(wanted.output, label_columns(reader, rows, form, member.target_kind))
             logger.info(f"{wanted.output}: {len(rows)} images labelled by {wanted.model}")
     if world.primary:
@@ -169,38 +162,36 @@ class Asked:
         return functools.partial(label_images, ask, self.member.data_config, images, self.how)
 
     def stored(
-        self,
-        file: Path,
-        ask: Callable[[Tensor], Tensor],
-        kind: str,
-        width: int,
-        class_names: Sequence[str] | None = None,
-    ) -> LabelReader:
-        """Return what ``ask`` gives for each image, from the folder beside ``file``; what is not there is asked for.
+        self, file: Path, ask: Callable[[Tensor], Tensor], width: int, **about: Any
+    ) -> tuple[LabelReader, Tensor]:
+        """Return what ``ask`` gives for the images, and the rows (n,) of those that could be read and can be named.
+
+        What is not in the folder beside ``file`` is asked for. Images that are left out are named in a warning.
 
         Args:
             file: that is to hold it.
             ask: of the model.
-            kind: ``logits`` or ``features``.
-            width: how many numbers they are.
-            class_names: of the classes, None where they have none.
+            width: how many numbers it gives for an image.
+            about: what else a `Manifest` says.
+
+        Raises:
+            UserError: no image is left, so that ``file`` is not written.
         """
         # all processes ask together, and name the folder alike
+        world, count = self.how.world, len(self.dataset)
         seen = dict(files=hash_of_files(self.dataset), transform=self.member.data_config)
         manifest = Manifest(
-            len(self.dataset),
+            count,
             width,
             self.member.fingerprint,
             seen,
-            kind=kind,
             dtype=torch.float32,
-            class_names=class_names,
             keyed_by=self.keys.by,
             keys_sha256=self.keys.sha256,
+            **about,
         )
-        world = self.how.world
         manifest = broadcast_from_rank0(manifest, world.distributed)
-        return ensure_labels(
+        reader = ensure_labels(
             parts_beside(file) / manifest.key,
             manifest,
             self.keys,
@@ -209,23 +200,16 @@ class Asked:
             progress=Console(world.primary, 0).wrap("Images"),
         )
 
-    def rows(self, file: Path, reader: LabelReader) -> Tensor:
-        """Return the rows (n,) of the images that could be read and can be named; the others are named in a warning.
-
-        Raises:
-            UserError: there are none, so that ``file`` is not written.
-        """
         left_out = {row: Blanked(self.dataset).why(row) for row in reader.missing.tolist()}
         for row, key in enumerate(self.keys.values):
             if any("\ud800" <= character <= "\udfff" for character in str(key)):
                 left_out[row] = f"{key!a}: its name is not UTF-8"
         why = "; ".join(list(left_out.values())[:SHOWN])
-        count = len(self.dataset)
         if len(left_out) == count:
             raise UserError(f"{file}: none of the {count} images can be read and named: {why}")
         if left_out:
             logger.warning(f"WARNING: {len(left_out)} of {count} images are left out: {why}")
-        return torch.tensor([row for row in range(count) if row not in left_out])
+        return reader, torch.tensor([row for row in range(count) if row not in left_out])
 
 
 def parts_beside(file: Path) -> Path:
@@ -330,14 +314,6 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
             raise UserError(
                 f"--top-k {form.top_k}: the class '{name}' has a semicolon in its name; take --all"
             )
-
-
-def read_rows(reader: LabelReader, rows: Tensor) -> Iterator[tuple[Sequence[str | int], Tensor]]:
-    """Yield the keys of some images and what is stored of them, some at a time."""
-    # some at a time: probabilities of a million images in a thousand classes are 4 GB
-    all_keys = read_keys(reader.folder, reader.manifest)
-    for some in rows.split(ROWS):
-        yield [all_keys[row] for row in some.tolist()], reader(some, torch.device("cpu"))
 
 
 def label_columns(
