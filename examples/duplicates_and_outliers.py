@@ -4,8 +4,8 @@ w2s-predict tf_efficientnet_lite0 photos/ --features features.npz
 python examples/duplicates_and_outliers.py features.npz photos/ --output look.png
 
 Beside the picture, look.csv has a row for each photograph: the one that is nearest to it, the cosine between the two,
-and the mean distance (1 - cosine) to its ten nearest, which is large for outliers (k-nearest neighbours as in Sun et
-al., arXiv 2204.06507).
+and the distance (1 - cosine) to its tenth nearest, which is large for outliers (Sun et al., Out-of-distribution
+detection with deep nearest neighbors, arXiv 2204.06507).
 """
 
 import argparse
@@ -42,7 +42,7 @@ def compare(names: np.ndarray, features: np.ndarray) -> pd.DataFrame:
             "filename": names,
             "nearest": names[neighbours[:, 0]],
             "cosine": 1 - distances[:, 0],
-            "outlier": distances.mean(axis=1),
+            "outlier": distances[:, -1],
         }
     )
 
