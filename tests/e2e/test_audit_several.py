@@ -124,6 +124,19 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     assert "about 20 of the 30" in of(here, "run --answers", old).ok().out
 
 
+def test_more_images_are_drawn_for_those_that_may_be_best(here: Run, runs: dict[str, str]) -> None:
+    """After fifty answers, others decide no more what is drawn; they are compared all the same."""
+    of(here, "run third better.csv --images 60").ok()
+    write_label_table(Path("some.csv"), [answers_about(runs, page_of("run")["keys"])])
+    of(here, "run third better.csv --answers some.csv").ok()
+    done = of(here, "run third better.csv --images 80").ok()
+    assert [*rows_of(done.out)][:2] == ["better.csv", "labels"] and len(rows_of(done.out)) == 4
+    first, last = json.loads(Path("run/audit/plan.json").read_text())["draws"][-1]
+    assert first[1] == 60 and last[1] == 80 and {*last[0]} < {*first[0]} and len(last[0]) == 2
+    write_label_table(Path("all.csv"), [answers_about(runs, page_of("run")["keys"])])
+    assert "about 80 of the 80" in of(here, "run third better.csv --answers all.csv").ok().out
+
+
 def test_kept_answers_that_were_damaged_are_said_to_be(here: Run, runs: dict[str, str]) -> None:
     of(here, "run --images 30").ok()
     of(here, "run --answers", fill(runs, "run", "old.csv")).ok()

@@ -6,13 +6,28 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from ..no_label import NO_LABEL
 from .draw import STRATA, THIRDS, Opinions, differing_share, find_strata
 
 DRAWS = 20_000  # of the posterior
 OUTSIDE = 0.05  # of the posterior, of a 95 % interval
 MARGIN = 1.43  # times half of its width: so far from 0 such an interval is beyond 0 in four of five cases
 PRIOR = 0.5  # pseudo-answers for each outcome, Jeffreys' parameter of a Dirichlet distribution
+
+
+class Evidence(NamedTuple):
+    """What a person said of n images, and how likely these were to be asked about.
+
+    Args:
+        opinions: K of N images.
+        rows: (n,) of the images.
+        truth: (n,) classes.
+        chance: (n,) how likely each was to be drawn.
+    """
+
+    opinions: Opinions
+    rows: np.ndarray
+    truth: np.ndarray
+    chance: np.ndarray
 
 
 class Answers(NamedTuple):
@@ -91,13 +106,12 @@ def estimate(
 
     Args:
         opinions: K of N images.
-        rows: (n,) the images that a person was asked about.
-        truth: (n,) the answers, `NO_LABEL` where the person could not tell.
+        rows: (n,) the images that a person has said the class of.
+        truth: (n,) these classes.
         chance: (n,) how likely each was to be drawn.
         seed: of the draws from the posterior.
     """
-    known = truth != NO_LABEL
-    answers = weigh(opinions, rows[known], truth[known], chance[known])
+    answers = weigh(opinions, rows, truth, chance)
     rng = np.random.default_rng(seed)
     agree, drawn_agree = _where_all_agree(answers, rng)
     differ, drawn_differ = _where_some_differ(opinions, answers, rng)

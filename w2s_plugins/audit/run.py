@@ -26,7 +26,7 @@ from .answers import (
     write_sheet,
 )
 from .draw import Step
-from .estimate import estimate, weigh
+from .estimate import Evidence, estimate, weigh
 from .labelled import command_with_labelled, pictures, write_labelled
 from .page import write_page
 from .plan import PLAN, Plan, read_plan, write_plan
@@ -50,6 +50,8 @@ from .subjects import (
 )
 
 MORE = 50  # images that are proposed when all have answers
+ENOUGH = 50  # answers, after which some opinions may be out of the race
+MAY_BE_BEST = 0.02  # how probably an opinion that stays in it is the best one
 MANY = 0.1  # of the answers are that nobody can tell
 
 _logger = logging.getLogger(__name__)
@@ -154,7 +156,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     # more images include those that were drawn before
     plan, folder = audit.plan, audit.folder
     columns = [*audit.columns.values()]
-    steps = steps_to(plan, columns, images, kept)
+    steps = steps_to(plan, contenders(audit, kept), images, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
     plan.draws = [*earlier, steps]
@@ -211,6 +213,23 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     return drawn
 
 
+def contenders(audit: Audit, kept: Answered | None) -> list[int]:
+    """Return the numbers of the opinions that may be the best one, as far as the answers tell: what others say decides
+    no more which images are drawn.
+    """
+    columns = [*audit.columns.values()]
+    if kept is None or len(kept.rows) < ENOUGH or len(columns) <= 2:
+        return columns
+    evidence = evidence_of(audit, kept)
+    if len(evidence.rows) < ENOUGH:
+        return columns
+    is_best = estimate(*evidence).is_best
+    best_two = np.argsort(-is_best, kind="stable")[:2]
+    return [
+        column for k, column in enumerate(columns) if is_best[k] >= MAY_BE_BEST or k in best_two
+    ]
+
+
 def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | None) -> list[Step]:
     """Return the steps of a draw of so many images for some opinions, which goes on after those with answers."""
     before = [] if kept is None else kept.steps
@@ -248,36 +267,41 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
             "WARNING: so many are taken to be as the others of their kind, which may not be so"
         )
 
-    # accuracies, of images of which all opinions say something
-    plan, columns = audit.plan, [*audit.columns.values()]
-    images = plan.images(columns)
-    chance = plan.chances(answered.steps, answered.rows)
-    common = np.isin(answered.rows, images)
-    opinions = plan.said(columns, images)
-    rows, truth = np.searchsorted(images, answered.rows[common]), answered.truth[common]
-    if not (truth != NO_LABEL).any():
+    # accuracies
+    evidence = evidence_of(audit, answered)
+    if not len(evidence.rows):
         raise UserError(f"{file}: is about no image of which all of these say something")
-    result = estimate(opinions, rows, truth, chance[common])
+    result = estimate(*evidence)
     names = ["labels", "student"] if audit.of_one_run else [*audit.columns]
     say_accuracies(names, result)
-    known = truth != NO_LABEL
+    images = len(evidence.opinions.says)
     if audit.of_one_run:
         export = audit.folder.parent / "export"
-        say(verdict_on_one(result, export, count - lost, drawn, len(images)))
+        say(verdict_on_one(result, export, count - lost, drawn, images))
     elif len(names) > 1:
-        say(verdict_on_several(names, result, count - lost, drawn, len(images)))
+        say(verdict_on_several(names, result, count - lost, drawn, images))
     write_differences(audit.folder / "differences.csv", names, result)
 
     # what the best one confuses
     best = int(result.accuracy.argmax())
-    answers = weigh(opinions, rows[known], truth[known], chance[common][known])
-    says = opinions.says[:, best]
-    say_of_classes(audit.folder, names[best], plan.classes, says, says[rows[known]], answers)
+    answers = weigh(*evidence)
+    says, classes = evidence.opinions.says[:, best], audit.plan.classes
+    say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
     if subject is not None:
         say_temperature(names[best], subject, audit, answered, 1 + answers.others)
     say_checked(audit, answered, subject or next(iter(chosen), None))
+
+
+def evidence_of(audit: Audit, answered: Answered) -> Evidence:
+    """Return what answers say of the images about which all opinions of an audit say something."""
+    plan, columns = audit.plan, [*audit.columns.values()]
+    images = plan.images(columns)
+    counts = np.isin(answered.rows, images) & (answered.truth != NO_LABEL)
+    chance = plan.chances(answered.steps, answered.rows)
+    rows = np.searchsorted(images, answered.rows[counts])
+    return Evidence(plan.said(columns, images), rows, answered.truth[counts], chance[counts])
 
 
 def say_temperature(
