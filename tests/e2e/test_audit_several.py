@@ -93,6 +93,15 @@ def test_answers_about_all_images_say_which_is_best(here: Run, runs: dict[str, s
 def test_a_table_that_is_among_the_labels_has_a_row_of_its_own(here: Run, runs: dict) -> None:
     done = of(here, "run labels:better.csv third --images 20").ok()
     assert "labels, run, better.csv, third: all agree on" in done.out
+    # and where the labels of the first run are in a table, those of others are called after them
+    done = of(here, "third better.csv run --images 20").ok()
+    assert "third, better.csv, labels of run, run: all agree on" in done.out
+
+
+def test_a_run_may_be_called_labels(here: Run, runs: dict[str, str]) -> None:
+    Path("other").rename("labels")
+    done = of(here, "run labels --images 20").ok()
+    assert "labels, run, ./labels: all agree on 18.9 %" in done.out
 
 
 def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> None:
@@ -118,7 +127,7 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     assert "about 50 of the 50" in done.out
     # and for one of them alone
     done = of(here, "run --images 50").ok()
-    assert "all of these have an answer already; --images 100 draws 50 more" in done.out
+    assert "all of these have an answer already; --images 90 draws 40 more" in done.out
     assert "the answers so far: answers about 50 of the 50" in done.out
     # the same answers again, of the first page: they are those of that page
     assert "about 20 of the 30" in of(here, "run --answers", old).ok().out
@@ -172,10 +181,41 @@ def test_images_of_which_not_all_say_something_are_left_out(here: Run, runs: dic
     assert {*page_of("run")["keys"]} == {*some}
 
 
+def test_answers_about_some_images_do_not_keep_the_others_from_being_drawn(
+    here: Run, runs: dict
+) -> None:
+    write_label_table(Path("some.csv"), [answers_about(runs, [*runs][10:60])])
+    of(here, "run some.csv --images 90").ok()
+    write_label_table(Path("new.csv"), [answers_about(runs, page_of("run")["keys"])])
+    of(here, "run some.csv --answers new.csv").ok()
+    done = of(here, "run third --images 90").ok()
+    assert "90 images; 90 are drawn" in done.out
+    assert "40 images could not be drawn so far" in done.err
+    write_label_table(Path("all.csv"), [answers_about(runs, [*runs])])
+    done = of(here, "run third --answers all.csv").ok()
+    assert "could not be drawn" not in done.err
+    assert rows_of(done.out)["labels"][:2] == ["66.7", "66.7 to 66.7"]
+
+
+def test_a_temperature_is_of_the_images_that_all_say_something_of(here: Run, runs: dict) -> None:
+    """Answers about others are kept, and say nothing of these."""
+    of(here, "run --images 90").ok()
+    own = said("run", 1)
+    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
+    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
+    write_label_table(Path("some.csv"), [answers_about(runs, [*runs][10:60])])
+    of(here, "run --answers mostly.csv").ok()
+    of(here, "run some.csv --images 90").ok()
+    done = of(here, "run some.csv --answers mostly.csv").ok()
+    assert "Best: run" in done.out and "* temperature of run: " in done.out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ("run", "RUN run: is named twice; expected different runs or tables"),
+        ("./run/", "RUN ./run/: is named twice; expected different runs or tables"),
+        ("better.csv labels:better.csv", "RUN labels:better.csv: is named twice; expected"),
         ("nowhere", "expected the folder of a run that has ended, or a table of labels"),
         ("labels:gone.csv", "gone.csv"),
         ("labels:names.json", "names.json"),

@@ -172,7 +172,8 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
         text = f"{audit.subjects[0].typed}: {count} images"
     say(f"{text}; {drawn} are drawn")
     if kept is not None and drawn == len(kept.rows) and drawn < count:
-        say(f"all of these have an answer already; --images {drawn + MORE} draws {MORE} more")
+        more = min(MORE, count - drawn)
+        say(f"all of these have an answer already; --images {drawn + more} draws {more} more")
 
     # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
     chosen = [plan.opinions[column] for column in columns]
@@ -267,6 +268,17 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
             "WARNING: so many are taken to be as the others of their kind, which may not be so"
         )
 
+    # images that had no chance have no weight, and nobody can know whether they are harder
+    unreached = np.setdiff1d(
+        audit.plan.images([*audit.columns.values()]),
+        np.concatenate([audit.plan.images(step.columns) for step in answered.steps]),
+    )
+    if len(unreached):
+        _logger.warning(
+            f"WARNING: {len(unreached)} images could not be drawn so far, because the answers are of an audit that "
+            "left them out: they are taken to be as the others, which may not be so"
+        )
+
     # accuracies
     evidence = evidence_of(audit, answered)
     if not len(evidence.rows):
@@ -290,7 +302,7 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
     if subject is not None:
-        say_temperature(names[best], subject, audit, answered, 1 + answers.others)
+        say_temperature(names[best], subject, audit, evidence, 1 + answers.others)
     say_checked(audit, answered, subject or next(iter(chosen), None))
 
 
@@ -305,15 +317,15 @@ def evidence_of(audit: Audit, answered: Answered) -> Evidence:
 
 
 def say_temperature(
-    name: str, subject: Subject, audit: Audit, answered: Answered, weights: np.ndarray
+    name: str, subject: Subject, audit: Audit, evidence: Evidence, weights: np.ndarray
 ) -> None:
     """Say by which temperature the confidence of a student becomes what it is right on."""
     learned = subject.learned
     if learned is None:
         return
-    known = answered.truth != NO_LABEL
-    logits = student_logits(learned, audit.images, answered.rows[known])
-    temperature, before, after = fit_temperature(logits, answered.truth[known], weights)
+    rows = audit.plan.images([*audit.columns.values()])[evidence.rows]
+    logits = student_logits(learned, audit.images, rows)
+    temperature, before, after = fit_temperature(logits, evidence.truth, weights)
     low, high = TEMPERATURES
     # of somebody who is right on all of them, or on none, no temperature can be told
     if 1.1 * low < temperature < high / 1.1:

@@ -83,16 +83,20 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
         UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
     """
     folders = [locate_run(name) for name in typed]
-    short = [
-        (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve().name
+    # one thing may be typed in several ways
+    places = [
+        (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve()
         for name, folder in zip(typed, folders)
     ]
-    repeated = next((name for i, name in enumerate(typed) if name in typed[:i]), None)
+    short = [place.name for place in places]
+    repeated = next((typed[i] for i, place in enumerate(places) if place in places[:i]), None)
     if repeated is not None:
         raise UserError(f"RUN {repeated}: is named twice; expected different runs or tables")
     subjects = []
     for name, text, folder in zip(short, typed, folders):
         shown = text if short.count(name) > 1 or name == LABELS else name
+        # the labels of a run are called that
+        shown = f"./{text}" if shown == LABELS else shown
         subject = Subject(shown, text, None)
         if folder is not None:
             subject.weights = file_sha256(folder / "export" / "model.safetensors")
@@ -187,6 +191,7 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
     tables = {one.name: _table(one, images) for one in subjects if one.learned is None}
     of_tables = {name: _find_or_add(plan, *table) for name, table in tables.items()}
     columns: dict[str, int] = {}
+    first = next((subject for subject in subjects if subject.learned is not None), None)
     for subject in subjects:
         if subject.learned is None:
             columns[subject.name] = of_tables[subject.name]
@@ -200,7 +205,7 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
         others = {*columns.values(), *of_tables.values()}
         if not any(np.array_equal(plan.opinions[one].says, says) for one in others):
             # labels of a later run that are others are called after it
-            columns[f"{LABELS} of {subject.name}" if LABELS in columns else LABELS] = own
+            columns[LABELS if subject is first else f"{LABELS} of {subject.name}"] = own
         made_of = [Ingredient("student", "the student", "", subject.weights), *learned.made_of]
         answers = partial(_answers, learned, student, images)
         columns[subject.name] = _find_or_add(plan, made_of, answers)
