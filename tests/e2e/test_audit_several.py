@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -151,6 +152,43 @@ def test_kept_answers_that_were_damaged_are_said_to_be(here: Run, runs: dict[str
     of(here, "run --answers", fill(runs, "run", "old.csv")).ok()
     Path("run/audit/answers.csv").write_text("filename,label\nnone.png,1\n")
     assert "run/audit/answers.csv: is about other data" in of(here, "run").error
+
+
+def test_answers_of_a_draw_that_is_gone_are_set_aside(here: Run, runs: dict[str, str]) -> None:
+    """Images are drawn anew where others were added, and the next audit is not refused because of old answers."""
+    of(here, "run third --images 30").ok()
+    old = fill(runs, "run", "old.csv")
+    of(here, "run third --answers", old).ok()
+    content = Path("run/audit/answers.csv").read_bytes()
+    Path("run/audit/plan.json").unlink()
+    # they count again where the same images are drawn
+    of(here, "run third --images 30").ok()
+    assert "the answers so far: answers about 30" in of(here, "run third --images 30").ok().out
+    Path("run/audit/plan.json").unlink()
+    done = of(here, "run --images 40").ok()
+    assert "are of another draw, and do not count; they are kept as" in done.err
+    assert Path("run/audit/earlier-1-answers.csv").read_bytes() == content
+    assert "40 are drawn" in of(here, "run --images 40").ok().out
+
+
+def test_one_audit_at_a_time(here: Run, runs: dict[str, str]) -> None:
+    Path("run/audit").mkdir()
+    with FileLock("run/audit/.lock"):
+        error = of(here, "run other").error
+        assert error.startswith("run/audit: another audit is at work in it; wait for its end")
+        # which asks the same student
+        of(here, "other run --images 20").ok()
+    of(here, "run other --images 20").ok()
+    assert not Path("other/audit/student").exists()
+
+
+def test_a_class_called_class(here: Run, runs: dict[str, str]) -> None:
+    names = {key: "class" if label == "0" else label for key, label in runs.items()}
+    write_label_table(Path("odd.csv"), [answers_about(names, [*names])])
+    of(here, "odd.csv --data-dir photos --images 90").ok()
+    of(here, "odd.csv --data-dir photos --answers odd.csv").ok()
+    rows = table_of("odd.csv.audit/confusion.csv")
+    assert [row["true class"] for row in rows] == [*rows[0]][1:] and len(rows[0]) == 11
 
 
 def test_labels_alone_and_tables_alone(here: Run, runs: dict[str, str]) -> None:

@@ -4,17 +4,21 @@ whether a student is better than its labels, and which of several is best.
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..cli.forms import LABELS_PREFIX
 from ..errors import UserError, say, typed, write_errors
+from ..files import delete
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
+from ..run.lock import LOCK
 from .answers import (
     UNSURE,
     Answered,
@@ -23,6 +27,7 @@ from .answers import (
     kept_answers,
     labels_given,
     read_answers,
+    set_aside_others,
     write_sheet,
 )
 from .draw import Step
@@ -104,6 +109,19 @@ def audit(
     subjects = open_subjects(runs, data_dir)
     pictured = images_of(subjects, data_dir)
     folder = folder_of(subjects)
+    with alone_in(folder):
+        _go_on(subjects, pictured, folder, command, images, answers)
+
+
+def _go_on(
+    subjects: list[Subject],
+    pictured: Images,
+    folder: Path,
+    command: str,
+    images: int,
+    answers: str | None,
+) -> None:
+    """Draw, or tell what answers say, with what is in the folder of an audit."""
     plan = read_plan(folder, pictured.by, pictured.classes, pictured.keys)
     if answers is not None and (plan is None or not plan.draws):
         raise UserError(
@@ -118,11 +136,9 @@ def audit(
         plan = Plan(pictured.by, pictured.classes, pictured.keys)
 
     # what students and labels say is asked once
-    columns = ask(subjects, pictured, plan)
+    columns = ask(subjects, pictured, plan, folder)
     warn_of_silent(subjects, plan, [*columns.values()])
     own = Audit(subjects, pictured, folder, command, plan, columns)
-    with write_errors(folder):
-        folder.mkdir(exist_ok=True)
     if answers is not None:
         answered = read_answers(plan, answers, folder)
         write_plan(folder, plan)
@@ -133,6 +149,33 @@ def audit(
     drawn = draw(own, images, kept)
     if kept is not None:
         tell(own, replace(kept, drawn=drawn), "the answers so far")
+    else:
+        set_aside_others(plan, folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other audits out of a folder: each would write what it draws over what the other one has drawn.
+
+    Raises:
+        UserError: another one is in it, or it cannot be written to.
+    """
+    lock = FileLock(folder / LOCK)
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{folder}: another audit is at work in it; wait for its end, and start the same command again"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        # what is refused leaves no folder behind
+        if {*folder.iterdir()} <= {folder / LOCK}:
+            delete(folder)
 
 
 def folder_of(subjects: Sequence[Subject]) -> Path:

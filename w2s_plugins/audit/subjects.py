@@ -178,8 +178,14 @@ def learned_of(subject: Subject) -> Learned:
 # ---------------------------------------------------------------- what they say
 
 
-def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, int]:
+def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -> dict[str, int]:
     """Add to a plan what runs, and the labels that they learned from, and tables say, if it is not there yet.
+
+    Args:
+        subjects: the runs and tables.
+        images: that they are asked about.
+        plan: of these images.
+        folder: of the audit.
 
     Returns:
         By name, the number of the opinion of each. Labels of several runs that are the same ones have one name.
@@ -207,7 +213,7 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
             # labels of a later run that are others are called after it
             columns[LABELS if subject is first else f"{LABELS} of {subject.name}"] = own
         made_of = [Ingredient("student", "the student", "", subject.weights), *learned.made_of]
-        answers = partial(_answers, learned, student, images)
+        answers = partial(_answers, learned, student, images, folder / "student")
         columns[subject.name] = _find_or_add(plan, made_of, answers)
     return columns
 
@@ -259,9 +265,8 @@ def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
     return _opinion(np.where(rows < 0, NO_LABEL, labels), images)
 
 
-def _answers(learned: Learned, student: _Student, images: Images) -> Opinion:
-    """Return what the student of a run says; its answers are kept until all are there."""
-    kept = learned.run / "audit" / "student"
+def _answers(learned: Learned, student: _Student, images: Images, kept: Path) -> Opinion:
+    """Return what the student of a run says; its answers are kept in a folder until all are there."""
     member = student.member()
     reader = learned.answers(member, kept)
     kind = learned.data.target_kind
