@@ -1,5 +1,6 @@
 """What a person has answered about the images of a draw: read from a table, and kept beside the plan."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.keys import SampleKeys
-from ..errors import UserError, quietly
+from ..errors import UserError, logger, quietly, write_errors
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
 from ..labels.table import LabelRows
@@ -151,6 +152,20 @@ def kept_answers(plan: Plan, folder: Path) -> Answered | None:
         return None
     with quietly():  # what is logged of a table was said when it was read for the first time
         return read_answers(plan, str(file), folder)
+
+
+def set_aside_others(plan: Plan, folder: Path) -> None:
+    """Give answers that are kept beside a plan, but are of no draw of it, another name: they cannot count any more."""
+    try:
+        kept_answers(plan, folder)
+    except UserError:
+        names = (folder / f"earlier-{number}-{KEPT}" for number in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        with write_errors(folder):
+            (folder / KEPT).rename(aside)
+        logger.warning(
+            f"WARNING: the answers so far are of another draw, and do not count; they are kept as {aside}"
+        )
 
 
 def write_sheet(

@@ -222,8 +222,10 @@ def say_of_classes(
         for label, share, found in zip(classes, shares, accuracies)
     ]
     write_text(folder / "classes.csv", to_csv(rows))
+    # a class may be called as the column of their names
+    column = "class" if "class" not in classes else "true class"
     matrix = [
-        dict({"class": label}, **dict(zip(classes, row.round(1).tolist())))
+        dict({column: label}, **dict(zip(classes, row.round(1).tolist())))
         for label, row in zip(classes, confusion)
     ]
     write_text(folder / "confusion.csv", to_csv(matrix))
