@@ -1,0 +1,88 @@
+"""Which images a person should label next, so that a student that also learns from the answers gains most.
+
+An answer teaches what is on one image and, because a student generalises, much about those that are like it. So the
+images are chosen one by one, each as the one that covers most: it is near to many images that no labelled image is near
+to. Those on which student and label agree count the less, the more answers there are. To cover as much as possible with
+few images is MaxHerding (2024, arXiv 2407.12212), and to give the images weights Uncertainty Herding (2024, arXiv
+2412.20644). What it gains beside other rules is in docs/evidence/next-images.md.
+"""
+
+import numpy as np
+
+TRUST_AFTER = 50  # answers, after which an image counts half if student and label agree on it
+NEAR = 0.25  # 1 - cosine of features at which an image is covered to the share 1 / e
+CANDIDATES = 20_000  # images at most that are chosen from, a random sample of more
+COVERED = 5_000  # images at most that stand for all that are to be covered
+BLOCK = 1_000  # images at a time
+AT_ONCE = 50  # gains that are computed anew together
+CHOSEN = -1.0  # in place of a gain
+
+
+def doubt_about(student: np.ndarray, labels: np.ndarray, answers: int) -> np.ndarray:
+    """Return how much the images count, (N,) from 0 to 1: all alike without answers, because what a student has only
+    learned from weak labels says little about them, and then more and more those where student and label differ.
+
+    Args:
+        student: (N,) classes that the student says.
+        labels: (N,) classes that it was taught.
+        answers: how many images have an answer.
+    """
+    return np.where(student == labels, TRUST_AFTER / (TRUST_AFTER + answers), 1.0)
+
+
+def order_to_ask(
+    features: np.ndarray, doubt: np.ndarray, answered: np.ndarray, images: int, seed: int = 0
+) -> np.ndarray:
+    """Return the rows (n,) of the images to ask about, the most useful first; n is less than ``images`` if there are
+    fewer without an answer.
+
+    Args:
+        features: (N, D) of all images.
+        doubt: (N,) weights from 0, see `doubt_about`.
+        answered: (A,) rows of the images with an answer, which cover others already.
+        images: how many to ask about.
+        seed: of the samples that are taken of very many images.
+    """
+    # directions of the features, seen from their mean
+    directions = (features - features.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+
+    # of very many images, some are chosen from, and some of these stand for those that are to be covered
+    rng = np.random.default_rng(seed)
+    open_rows = np.setdiff1d(np.arange(len(features)), answered)
+    open_rows = np.sort(rng.permutation(open_rows)[:CANDIDATES])
+    to_cover = np.sort(rng.permutation(len(features))[:COVERED])
+    weights = doubt[to_cover].astype(np.float32)
+    centres = directions[to_cover]
+
+    def near(rows: np.ndarray) -> np.ndarray:
+        """Return how near images are to those that are to be covered, (n, M) from 0 to 1."""
+        return np.exp((directions[rows] @ centres.T - 1) / NEAR)
+
+    # how well each is covered by its nearest labelled image, and what each open one would add to that
+    covered = np.zeros(len(to_cover), dtype=np.float32)
+    for rows in blocks(answered):
+        covered = np.maximum(covered, near(rows).max(axis=0))
+    gain = np.zeros(len(open_rows), dtype=np.float32)
+    for places in blocks(np.arange(len(open_rows))):
+        gain[places] = np.maximum(near(open_rows[places]) - covered, 0) @ weights
+
+    # The gain of an image only falls as others are chosen, so that what was computed before bounds it from above. The
+    # highest bound is the highest gain once it was computed anew (lazy evaluation, Minoux 1978).
+    chosen: list[int] = []
+    for _ in range(min(images, len(open_rows))):
+        is_exact = np.zeros(len(open_rows), dtype=bool)
+        while not is_exact[best := int(gain.argmax())]:
+            highest = np.argpartition(-gain, min(AT_ONCE, len(gain) - 1))[:AT_ONCE]
+            highest = highest[gain[highest] > CHOSEN]
+            gain[highest] = np.maximum(near(open_rows[highest]) - covered, 0) @ weights
+            is_exact[highest] = True
+        chosen.append(best)
+        gain[best] = CHOSEN
+        covered = np.maximum(covered, near(open_rows[[best]])[0])
+    return open_rows[chosen]
+
+
+def blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows in blocks, whose nearness to others fits into memory."""
+    return [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
