@@ -14,13 +14,13 @@ from PIL import Image
 
 from tests.parts import small_model, write_digits
 from w2s_plugins.audit import estimate as module
-from w2s_plugins.audit.draw import STRATA, drawing_order, find_strata
-from w2s_plugins.audit.estimate import count_outcomes, estimate
-from w2s_plugins.audit.run import find_gap
+from w2s_plugins.audit.answers import find_gap
+from w2s_plugins.audit.draw import Step, chances, drawing_order
+from w2s_plugins.audit.estimate import estimate
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run
-from .test_audit import plan_of, write_photos
+from .test_audit import opinions_of, page_of, write_photos
 
 NAMES = [*map(str, range(10))]
 SMALL = ["--model w2s_cnn2", *BRIEF, "--output ."]
@@ -176,17 +176,13 @@ def test_what_changed_since_the_training_is_not_what_was_learned_from(
     assert plan_of("run") == plan
 
 
+def plan_of(run: str) -> dict:
+    return json.loads(Path(run, "audit/plan.json").read_text())
+
+
 OTHER_PLANS: dict[str, Callable[[dict, dict], dict]] = {
-    "strata": lambda plan, other: dict(strata=[0] * 90),
-    "order of strata": lambda plan, other: dict(strata=plan["strata"][::-1]),
-    "order of images": lambda plan, other: dict(
-        keys=[plan["keys"][1], plan["keys"][0], *plan["keys"][2:]]
-    ),
-    "classes": lambda plan, other: dict(classes=NAMES[::-1]),
-    "confidence": lambda plan, other: dict(confidence=plan["confidence"][::-1]),
-    "student": lambda plan, other: dict(student=plan["labels"]),
-    "labels": lambda plan, other: dict(labels=plan["student"]),
-    "images": lambda plan, other: dict(keys=[f"x{key}" for key in plan["keys"]]),
+    "fewer images": lambda plan, other: dict(draws=[[[[0, 1], 3]]]),
+    "other opinions": lambda plan, other: dict(draws=[[[[0], 30]]]),
     "made of nothing": lambda plan, other: dict(made_of=[]),
     "made of others": lambda plan, other: dict(made_of=other["made_of"]),
     "another student's": lambda plan, other: other,
@@ -207,11 +203,29 @@ def test_a_plan_is_of_one_student_and_as_it_was_drawn(
     assert plan_of("run") == plan
 
 
+def test_what_another_student_says_is_not_taken_for_this_ones(
+    here: Run, two: dict[str, str]
+) -> None:
+    """A whole plan of another run is one of the same images, but this student is asked all the same."""
+    for file in ("plan.json", "opinions.safetensors"):
+        shutil.copy(Path("other/audit", file), Path("run/audit", file))
+    draws, opinions = plan_of("other")["draws"], len(plan_of("other")["made_of"])
+    audit(here, "run", "--images 30").ok()
+    plan = plan_of("run")
+    assert plan["draws"] == [*draws, [[[0, opinions], 30]]]
+    assert plan["made_of"][opinions][0]["fingerprint"] != plan["made_of"][1][0]["fingerprint"]
+
+
 def test_answers_of_another_draw_are_refused(here: Run, two: dict[str, str]) -> None:
     mine, others = fill(two, "run", "mine.csv"), fill(two, "other", "others.csv")
     assert "about 30 of the 30 drawn images" in audit(here, "run", "--answers", mine).ok().out
     error = audit(here, "run", "--answers", others).error
     assert error.startswith("others.csv: is of another draw") and "run/audit/index.html" in error
+    # nor do those of several draws count together
+    header, *rows = mine.read_text().splitlines()
+    Path("mixed.csv").write_text("\n".join([header, *rows, *others.read_text().splitlines()[1:]]))
+    error = audit(here, "run", "--answers mixed.csv").error
+    assert error.startswith("mixed.csv: ") and ("2 draws" in error or "another draw" in error)
 
 
 @pytest.mark.parametrize(
@@ -222,14 +236,14 @@ def test_another_draw_is_known_however_a_spreadsheet_writes_it(
 ) -> None:
     (sheet,) = Path("other/audit").glob("answers-*-30.csv")
     cell = spell(sheet.read_text().split()[-1].rpartition(",")[2])
-    answers = answers_about(two, plan_of("run")["keys"][:30])
+    answers = answers_about(two, page_of("run")["keys"])
     write_label_table(Path("spelt.csv"), [answers | {column: [cell] * 30}])
     assert "is of another draw" in audit(here, "run", "--answers spelt.csv").error
 
 
 def test_answers_that_do_not_sample_the_strata_of_this_draw(here: Run, two: dict[str, str]) -> None:
     """Of a table that does not say whose it is: others have gaps; a person may skip none, but end anywhere."""
-    plan, drawn_of_other = plan_of("run")["keys"], plan_of("other")["keys"][:30]
+    plan, drawn_of_other = page_of("run")["keys"], page_of("other")["keys"]
     gap = next(row for row, key in enumerate(plan) if key not in drawn_of_other)
     error = audit(here, "run", "--answers", fill(two, "other", "without.csv", audit="")).error
     assert f"has no answer about {plan[gap]}, image {gap + 1} of the draw" in error
@@ -261,7 +275,7 @@ def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, str]) -
     )
     train(here)
     audit(here, "run", "--images 20").ok()
-    drawn = plan_of("run")["keys"][:20]
+    drawn = page_of("run")["keys"]
     names = [Path(key).name for key in drawn]
     assert len({*names}) > 10  # and others of these names are not drawn
     alone = next(row for row, name in enumerate(names) if names.count(name) == 1)
@@ -296,18 +310,19 @@ def test_answers_to_another_draw_decide_nothing(
     accepted: list[bool] = []
     refused: list[bool] = []
     for seed in range(200):
-        truth, labels, first, second, one, other = level_pair(count, seed)
-        of_first = drawing_order(find_strata(labels, first, one), labels, first, seed)
-        strata = find_strata(labels, second, other)
-        rows = drawing_order(strata, labels, second, seed)[:100]
+        truth, labels, first, second, _, other = level_pair(count, seed)
+        opinions = opinions_of(labels, first, second, confidence=other)
+        lots, own = np.random.default_rng(seed).random((2, count))
+        of_first = drawing_order(opinions.of([0, 1]), lots, [Step([0, 1], asked)])
+        # lots of their own, as of somebody who has drawn in another way
+        pair, steps = opinions.of([0, 2]), [Step([0, 1], 100)]
+        rows = drawing_order(pair, own, steps)[:100]
         known = np.isin(rows, of_first[:asked])
-        counts = count_outcomes(
-            strata[rows], labels[rows], second[rows], np.where(known, truth[rows], -1)
-        )
-        result = estimate(np.bincount(strata, minlength=STRATA), counts, seed)
+        given = np.where(known, truth[rows], -1)
+        result = estimate(pair, rows, given, chances(pair, own, steps, rows), seed)
         reached, last = find_gap(known.nonzero()[0])
         (accepted if reached == last else refused).append(
-            bool(result.low[2] <= 0 <= result.high[2])
+            bool(result.lowest[1, 0] <= 0 <= result.highest[1, 0])
         )
     if count == 300:  # it would be called better nearly always
         assert not accepted and np.mean(refused) < 0.3

@@ -1,65 +1,170 @@
-"""Which images a person is asked about, so that few answers tell how far a student is above its labels.
+"""Which images a person is asked about, so that few answers tell which of several opinions is right most often.
 
-Where both say the same class, both are right or both are wrong, and the difference of their accuracies is exactly 0.
-So most images are drawn where they differ. Those where they agree are needed for the two accuracies themselves.
+Where all say the same class, all are right or all are wrong, and every difference of accuracies is exactly 0. So most
+images are drawn where some differ. Those where all agree are needed for the accuracies themselves.
+
+Each image has a lot, a number that never changes. It is drawn if its lot is small beside its weight. So each image has
+a known chance to be drawn, also if it is drawn again for other opinions: permanent random numbers (Ohlsson, 1995) and
+priority sampling (Duffield, Lund and Thorup, J. ACM 54(6), 2007).
 """
 
-import math
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-DIFFERING = 0.75  # share of the images that are drawn where student and labels differ
-THIRDS = 3  # by the student's confidence, of either kind
-STRATA = 2 * THIRDS  # the first half where they agree
-GOLDEN = (math.sqrt(5) - 1) / 2
+DIFFERING = 0.75  # share of the drawn images where some differ, unless these are more of all images
+THIRDS = 3  # by confidence, of the images where all agree and of those where some differ
+STRATA = 2 * THIRDS  # the first half where all agree
 
 
-def find_strata(labels: np.ndarray, student: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return the stratum (N,) of each image: 0 to 2 where the student says what its label says, by its confidence, from
-    the lowest third to the highest, and 3 to 5 where it says another class.
+class Opinions(NamedTuple):
+    """What several models or tables say of the same images.
 
     Args:
-        labels: (N,) classes that it learned from.
-        student: (N,) classes that it says.
-        confidence: (N,) how sure it is.
+        says: (N, K) classes, a column for each opinion.
+        confidence: (N, K) how sure each is, from 0 to 1; NaN where it does not say that.
     """
-    # where the student is unsure it is wrong more often, so that images of a third are more alike than those of all
-    strata = np.zeros(len(labels), dtype=np.int64)
-    for first, rows in ((0, labels == student), (THIRDS, labels != student)):
+
+    says: np.ndarray
+    confidence: np.ndarray
+
+    def of(self, columns: Sequence[int]) -> "Opinions":
+        """Return some of the opinions."""
+        return Opinions(self.says[:, columns], self.confidence[:, columns])
+
+    @property
+    def differ(self) -> np.ndarray:
+        """Of which images (N,) not all say the same class."""
+        return (self.says != self.says[:, :1]).any(axis=1)
+
+
+class Step(NamedTuple):
+    """Images that are drawn for some opinions, after those of earlier steps.
+
+    Args:
+        columns: which opinions.
+        drawn: how many images are drawn by the end of this step, those of earlier steps among them.
+    """
+
+    columns: Sequence[int]
+    drawn: int
+
+
+def lots_of(keys: Sequence[str | int], seed: int = 0) -> np.ndarray:
+    """Return the lot (N,) of each image, from 0 to 1, which its key decides.
+
+    Args:
+        keys: (N,) of the images.
+        seed: of the lots.
+    """
+    digests = b"".join(
+        hashlib.sha256(f"{seed} {key}".encode(errors="surrogateescape")).digest()[:8]
+        for key in keys
+    )
+    return np.frombuffer(digests, dtype=np.uint64) / 2**64
+
+
+def find_strata(opinions: Opinions) -> np.ndarray:
+    """Return the stratum (N,) of each image: 0 to 2 where all say the same class, by their mean confidence, from the
+    lowest third to the highest, and 3 to 5 where some differ.
+    """
+    # where a model is unsure it is wrong more often, so that images of a third are more alike than those of all
+    says_it = ~np.isnan(opinions.confidence)
+    total = np.where(says_it, opinions.confidence, 0).sum(axis=1)
+    confidence = total / np.maximum(1, says_it.sum(axis=1))
+    strata = np.zeros(len(confidence), dtype=np.int64)
+    for first, rows in ((0, ~opinions.differ), (THIRDS, opinions.differ)):
         index = rows.nonzero()[0]
         order = index[np.argsort(confidence[index], kind="stable")]
         strata[order] = first + np.arange(len(order)) * THIRDS // max(1, len(order))
     return strata
 
 
-def drawing_order(
-    strata: np.ndarray, labels: np.ndarray, student: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """Return all images (N,) in the order in which they are drawn, so that more images include the fewer.
+def draw_weights(says: np.ndarray) -> np.ndarray:
+    """Return how much an answer about each image (N,) tells, up to a factor: the root of the number of pairs of which
+    exactly one is right, as far as the votes tell the truth. Where all agree it is 1.
 
-    In a stratum, every image is equally likely to be among the first n. The classes of student and labels are spread
-    evenly over these n.
+    The variance of an estimated sum is least if chances are as the root of the mean square of what is summed (Neyman,
+    1934), and the sum over pairs is of their differences.
 
     Args:
-        strata: (N,) from `find_strata`.
-        labels: (N,) classes.
-        student: (N,) classes.
-        seed: of the draw.
+        says: (N, K) classes, of each opinion.
     """
-    # when each image is due: more often where they differ, unless these are most images anyway
-    rng, due = np.random.default_rng(seed), np.empty(len(strata))
+    # of each opinion, how many share it; of those who say a class that is true, each is right beside all others
+    count = says.shape[1]
+    sharing = (says[:, :, None] == says[:, None, :]).sum(axis=2)
+    # sum over classes of votes / K * votes * (K - votes), each class once a vote
+    pairs = (sharing * (count - sharing)).sum(axis=1) / count
+    return np.sqrt(np.where(pairs, pairs, 1))
+
+
+def order_of_step(opinions: Opinions, lots: np.ndarray) -> np.ndarray:
+    """Return all images (N,) in the order in which they are drawn for some opinions.
+
+    Args:
+        opinions: of N images.
+        lots: (N,) from `lots_of`.
+    """
+    # when each image is due: more often where some differ, unless these are most images anyway
+    strata = find_strata(opinions)
+    ratios, due = lots / draw_weights(opinions.says), np.empty(len(lots))
     differing = (strata >= THIRDS).mean()
     share = max(DIFFERING, differing)
     for stratum in range(STRATA):
         rows = (strata == stratum).nonzero()[0]
-        count = len(rows)
-        if not count:
+        if not len(rows):
             continue
-        # walk around the circle of images, sorted by class, in steps of the golden ratio, from a random place
-        by_class = rows[np.lexsort((rng.random(count), student[rows], labels[rows]))]
-        steps = np.argsort(np.argsort(np.arange(count) * GOLDEN % 1))
-        in_turn = by_class[(steps + rng.integers(count)) % count]
         # strata of a half get images in proportion to their sizes, one by one (Sainte-Lague)
+        in_turn = rows[np.argsort(ratios[rows], kind="stable")]
         faster = share / differing if stratum >= THIRDS else (1 - share) / (1 - differing)
-        due[in_turn] = (np.arange(count) + 0.5) / (count * faster)
+        due[in_turn] = (np.arange(len(rows)) + 0.5) / (len(rows) * faster)
     return np.argsort(due, kind="stable")
+
+
+def drawing_order(opinions: Opinions, lots: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+    """Return all images (N,) in the order in which they are drawn by some steps, so that more images include the fewer.
+
+    Args:
+        opinions: of N images.
+        lots: (N,) from `lots_of`.
+        steps: in turn; the last one goes on to the last image.
+    """
+    drawn = np.empty(0, dtype=np.int64)
+    for number, step in enumerate(steps, start=1):
+        order = order_of_step(opinions.of(step.columns), lots)
+        rest = order[~np.isin(order, drawn)]
+        most = len(lots) if number == len(steps) else step.drawn
+        drawn = np.concatenate([drawn, rest[: max(0, most - len(drawn))]])
+    return drawn
+
+
+def chances(
+    opinions: Opinions, lots: np.ndarray, steps: Sequence[Step], drawn: np.ndarray
+) -> np.ndarray:
+    """Return how likely each drawn image (n,) was to be drawn, from 0 to 1.
+
+    An image is drawn by a step if its lot is below its weight times a limit: that of the first image of its stratum
+    that is not drawn.
+
+    Args:
+        opinions: of N images.
+        lots: (N,) from `lots_of`.
+        steps: that have drawn them.
+        drawn: (n,) the first images of `drawing_order`.
+    """
+    likely, first = np.zeros(len(lots)), 0
+    for step in steps:
+        # a step that so few images do not reach has drawn nothing
+        if first >= len(drawn):
+            break
+        first = step.drawn
+        undrawn = np.ones(len(lots), dtype=bool)
+        undrawn[drawn[:first]] = False
+        own = opinions.of(step.columns)
+        weights, strata = draw_weights(own.says), find_strata(own)
+        limits = np.full(STRATA, np.inf)
+        np.minimum.at(limits, strata[undrawn], (lots / weights)[undrawn])
+        likely = np.maximum(likely, np.minimum(1, weights * limits[strata]))
+    return likely[drawn]

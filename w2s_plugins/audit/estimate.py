@@ -1,89 +1,221 @@
-"""What the answers about some images say of all of them: accuracy of labels and student, and their difference."""
+"""What the answers about some images say of all of them: how often each opinion is right, and which one most often."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from ..no_label import NO_LABEL
-from .draw import DIFFERING, STRATA, THIRDS
+from .draw import DIFFERING, STRATA, THIRDS, Opinions, find_strata
 
 DRAWS = 20_000  # of the posterior
-TAILS = 0.025, 0.975  # of a 95 % interval
+OUTSIDE = 0.05  # of the posterior, of a 95 % interval
 MARGIN = 1.43  # times half of its width: so far from 0 such an interval is beyond 0 in four of five cases
-# Outcomes: both are right, the label alone, the student alone, neither.
-# Jeffreys' parameters of a Dirichlet distribution, where they agree and where they differ
-PRIOR = np.array([[1, 0, 0, 1], [0, 1, 1, 1]]) / 2
-# what an outcome counts for the accuracy of the labels, of the student, and for the difference
-RIGHT = np.array([[1, 1, 0], [1, 0, -1], [0, 1, 1], [0, 0, 0]])
+PRIOR = 0.5  # pseudo-answers for each outcome, Jeffreys' parameter of a Dirichlet distribution
+
+
+class Answers(NamedTuple):
+    """What a person said of n images, and of how many others each answer speaks.
+
+    Args:
+        right: (n, K) which opinions are right.
+        truth: (n,) classes.
+        strata: (n,) of the images.
+        others: (n,) of how many images without an answer it speaks.
+        images: (strata,) how many there are.
+        rest: (strata,) how many have no answer.
+    """
+
+    right: np.ndarray
+    truth: np.ndarray
+    strata: np.ndarray
+    others: np.ndarray
+    images: np.ndarray
+    rest: np.ndarray
 
 
 class Estimate(NamedTuple):
-    """Accuracies over all images of a run, from 0 to 1; each (3,) of the labels, of the student, the difference.
+    """Accuracies of K opinions over all images, from 0 to 1, and the differences of each pair, of a row above a column.
 
     Args:
-        value: by inverse probability.
-        low: lower end of the interval.
-        high: upper end.
-        needed: about how many images decide which is better, if the difference is as estimated.
+        accuracy: (K,) by inverse probability.
+        low: (K,) lower end of the 95 % interval of each.
+        high: (K,) upper end.
+        difference: (K, K).
+        lowest: (K, K) lower end of the interval of each, which hold all together in 95 %.
+        highest: (K, K) upper end.
+        is_best: (K,) how probably each is the best one; equal ones share.
+        needed: (K, K) about how many drawn images decide which of two is better, if the difference is as estimated.
     """
 
-    value: np.ndarray
+    accuracy: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    needed: int
+    difference: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    is_best: np.ndarray
+    needed: np.ndarray
 
 
-def count_outcomes(
-    strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray
-) -> np.ndarray:
-    """Return how many images (strata, 4) have each outcome; those whose ``truth`` (n,) is `NO_LABEL` do not count."""
-    known = truth != NO_LABEL
-    label_is_wrong = (labels != truth)[known].astype(int)
-    student_is_wrong = (student != truth)[known].astype(int)
-    counts = np.zeros((STRATA, 2, 2), dtype=np.int64)
-    np.add.at(counts, (strata[known], label_is_wrong, student_is_wrong), 1)
-    return counts.reshape(STRATA, 4)
-
-
-def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
-    """Estimate accuracies from the outcomes of images that were drawn at random in each stratum.
-
-    Intervals are those of the posterior, in which images without an answer have the outcomes of their half of the
-    strata, where student and labels agree or where they differ. So nothing is open where all images have an answer.
+def expected_outcomes(says: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what may come out about an image, who is right, as sums of 2^k of those that are, and the pseudo-answers
+    for each: on average over the images `PRIOR` for each class that somebody says, and for any other class.
 
     Args:
-        sizes: (strata,) images in each.
-        counts: (strata, 4) outcomes of those with an answer, from `count_outcomes`.
+        says: (N, K) classes, of each opinion.
+    """
+    # a class that several say is one outcome, the sum of their bits
+    bits = 1 << np.arange(says.shape[1])
+    found = [np.zeros(max(1, len(says)), dtype=np.int64)]
+    for k in range(says.shape[1]):
+        is_first = (says[:, :k] != says[:, [k]]).all(axis=1)
+        found.append((says[is_first] == says[is_first, k, None]) @ bits)
+    outcomes, often = np.unique(np.concatenate(found), return_counts=True)
+    return outcomes, PRIOR * often / max(1, len(says))
+
+
+def estimate(
+    opinions: Opinions,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    chance: np.ndarray,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate accuracies from the answers about images that were drawn with known chances.
+
+    Intervals are those of the posterior, in which images without an answer have the outcomes of their kind, where all
+    agree or where some differ. So nothing is open where all images have an answer. Those of the differences are
+    simultaneous ones (Besag, Green, Higdon and Mengersen, Statistical Science 10(1), 1995).
+
+    Args:
+        opinions: K of N images.
+        rows: (n,) the images that a person was asked about.
+        truth: (n,) the answers, `NO_LABEL` where the person could not tell.
+        chance: (n,) how likely each was to be drawn.
         seed: of the draws from the posterior.
     """
-    # the share of each outcome in the halves, by inverse probability: a stratum with any answer counts by its size
-    answered = counts.sum(axis=1)
-    weights = np.where(answered, sizes / np.maximum(answered, 1), 0)[:, None] * counts
-    images, known, weighted = (
-        rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights)
-    )
-    total, seen = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
-    shares = np.where(
-        total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True)
-    )
-    value = (images * shares).sum(axis=0) @ RIGHT / images.sum()
-    # where they agree, confidence tells how often both are right, so that answers count for more than without strata
-    right = (counts[:THIRDS, 0] + 0.5) / (answered[:THIRDS] + 1)
-    within = (sizes[:THIRDS] * right * (1 - right)).sum() / max(1, images[0, 0])
-    gain = max(1.0, shares[0, 0] * shares[0, 3] / max(within, 1e-9))
+    known = truth != NO_LABEL
+    answers = weigh(opinions, rows[known], truth[known], chance[known])
+    rng = np.random.default_rng(seed)
+    agree, drawn_agree = _where_all_agree(answers, rng)
+    differ, drawn_differ = _where_some_differ(opinions, answers, rng)
+    accuracy = (agree + differ) / len(opinions.says)
+    drawn = (drawn_agree[:, None] + drawn_differ) / len(opinions.says)
 
-    # the posterior of these shares, and of the images without an answer
-    rng, posterior = np.random.default_rng(seed), shares * seen * [[gain], [1]] + PRIOR
-    gammas = rng.standard_gamma(np.broadcast_to(posterior, (DRAWS, *PRIOR.shape)))
-    rest = rng.multinomial((images - seen)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
-    low, high = np.quantile((known + rest).sum(axis=1) @ RIGHT / images.sum(), TAILS, axis=0)
-
-    # answers where they differ that make the interval so narrow; the square of its width goes with 1/n - 1/N
-    differing, width = max(1, int(images[1, 0])), max(high[2] - low[2], 1e-9)
-    narrower = (2 * value[2] / (MARGIN * width)) ** 2
-    answers = math.ceil(1 / (narrower * (1 / max(1, seen[1, 0]) - 1 / differing) + 1 / differing))
-    needed = min(
-        math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0])
+    # of each opinion alone, and of all pairs together
+    low, high = np.quantile(drawn, (OUTSIDE / 2, 1 - OUTSIDE / 2), axis=0)
+    count = len(accuracy)
+    one, other = np.triu_indices(count, 1)
+    difference = accuracy[:, None] - accuracy
+    lowest, highest = np.zeros((count, count)), np.zeros((count, count))
+    if len(one):
+        ends = simultaneous(drawn[:, one] - drawn[:, other])
+        lowest[one, other] = np.minimum(ends[0], difference[one, other])
+        highest[one, other] = np.maximum(ends[1], difference[one, other])
+        lowest[other, one], highest[other, one] = -highest[one, other], -lowest[one, other]
+    is_first = drawn >= drawn.max(axis=1, keepdims=True) - 1e-12
+    return Estimate(
+        accuracy,
+        np.minimum(low, accuracy),
+        np.maximum(high, accuracy),
+        difference,
+        lowest,
+        highest,
+        (is_first / is_first.sum(axis=1, keepdims=True)).mean(axis=0),
+        _needed(difference, highest - lowest, answers),
     )
-    return Estimate(value, np.minimum(low, value), np.maximum(high, value), needed)
+
+
+def weigh(opinions: Opinions, rows: np.ndarray, truth: np.ndarray, chance: np.ndarray) -> "Answers":
+    """Return of how many images each answer (n,) speaks, see `estimate` for the arguments: for itself, and for as many
+    others as the chance of its image says, which are those of its stratum together.
+    """
+    strata = find_strata(opinions)
+    own = strata[rows]
+    images, answered = (np.bincount(one, minlength=STRATA) for one in (strata, own))
+    others = 1 / chance - 1
+    # a person could not tell of some, where each was sure to be drawn
+    others = np.where(np.bincount(own, others, STRATA)[own], others, 1)
+    others *= (images - answered)[own] / np.bincount(own, others, STRATA)[own]
+    right = opinions.says[rows] == truth[:, None]
+    return Answers(right, truth, own, others, images, images - answered)
+
+
+def _where_all_agree(answers: "Answers", rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """Return how many images of those where all agree all are right about, and draws (S,) from its posterior."""
+    # confidence tells how often they are, so that answers count for more than without thirds
+    agree = answers.strata < THIRDS
+    right, speaks_for = answers.right[agree, 0], answers.others[agree]
+    images, rest = answers.images[:THIRDS], answers.rest[:THIRDS].sum()
+    share = _mean(right, speaks_for) if len(right) else 0.5
+    in_third = np.bincount(answers.strata[agree], right, THIRDS) + PRIOR
+    in_third /= np.bincount(answers.strata[agree], minlength=THIRDS) + 2 * PRIOR
+    within = images @ (in_third * (1 - in_third)) / max(1, images.sum())
+    size = _effective(speaks_for) * max(1.0, share * (1 - share) / max(within, 1e-9))
+    shares = rng.beta(share * size + PRIOR, (1 - share) * size + PRIOR, DRAWS)
+    return right.sum() + rest * share, right.sum() + rng.binomial(rest, shares)
+
+
+def _where_some_differ(
+    opinions: Opinions, answers: "Answers", rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many images of those where some differ each opinion (K,) is right about, and draws (S, K)."""
+    # the posterior of the outcomes, whose prior is what is said
+    differ = answers.strata >= THIRDS
+    right, speaks_for = answers.right[differ], answers.others[differ]
+    bits = 1 << np.arange(right.shape[1])
+    outcomes, pseudo = expected_outcomes(opinions.says[opinions.differ])
+    weights, size = pseudo, 0.0
+    if speaks_for.any():
+        place = np.searchsorted(outcomes, right @ bits)
+        weights = np.bincount(place, speaks_for, len(outcomes))
+        size = _effective(speaks_for)
+    mean = weights / weights.sum()
+    gammas = rng.standard_gamma(mean * size + pseudo, (DRAWS, len(outcomes)))
+    shares = gammas / np.maximum(gammas.sum(axis=1, keepdims=True), 1e-300)
+
+    # the images without an answer are drawn from it
+    rest = answers.rest[THIRDS:].sum()
+    is_right = (outcomes[:, None] & bits) > 0
+    unseen = rng.multinomial(rest, shares)
+    known = right.sum(axis=0)
+    return known + rest * mean @ is_right, known + unseen @ is_right
+
+
+def simultaneous(drawn: np.ndarray) -> np.ndarray:
+    """Return the ends (2, P) of intervals that hold all P numbers of a draw together in 95 % of the draws.
+
+    Args:
+        drawn: (S, P) draws from their common distribution.
+    """
+    # how far out a draw is: the rank, from either end, of the number of it that is farthest out
+    size = len(drawn)
+    ranks = rankdata(drawn, axis=0)
+    out = np.maximum(ranks, size + 1 - ranks).max(axis=1)
+    last = int(min(size, math.ceil(np.quantile(out, 1 - OUTSIDE))))
+    ordered = np.sort(drawn, axis=0)
+    return np.stack([ordered[size - last], ordered[last - 1]])
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted mean, the plain one where nothing has any weight."""
+    return float(np.average(values, weights=weights if weights.any() else None))
+
+
+def _effective(weights: np.ndarray) -> float:
+    """Return how many answers of one weight tell as much as these (Kish, 1965)."""
+    square = (weights**2).sum()
+    return float(weights.sum() ** 2 / square) if square else float(len(weights))
+
+
+def _needed(difference: np.ndarray, width: np.ndarray, answers: Answers) -> np.ndarray:
+    """Return about how many drawn images (K, K) make the interval of each pair so narrow that it decides."""
+    # answers where some differ; the square of the width goes with 1/n - 1/N
+    agreeing, differing = (max(1, part.sum()) for part in np.split(answers.images, 2))
+    seen = max(1, (answers.strata >= THIRDS).sum())
+    narrower = (2 * difference / (MARGIN * np.maximum(width, 1e-9))) ** 2
+    most = np.ceil(1 / (narrower * (1 / seen - 1 / differing) + 1 / differing))
+    share = max(DIFFERING, differing / answers.images.sum())
+    return np.minimum(np.ceil(most / share), most + agreeing).astype(int)

@@ -1,195 +1,205 @@
-"""What a run's student and its labels say of each image: ``audit/plan.json``, from which all else follows.
+"""What models and tables say of the images of an audit, and which images are drawn: ``audit/plan.json``, and beside it
+``opinions.safetensors``.
 
-A plan is believed only if it is of this student and of the images and labels that it has learned from, and if its
-strata and its order are those that `draw` makes of what it says.
+A plan is believed only if it is as it was written, and of these images and classes. What a model or a table says is
+taken from it only if it is of the same weights, images and labels.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
-from ..data.keys import sample_keys
-from ..files import delete, read_plain
-from ..labels.answers import key_column
-from ..made_of import Ingredient, find_changed, from_plain, to_plain
-from ..predictions.run import open_model
-from ..teachers.name import TeacherName
-from ..teachers.teacher import open_alone
-from ..training.learned import ROWS, Learned
-from .draw import STRATA, drawing_order, find_strata
+from ..files import atomic_write, check_regular, read_plain, to_json, write_text
+from ..made_of import Ingredient, from_plain
+from ..no_label import NO_LABEL
+from .draw import Opinions, Step, chances, drawing_order, lots_of
 
-COLUMNS = "keys", "labels", "student", "other", "confidence"  # a value for each image
-DIGITS = 6  # of a confidence
-is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id`
+PLAN, OPINIONS = "plan.json", "opinions.safetensors"
+is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id_of`
+
+
+@dataclass
+class Opinion:
+    """What a model or a table says of the images.
+
+    Args:
+        says: (N,) classes, `NO_LABEL` where it says nothing.
+        other: (N,) the classes that it finds next best.
+        confidence: (N,) how sure it is, from 0 to 1, or NaN.
+    """
+
+    says: np.ndarray
+    other: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass
 class Plan:
-    """What is said of all images of a run, in the order in which they are drawn.
+    """What is said of the images, and which of them were drawn.
 
     Args:
-        made_of: of what student, images and labels it is, from `made_of.to_plain`.
         by: what the keys are, ``filename`` or ``id``.
         classes: their names.
-        keys: (N,) of the images.
-        labels: (N,) classes that the student has learned from.
-        student: (N,) classes that it says.
-        other: (N,) the label where it is another class, else what the student finds the next best one.
-        confidence: (N,) how sure the student is, from 0 to 1.
-        rows: (N,) where the images stand in the data.
-        strata: (N,) see `draw.find_strata`.
-        drawn: how many images a person is asked about, the first ones.
+        keys: (N,) of the images, in the order of the data.
+        opinions: of models and tables.
+        made_of: of what weights, images and labels each of these is, from `made_of.to_plain`.
+        draws: the steps of each draw, in turn: which opinions it is about, and how many images it ends with.
     """
 
-    made_of: list[dict[str, object]]
     by: str
     classes: list[str]
     keys: list[str | int]
-    labels: list[int]
-    student: list[int]
-    other: list[int]
-    confidence: list[float]
-    rows: list[int]
-    strata: list[int]
-    drawn: int = 0
+    opinions: list[Opinion] = field(default_factory=list)
+    made_of: list[list[dict[str, object]]] = field(default_factory=list)
+    draws: list[list[Step]] = field(default_factory=list)
 
-    @property
-    def id(self) -> str:
-        """Names the draw, however many images of it are drawn. It begins with a letter, so that no spreadsheet takes
-        it for a number.
+    @cached_property
+    def lots(self) -> np.ndarray:
+        """The lot (N,) of each image."""
+        return lots_of(self.keys)
+
+    def said(self, columns: Sequence[int], rows: np.ndarray | slice = slice(None)) -> Opinions:
+        """Return some opinions of some images, all by default."""
+        chosen = [self.opinions[column] for column in columns]
+        return Opinions(
+            np.stack([one.says[rows] for one in chosen], axis=1),
+            np.stack([one.confidence[rows] for one in chosen], axis=1),
+        )
+
+    def images(self, columns: Sequence[int]) -> np.ndarray:
+        """Return the rows of the images of which all of some opinions say something."""
+        return (self.said(columns).says != NO_LABEL).all(axis=1).nonzero()[0]
+
+    def id_of(self, steps: Sequence[Step]) -> str:
+        """Return the name of a draw, however many images of it are drawn. It begins with a letter, so that no
+        spreadsheet takes it for a number.
         """
-        # what decides which images are drawn; how many are drawn does not
-        content = [self.made_of, self.keys, self.labels, self.student, self.strata]
-        return "a" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:15]
+        # what decides which images are drawn; how many are drawn in the end does not
+        columns, own = _own_columns(steps)
+        counts = [step.drawn for step in steps[:-1]]
+        about = [self.by, self.keys, self.classes, [step.columns for step in own], counts]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for array in self.said(columns):
+            digest.update(np.ascontiguousarray(array).data)
+        return "a" + digest.hexdigest()[:15]
+
+    def order(self, steps: Sequence[Step]) -> np.ndarray:
+        """Return the rows of the images in the order in which they are drawn."""
+        columns, own = _own_columns(steps)
+        rows = self.images(columns)
+        return rows[drawing_order(self.said(columns, rows), self.lots[rows], own)]
+
+    def chances(self, steps: Sequence[Step], drawn: np.ndarray) -> np.ndarray:
+        """Return how likely each of the first drawn images (n,) was to be drawn."""
+        columns, own = _own_columns(steps)
+        rows = self.images(columns)
+        places = np.searchsorted(rows, drawn)
+        return chances(self.said(columns, rows), self.lots[rows], own, places)
 
 
-def plan_ingredients(weights: str, learned: Learned) -> list[Ingredient]:
-    """Return what a plan is made of: the student, by the SHA-256 of its weights, and what it has learned from."""
-    return [Ingredient("student", "the student", "", weights), *learned.made_of]
+def _own_columns(steps: Sequence[Step]) -> tuple[list[int], list[Step]]:
+    """Return which opinions some steps are about, and these steps in terms of the places in that list."""
+    columns = sorted({column for step in steps for column in step.columns})
+    own = [Step([columns.index(column) for column in step.columns], step.drawn) for step in steps]
+    return columns, own
 
 
-def read_plan(path: Path, made_of: Sequence[Ingredient], learned: Learned) -> Plan | None:
-    """Return the plan if there is one of this student and what it has learned from, and if it is as it was made."""
+def find_opinion(plan: Plan, made_of: Sequence[Ingredient]) -> int | None:
+    """Return the number of the opinion that is made of the same, None if there is none."""
+    for number, content in enumerate(plan.made_of):
+        before = from_plain(content)
+        if [one.role for one in before] == [one.role for one in made_of] and all(
+            _is_same(*pair) for pair in zip(before, made_of)
+        ):
+            return number
+    return None
+
+
+def _is_same(before: Ingredient, now: Ingredient) -> bool:
+    """True if two ingredients have the same content or, where that cannot be told, lie in the same place."""
+    if before.fingerprint is None or now.fingerprint is None:
+        return before.place == now.place
+    return before.fingerprint == now.fingerprint
+
+
+# ---------------------------------------------------------------- its file
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Write the plan into the folder of an audit."""
+    arrays = {
+        f"{number} {name}": np.ascontiguousarray(array)
+        for number, opinion in enumerate(plan.opinions)
+        for name, array in vars(opinion).items()
+    }
+    with atomic_write(folder / OPINIONS) as temporary:
+        temporary.write_bytes(save(arrays))
+    content: dict[str, object] = dict(made_of=plan.made_of, draws=plan.draws)
+    checksum = _checksum(content, plan)
+    write_text(folder / PLAN, to_json({**content, "sha256": checksum}))
+
+
+def read_plan(folder: Path, by: str, classes: list[str], keys: list[str | int]) -> Plan | None:
+    """Return the plan in the folder of an audit if there is one of these images and classes, as it was written."""
+    plan = Plan(by, classes, keys)
     try:
-        content = read_plain(path)
+        # the values are believed by nobody, not even to be of the types that they were written as
+        content = read_plain(folder / PLAN)
         if not isinstance(content, dict):
             return None
-        plan = Plan(**content)
-
-        # of the same student and data, as far as their hashes say
-        before = from_plain(plan.made_of)
-        same_roles = [one.role for one in before] == [one.role for one in made_of]
-        if not same_roles or find_changed(before, made_of):
+        checksum = content.pop("sha256", None)
+        check_regular(folder / OPINIONS)
+        arrays = load_file(folder / OPINIONS)
+        plan.made_of, plan.draws = content["made_of"], content["draws"]
+        for number in range(len(plan.made_of)):
+            names = Opinion.__dataclass_fields__
+            opinion = Opinion(**{name: arrays[f"{number} {name}"] for name in names})
+            plan.opinions.append(opinion)
+        if checksum != _checksum(content, plan) or not _is_whole(plan):
             return None
-
-        # whoever can write the file cannot choose which images are asked about
-        is_drawn_so = is_whole(plan) and draw(plan) == plan
-        return plan if is_drawn_so and is_about(plan, learned) else None
-    except (OSError, ValueError, TypeError):
+        plan.draws = [[Step(list(own), drawn) for own, drawn in steps] for steps in plan.draws]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError):
         return None
+    return plan
 
 
-def is_whole(plan: Plan) -> bool:
-    """True if a plan may be one of `make_plan`. Raises `TypeError` or `ValueError` for some of those that are not."""
-    count = len(plan.keys)
-    numbers = np.array([plan.labels, plan.student, plan.other, plan.strata, plan.rows])
-    most = [len(plan.classes)] * 3 + [STRATA, count]
-    confidence = np.array(plan.confidence)
-
-    # the values are believed by nobody, not even to be of the types that they are declared to be
-    key_type = {"filename": str, "id": int}.get(plan.by)
-    types = [type(value) for value in (plan.drawn, plan.keys, plan.classes)]
-    types_within = [{*map(type, values)} for values in (plan.keys, plan.classes)]
-    if types != [int, list, list] or types_within != [{key_type}, {str}]:
-        return False
-    if numbers.dtype.kind != "i" or numbers.shape != (5, count):
-        return False
-    if confidence.dtype.kind != "f" or confidence.shape != (count,):
-        return False
-    in_range = (numbers >= 0).all() and (numbers.max(axis=1) < most).all()
-    return bool(in_range) and 0 <= plan.drawn <= count
+def _checksum(content: dict[str, object], plan: Plan) -> str:
+    """Return a hash of a plan and of the images that it is of."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    digest.update(json.dumps([plan.by, plan.classes, plan.keys]).encode())
+    for opinion in plan.opinions:
+        for array in vars(opinion).values():
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
-def is_about(plan: Plan, learned: Learned) -> bool:
-    """True if a plan has the images that a student has learned from, and its classes."""
-    by, rows, keys = images_in_tables(learned)
-    in_data = [plan.keys[row] for row in np.argsort(plan.rows)]
-    expected = by, [keys[row] for row in rows], classes_of(learned)
-    return (plan.by, in_data, plan.classes) == expected
-
-
-def images_in_tables(learned: Learned) -> tuple[str, list[int], Sequence[str | int]]:
-    """Return what the keys of the training images are, which of these can be asked about, and the keys of all. A name
-    that is not UTF-8 can stand in no table.
-    """
-    keys = sample_keys(learned.data.samples)
-    names = [str(key) for key in keys.values]
-    rows = [row for row, name in enumerate(names) if name.encode(errors="ignore").decode() == name]
-    return key_column(keys.by), rows, keys.values
-
-
-def classes_of(learned: Learned) -> list[str]:
-    """Return the names of the classes, which are their numbers if the data have nothing else."""
-    return learned.data.class_names or [*map(str, range(learned.data.count_classes()))]
-
-
-def draw(plan: Plan) -> Plan:
-    """Return a plan with the strata of its images, and these in the order of the draw, whatever order they are in."""
-    # in the order of the data, in which they were when they were drawn
-    back = np.argsort(plan.rows)
-    labels, student, confidence = (
-        np.array(column)[back] for column in (plan.labels, plan.student, plan.confidence)
-    )
-    strata = find_strata(labels, student, confidence)
-    order = drawing_order(strata, labels, student)
-    columns = {name: [getattr(plan, name)[row] for row in back[order]] for name in COLUMNS}
-    return replace(plan, rows=order.tolist(), strata=strata[order].tolist(), **columns)
-
-
-def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
-    """Ask the student of a run about its training images.
-
-    Args:
-        made_of: of what student, images and labels the plan is, from `plan_ingredients`.
-        learned: what the student has learned from.
-    """
-    # the student as it was exported, which is what would be used
-    student = open_model(str(learned.run))
-    labels = learned.labels(student)
-    # in its own form of the plain images; answers are kept until all are there
-    kept = learned.run / "audit" / "student"
-    member = open_alone(
-        TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN")
-    )
-    reader = learned.answers(member, kept)
-    kind = learned.data.target_kind
-    most_likely = [
-        kind.probabilities(reader(index, learned.world.device)).topk(min(2, member.num_classes))
-        for index in torch.arange(len(labels)).split(ROWS)
-    ]
-    confidence, classes = (torch.cat(parts).numpy(force=True) for parts in zip(*most_likely))
-    delete(kept)
-
-    # all images in the order of the draw
-    by, rows, keys = images_in_tables(learned)
-    best = classes[:, 0]
-    other = np.where(labels == best, classes[:, -1], labels)
-    undrawn = Plan(
-        made_of=to_plain(made_of),
-        by=by,
-        classes=classes_of(learned),
-        keys=[keys[row] for row in rows],
-        labels=labels[rows].tolist(),
-        student=best[rows].tolist(),
-        other=other[rows].tolist(),
-        confidence=confidence[rows, 0].astype(float).round(DIGITS).tolist(),
-        rows=[*range(len(rows))],
-        strata=[],
-    )
-    return draw(undrawn)
+def _is_whole(plan: Plan) -> bool:
+    """True if a plan may be one that was written here. Raises `TypeError` or `ValueError` for some that are not."""
+    count, most = len(plan.keys), len(plan.classes)
+    for opinion, made_of in zip(plan.opinions, plan.made_of):
+        from_plain(made_of)
+        classes = np.stack([opinion.says, opinion.other])
+        if classes.dtype != np.int32 or classes.shape != (2, count):
+            return False
+        if not NO_LABEL <= classes.min() <= classes.max() < most:
+            return False
+        if opinion.confidence.dtype != np.float32 or opinion.confidence.shape != (count,):
+            return False
+    for steps in plan.draws:
+        drawn = [step[1] for step in steps]
+        columns = [column for step in steps for column in step[0]]
+        if {*map(type, [*drawn, *columns])} != {int} or sorted(drawn) != drawn:
+            return False
+        if not 0 < drawn[0] <= drawn[-1] <= count:
+            return False
+        if not 0 <= min(columns) <= max(columns) < len(plan.opinions):
+            return False
+    return True

@@ -1,133 +1,187 @@
-"""``python -m w2s_plugins.labels audit RUN``: images are drawn, a person says what is on them, and the answers say
-whether the student is better than its labels.
+"""``python -m w2s_plugins.labels audit RUN ...``: images are drawn, a person says what is on them, and the answers say
+whether a student is better than its labels, and which of several is best.
 """
 
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ..cli.declare import words_of
-from ..cli.parser import train_parser
-from ..cli.values import locate, no_model
-from ..data import MapDataset
-from ..data.keys import SampleKeys, sample_keys
-from ..data.wrapper import without_transform
-from ..errors import UserError, quietly, say, typed, write_errors
-from ..files import delete, file_sha256, to_json, write_text
-from ..hub.export import check_export
-from ..labels.commands import read_tables
-from ..labels.samples import labels_of_samples
-from ..labels.table import LabelRows
-from ..labels.table_writer import write_label_table
-from ..monitor import format_table, setup_logging
+from ..cli.forms import LABELS_PREFIX
+from ..errors import UserError, say, typed, write_errors
+from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
-from ..training.learned import Learned, open_learned
-from .draw import STRATA
-from .estimate import Estimate, count_outcomes, estimate
-from .page import encode, write_page
-from .plan import Plan, is_draw, make_plan, plan_ingredients, read_plan
-
-UNSURE = "?"  # the answer of who cannot tell
-MANY = 0.1  # of the answers that are that
-VALIDATION = 5  # every fifth checked image is for validation
-# flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
-KEPT = (
-    "plugins",
-    "unlabeled",
-    "teacher",
-    "teacher_checkpoint",
-    "teacher_kwargs",
-    "teacher_img_size",
-    "prompts",
-    "model",
-    "model_kwargs",
-    "pretrained",
-    "pretrained_path",
-    "initial_checkpoint",
-    "finetune",
-    "img_size",
-    "in_chans",
-    "input_size",
-    "mean",
-    "std",
-    "crop_pct",
-    "interpolation",
-    "hflip",
-    "vflip",
+from .answers import (
+    UNSURE,
+    Answered,
+    first_steps,
+    keep_answers,
+    kept_answers,
+    labels_given,
+    read_answers,
+    write_sheet,
 )
+from .draw import Step
+from .estimate import estimate, weigh
+from .labelled import command_with_labelled, pictures, write_labelled
+from .page import write_page
+from .plan import PLAN, Plan, read_plan, write_plan
+from .report import (
+    fit_temperature,
+    say_accuracies,
+    say_of_classes,
+    verdict_on_one,
+    verdict_on_several,
+    write_differences,
+)
+from .subjects import (
+    Images,
+    Subject,
+    ask,
+    images_of,
+    open_subjects,
+    student_logits,
+    warn_of_silent,
+)
+
+MANY = 0.1  # of the answers are that nobody can tell
 
 _logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Audit:
+    """An audit of some runs and tables.
+
+    Args:
+        subjects: these.
+        images: that it is about.
+        folder: of its files.
+        command: that begins it.
+        plan: what is said, and drawn.
+        columns: by name, the numbers of the opinions that are compared.
+    """
+
+    subjects: list[Subject]
+    images: Images
+    folder: Path
+    command: str
+    plan: Plan
+    columns: dict[str, int]
+
+    @property
+    def of_one_run(self) -> bool:
+        """Whether it asks if a student is better than its labels."""
+        return len(self.subjects) == 1 and len(self.columns) == 2
+
+
 def audit(
-    run: str, images: int, answers: str | None, data_dir: str | None, plugins: Sequence[str]
+    runs: Sequence[str],
+    images: int,
+    answers: str | None,
+    data_dir: str | None,
+    plugins: Sequence[str],
 ) -> None:
-    """Draw images of a run and write the page about them; with ``answers``, say what these tell.
+    """Draw images and write the page about them; with ``answers``, say what these tell.
 
     Raises:
-        UserError: no run that has ended; its images are not there; the answers cannot be read.
+        UserError: a run has not ended; its images are not there; a table or the answers cannot be read.
     """
     setup_logging(primary=True)
     load_plugins(plugins)
-    # weights that a run has not exported may still change
-    exported, run_folder = locate(run)
-    model = (run_folder or Path()) / "export" / "model.safetensors"
-    if exported is None or run_folder is None or not model.is_file():
-        raise no_model("RUN", run, "the folder of a run that has ended")
-    check_export(model.parent, "audit of")
     moved = [] if data_dir is None else ["--data-dir", data_dir]
-    command = f"{typed('labels')} {shlex.join(['audit', run, *moved])}"
+    command = f"{typed('labels')} {shlex.join(['audit', *runs, *moved])}"
 
-    # a plan is of one student, and of the images and labels that it has learned from
-    learned = open_learned(run_folder, data_dir)
-    folder = run_folder / "audit"
-    file = folder / "plan.json"
-    made_of = plan_ingredients(file_sha256(model), learned)
-    plan = read_plan(file, made_of, learned)
-    if answers is not None:
-        if plan is None:
-            raise UserError(
-                f"--answers {answers}: no images were drawn for this student and what it has learned "
-                f"from; expected {command} before"
-            )
-        tell(plan, learned, answers)
-        return
-
-    # what student and labels say is asked once; more images include those that were drawn before
-    if plan is None and file.exists():
-        _logger.warning(
-            f"WARNING: {file} is not of this student and what it has learned from: images are drawn anew"
+    # a plan is of these images
+    subjects = open_subjects(runs, data_dir)
+    pictured = images_of(subjects, data_dir)
+    folder = folder_of(subjects)
+    plan = read_plan(folder, pictured.by, pictured.classes, pictured.keys)
+    if answers is not None and (plan is None or not plan.draws):
+        raise UserError(
+            f"--answers {answers}: no images were drawn for this student and what it has learned from; expected "
+            f"{command} before"
         )
-    plan = plan or make_plan(made_of, learned)
-    plan.drawn = drawn = min(images, len(plan.keys))
+    if plan is None:
+        if (folder / PLAN).exists():
+            _logger.warning(
+                f"WARNING: {folder / PLAN} is not of these images, or was changed: images are drawn anew"
+            )
+        plan = Plan(pictured.by, pictured.classes, pictured.keys)
+
+    # what students and labels say is asked once
+    columns = ask(subjects, pictured, plan)
+    warn_of_silent(subjects, plan, [*columns.values()])
+    own = Audit(subjects, pictured, folder, command, plan, columns)
     with write_errors(folder):
         folder.mkdir(exist_ok=True)
-    write_text(file, to_json(vars(plan)))
-    agree = 100 * np.equal(plan.labels, plan.student).mean()
-    say(
-        f"{run_folder}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are "
-        "drawn"
-    )
+    if answers is not None:
+        answered = read_answers(plan, answers, folder)
+        write_plan(folder, plan)
+        keep_answers(plan, answered, folder)
+        tell(own, answered, answers)
+        return
+    kept = kept_answers(plan, folder)
+    draw(own, images, kept)
+    if kept is not None:
+        tell(own, kept, "the answers so far")
 
-    # two candidates come first, whether student and labels agree or not, so that the page does not tell
-    keys = plan.keys[:drawn]
-    candidates = [
-        sorted({student, other}, key=plan.classes.__getitem__)
-        for student, other in zip(plan.student[:drawn], plan.other)
-    ]
+
+def folder_of(subjects: Sequence[Subject]) -> Path:
+    """Return the folder of an audit: that of the first run, or beside the first table."""
+    first = next((one for one in subjects if one.learned is not None), None)
+    if first is not None and first.learned is not None:
+        return first.learned.run / "audit"
+    file = subjects[0].typed.removeprefix(LABELS_PREFIX).split("?")[0].split("#")[0]
+    return Path(f"{file}.audit")
+
+
+# ---------------------------------------------------------------- the draw
+
+
+def draw(audit: Audit, images: int, kept: Answered | None) -> None:
+    """Draw images, after those that have answers already, and write the page and the table for the answers."""
+    # more images include those that were drawn before
+    plan, folder = audit.plan, audit.folder
+    columns = [*audit.columns.values()]
+    steps = steps_to(plan, columns, images, kept)
+    name = plan.id_of(steps)
+    earlier = [one for one in plan.draws if plan.id_of(one) != name]
+    plan.draws = [*earlier, steps]
+    write_plan(folder, plan)
+    rows = plan.order(steps)[: steps[-1].drawn]
+    agree = 100 * (~plan.said(columns, plan.images(columns)).differ).mean()
+    count, drawn = len(plan.images(columns)), len(rows)
+    if audit.of_one_run:
+        text = f"{folder.parent}: the student agrees with its labels on {agree:.1f} % of {count} images"
+    else:
+        text = f"{', '.join(audit.columns)}: all agree on {agree:.1f} % of {count} images"
+    say(f"{text}; {drawn} are drawn")
+
+    # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
+    chosen = [plan.opinions[column] for column in columns]
+    candidates = []
+    for row in rows:
+        said = {int(one.says[row]) for one in chosen}
+        if len(said) == 1:
+            said.add(int(chosen[-1].other[row]))
+        candidates.append(sorted(said, key=plan.classes.__getitem__))
+    keys = [plan.keys[row] for row in rows]
+    given = labels_given(plan, kept)
     page = folder / "index.html"
     write_page(
         page,
-        pictures(learned.data.samples, keys),
-        title=run_folder.resolve().name,
-        command=f"{command} --answers FILE",
+        pictures(audit.images.dataset, keys),
+        title=folder.resolve().parent.name,
+        command=f"{audit.command} --answers FILE",
         audit=dict(
-            id=plan.id,
+            id=name,
+            earlier=[plan.id_of(one) for one in earlier],
+            given=[[key, given[key]] for key in keys if key in given],
             by=plan.by,
             classes=plan.classes,
             unsure=UNSURE,
@@ -137,196 +191,123 @@ def audit(
     )
 
     # a sheet that is there may hold answers
-    sheet = folder / f"answers-{plan.id[:7]}-{drawn}.csv"
+    sheet = folder / f"answers-{name[:7]}-{drawn}.csv"
     if not sheet.exists():
-        write_label_table(
-            sheet, [{plan.by: keys, "label": [""] * drawn, "audit": [plan.id] * drawn}]
-        )
+        write_sheet(sheet, plan, name, rows, kept)
     say(
         f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
-        f"{command} --answers FILE",
+        f"{audit.command} --answers FILE",
     )
 
 
-def pictures(dataset: MapDataset, keys: Sequence[str | int]) -> Iterator[Image.Image]:
-    """Return the images with some keys, one by one. Raises `UserError` at once where one is not there any more."""
-    images = without_transform(dataset)
-    images.transform = None
-    row_of = {key: row for row, key in enumerate(sample_keys(images).values)}
-    gone = [key for key in keys if key not in row_of]
-    if gone:
-        raise UserError(
-            f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}"
-        )
-
-    def read(key: str | int) -> Image.Image:
-        image, _ = images[row_of[key]]
-        if not isinstance(image, Image.Image):
-            raise TypeError("without a transform a dataset gives images as they are")
-        return image
-
-    return map(read, keys)
+def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | None) -> list[Step]:
+    """Return the steps of a draw of so many images for some opinions, which goes on after those with answers."""
+    before = [] if kept is None else kept.steps
+    answered = 0 if kept is None else len(kept.rows)
+    own = Step([*columns], max(images, answered))
+    if before and before[-1].columns == own.columns:
+        before = before[:-1]
+    elif images <= answered:
+        # there are as many answers as were asked for, and they tell something of these opinions, too
+        return before
+    steps = [*before, own]
+    return first_steps(steps, min(own.drawn, len(plan.order(steps))))
 
 
-# ---------------------------------------------------------------- answers
+# ---------------------------------------------------------------- what answers tell
 
 
-def tell(plan: Plan, learned: Learned, file: str) -> None:
-    """Say what answers tell of labels and student, and write the checked images as a labelled set.
+def tell(audit: Audit, answered: Answered, file: str) -> None:
+    """Say what answers tell of labels and students, and write the checked images as a labelled set.
 
     Raises:
-        UserError: the answers cannot be read, are of another draw, or are about none of the images.
+        UserError: the answers are about none of the images.
     """
-    # read as any table; who cannot tell has a class of its own, and so has what several people differ about
-    folder, drawn = learned.run / "audit", plan.drawn
-    names, unsure = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes)
-    keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys)
-    (table,), _, how = read_tables([[file]], names)
-    check_draw(plan, table, folder, file)
-    with quietly():  # names are to be those of one image of all
-        answers = labels_of_samples(table, keys, names, how["combine"], file)
-    truth = answers.classes()[:drawn]
-    known = answers.known[:drawn].nonzero().flatten()
-    check_order(plan, known.numpy(), file)
-    truth[known[answers.best(known).sum(dim=1) > 1]] = unsure
-    answered, lost = len(known), int((truth == unsure).sum())
-    truth[truth == unsure] = NO_LABEL
+    lost = int((answered.truth == NO_LABEL).sum())
+    count = len(answered.rows)
+    drawn = max(count, next_count(audit.plan, answered))
     say(
-        f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
+        f"{file}: answers about {count} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
     )
-    if lost == answered:
-        raise UserError(f"{file}: says of no image what is on it")
-    if others := len({*table.keys}) - answered:
+    if answered.unknown:
         _logger.warning(
-            f"WARNING: {others} answers are about images that are not drawn, and do not count"
+            f"WARNING: {answered.unknown} answers are about images that are not drawn, and do not count"
         )
-    if lost > MANY * answered:
+    if lost > MANY * count:
         _logger.warning(
             "WARNING: so many are taken to be as the others of their kind, which may not be so"
         )
 
-    # accuracies in percent
-    labels, student, strata = map(np.array, (plan.labels, plan.student, plan.strata))
-    outcomes = count_outcomes(strata[:drawn], labels[:drawn], student[:drawn], truth)
-    result = estimate(np.bincount(strata, minlength=STRATA), outcomes)
-    rows = [
-        [who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
-        for who, value, low, high in zip(("labels", "student", "difference"), *result[:3])
+    # accuracies, of images of which all opinions say something
+    plan, columns = audit.plan, [*audit.columns.values()]
+    images = plan.images(columns)
+    chance = plan.chances(answered.steps, answered.rows)
+    common = np.isin(answered.rows, images)
+    opinions = plan.said(columns, images)
+    rows, truth = np.searchsorted(images, answered.rows[common]), answered.truth[common]
+    if not (truth != NO_LABEL).any():
+        raise UserError(f"{file}: is about no image of which all of these say something")
+    result = estimate(opinions, rows, truth, chance[common])
+    names = ["labels", "student"] if audit.of_one_run else [*audit.columns]
+    say_accuracies(names, result)
+    known = truth != NO_LABEL
+    if audit.of_one_run:
+        export = audit.folder.parent / "export"
+        say(verdict_on_one(result, export, count - lost, drawn, len(images)))
+    elif len(names) > 1:
+        say(verdict_on_several(names, result, count - lost, drawn, len(images)))
+    write_differences(audit.folder / "differences.csv", names, result)
+
+    # what the best one confuses
+    best = int(result.accuracy.argmax())
+    answers = weigh(opinions, rows[known], truth[known], chance[common][known])
+    says = opinions.says[:, best]
+    say_of_classes(audit.folder, names[best], plan.classes, says, says[rows[known]], answers)
+    chosen = [one for one in audit.subjects if one.learned is not None]
+    subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
+    if subject is not None:
+        say_temperature(names[best], subject, audit, answered, 1 + answers.others)
+    say_checked(audit, answered, subject or next(iter(chosen), None))
+
+
+def next_count(plan: Plan, answered: Answered) -> int:
+    """Return how many images were drawn by the last draw that begins with the answered ones."""
+    counts = [
+        steps[-1].drawn
+        for steps in plan.draws
+        if first_steps(steps, len(answered.rows)) == answered.steps
     ]
+    return counts[-1] if counts else 0
+
+
+def say_temperature(
+    name: str, subject: Subject, audit: Audit, answered: Answered, weights: np.ndarray
+) -> None:
+    """Say by which temperature the confidence of a student becomes what it is right on."""
+    learned = subject.learned
+    if learned is None:
+        return
+    known = answered.truth != NO_LABEL
+    logits = student_logits(learned, audit.images, answered.rows[known])
+    temperature, before, after = fit_temperature(logits, answered.truth[known], weights)
     say(
-        *format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"),
-        verdict(result, plan, learned.run, answered - lost),
+        f"* temperature of {name}: {temperature:.2f}; its mean confidence is then {100 * after:.1f} %, not "
+        f"{100 * before:.1f} %"
     )
 
-    # the checked images, and how to learn from them where the others have no labels
-    checked = folder / "checked"
-    write_checked(plan, truth, checked, pictures(learned.data.samples, plan.keys[:drawn]))
+
+def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> None:
+    """Write the checked images as a labelled set, and say how to learn from them."""
+    checked = audit.folder / "checked"
+    plan = audit.plan
+    keys = [plan.keys[row] for row in answered.rows]
+    images = pictures(audit.images.dataset, keys)
+    write_labelled(checked, images, answered.truth.tolist(), plan.classes)
     say(
         f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them"
     )
-    both_parts = all((checked / part).is_dir() for part in ("train", "validation"))
-    if learned.settings.data.unlabeled and both_parts:
-        say(command_with_checked(plan, learned, checked))
-
-
-def command_with_checked(plan: Plan, learned: Learned, checked: Path) -> str:
-    """Return the command that learns from the checked images beside those without labels."""
-    # a class may have no image among the checked ones, and a file says that it is one
-    classes = checked / "classes.txt"
-    write_text(classes, "".join(f"{name}\n" for name in plan.classes))
-
-    # as the run was trained, where its flags say otherwise than the defaults
-    flags = train_parser().by_dest()
-    words: list[str] = []
-    for name in KEPT:
-        value = learned.settings.flags[name]
-        if value not in (None, flags[name].default):
-            words += words_of(flags[name], value)
-    words += ["--data-dir", str(checked), "--class-map", str(classes)]
-    words += ["--stages", "weak-labels-plus-few-true"]
-    words += ["--experiment", f"{learned.run.name}-checked"]
-    return f"{typed('train')} {shlex.join(words)}"
-
-
-def check_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> None:
-    """Raise a `UserError` for answers that say that they are of another draw."""
-    # other tables may have a column of that name with anything in it
-    draws = filter(is_draw, map(str.lower, table.draws))
-    if {*draws} - {plan.id}:
-        raise UserError(
-            f"{file}: is of another draw: of another student, or of other images or labels; expected "
-            f"answers to {folder / 'index.html'}"
-        )
-
-
-def check_order(plan: Plan, answered: np.ndarray, file: str) -> None:
-    """Raise a `UserError` if an image has no answer, but one that is drawn after it has.
-
-    The first images of the draw are a random sample of each stratum, however many they are. Any others are not: not
-    those that a person found easy, nor those that were drawn for another student.
-
-    Args:
-        plan: the draw.
-        answered: (n,) the numbers of the drawn images with an answer, in order.
-        file: of the answers.
-    """
-    first, last = find_gap(answered)
-    if first < last:
-        raise UserError(
-            f"{file}: has no answer about {plan.keys[first]}, image {first + 1} of the draw, but about "
-            f"others after it: answers count in the order of the draw; expected one about each of the "
-            f"first {last}, '{UNSURE}' if nobody can tell"
-        )
-
-
-def find_gap(answered: np.ndarray) -> tuple[int, int]:
-    """Return how many of the first images have an answer, and up to which there are any: the same without a gap."""
-    in_order = answered == np.arange(len(answered))
-    return int(in_order.sum()), int(answered[-1]) + 1 if len(answered) else 0
-
-
-def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
-    """Return what an estimate means, and what to do."""
-    # the interval of the difference decides, not its value
-    low, high = result.low[2], result.high[2]
-    if low > 0:
-        return f"Better: the student is right more often than its labels. Use {run / 'export'}"
-    if high < 0:
-        return "Worse: the labels are right more often than the student. Keep them"
-    if low == high:
-        return "Level: where they differ, as many images speak for either. Use whichever you like"
-    needed = max(result.needed, answered + 1)
-    advice = f"it would take more images than there are ({len(plan.keys)})"
-    if needed < len(plan.keys):
-        advice = (
-            f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
-            f"{max(needed, plan.drawn)})"
-        )
-    return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
-
-
-def write_checked(
-    plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[Image.Image]
-) -> None:
-    """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
-    delete(folder)
-    # a class may have a name that no folder can have
-    unfit = {
-        name
-        for name in plan.classes
-        if not name.isprintable() or Path(name).name != name or name == ".."
-    }
-    if unfit:
-        _logger.warning(
-            f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out"
-        )
-    for number, (image, label) in enumerate(zip(images, truth), start=1):
-        name = plan.classes[label]
-        if label == NO_LABEL or name in unfit:
-            continue
-        # by its number in the draw, so that more answers leave each image in its part
-        of_class = folder / ("train" if number % VALIDATION else "validation") / name
-        with write_errors(of_class):
-            of_class.mkdir(parents=True, exist_ok=True)
-            (of_class / f"{number:05}.jpeg").write_bytes(encode(image))
+    if subject is not None and subject.learned is not None:
+        command = command_with_labelled(subject.learned, checked, plan.classes)
+        if command is not None:
+            say(command)

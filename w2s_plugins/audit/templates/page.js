@@ -11,10 +11,14 @@ let filter = null;  // the typed letters, once there are any or / was typed
 // answers are kept in the browser, if it lets a page from the disk do that
 function load() {
   try {
-    const kept = JSON.parse(localStorage.getItem(place) || "[]");
-    given = kept.filter(([key, label]) => known.has(key) && (audit.classes.includes(label) || label === audit.unsure));
+    // those to this draw, or else to earlier ones, count for more than those that were read from a file
+    const read = (id) => JSON.parse(localStorage.getItem("w2s-audit-" + id) || "null");
+    const kept = read(audit.id) || audit.earlier.flatMap((id) => read(id) || []);
+    given = [...new Map([...audit.given, ...kept])];
+    given = given.filter(([key, label]) => known.has(key) && (audit.classes.includes(label) || label === audit.unsure));
     localStorage.setItem(place, JSON.stringify(kept));
   } catch (error) {
+    given = audit.given;
     at("kept").textContent = "This browser keeps no answers: download them before you close the page.";
   }
 }

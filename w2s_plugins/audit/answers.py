@@ -1,0 +1,171 @@
+"""What a person has answered about the images of a draw: read from a table, and kept beside the plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.keys import SampleKeys
+from ..errors import UserError, quietly
+from ..labels.commands import read_tables
+from ..labels.samples import labels_of_samples
+from ..labels.table import LabelRows
+from ..labels.table_writer import write_label_table
+from ..no_label import NO_LABEL
+from .draw import Step
+from .plan import Plan, is_draw
+
+UNSURE = "?"  # the answer of who cannot tell
+KEPT = "answers.csv"  # the last answers, in the folder of an audit
+
+
+@dataclass
+class Answered:
+    """The answers about the first images of a draw.
+
+    Args:
+        steps: of the draw, up to the last image that has an answer.
+        rows: (n,) of the images.
+        truth: (n,) classes, `NO_LABEL` where the person could not tell.
+        unknown: how many answers are about images that are not drawn.
+    """
+
+    steps: list[Step]
+    rows: np.ndarray
+    truth: np.ndarray
+    unknown: int = 0
+
+
+def read_answers(plan: Plan, file: str, folder: Path) -> Answered:
+    """Read the answers about a draw.
+
+    Args:
+        plan: has the draw.
+        file: the table.
+        folder: of the audit.
+
+    Raises:
+        UserError: they cannot be read, are of another draw, have a gap, or are about none of the images.
+    """
+    # read as any table; who cannot tell has a class of its own, and so has what several people differ about
+    names, unsure = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes)
+    (table,), _, how = read_tables([[file]], names)
+    steps = find_draw(plan, table, folder, file)
+    keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys)
+    with quietly():  # names are to be those of one image of all
+        answers = labels_of_samples(table, keys, names, how["combine"], file)
+    classes = answers.classes()
+    known = answers.known.nonzero().flatten()
+    classes[known[answers.best(known).sum(dim=1) > 1]] = unsure
+
+    # in the order of the draw, without a gap
+    drawn = plan.order(steps)[: steps[-1].drawn]
+    has_answer = answers.known.numpy()[drawn]
+    answered = has_answer.nonzero()[0]
+    _check_order(plan, drawn, answered, file)
+    rows = drawn[: len(answered)]
+    truth = np.where(classes[rows] == unsure, NO_LABEL, classes[rows])
+    if not (truth != NO_LABEL).any():
+        raise UserError(f"{file}: says of no image what is on it")
+    unknown = len({*table.keys}) - len(answered)
+    return Answered(first_steps(steps, len(rows)), rows, truth, unknown)
+
+
+def find_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> list[Step]:
+    """Return the draw that answers say they are of, or else the last one. Raises `UserError` if it is another one."""
+    # other tables may have a column of that name with anything in it
+    named = {*filter(is_draw, map(str.lower, table.draws))}
+    draws = {plan.id_of(steps): steps for steps in plan.draws}
+    if len(named) > 1:
+        raise UserError(
+            f"{file}: has answers of {len(named)} draws; expected those of one, in a file of their own"
+        )
+    if named - {*draws}:
+        raise UserError(
+            f"{file}: is of another draw: of another student, or of other images or labels; expected "
+            f"answers to {folder / 'index.html'}"
+        )
+    return draws[named.pop()] if named else plan.draws[-1]
+
+
+def first_steps(steps: Sequence[Step], count: int) -> list[Step]:
+    """Return the steps by which the first images of a draw were drawn."""
+    first: list[Step] = []
+    for step in steps:
+        if not first or first[-1].drawn < count:
+            first.append(step._replace(drawn=min(step.drawn, count)))
+    return first
+
+
+def _check_order(plan: Plan, drawn: np.ndarray, answered: np.ndarray, file: str) -> None:
+    """Raise a `UserError` if an image has no answer, but one that is drawn after it has.
+
+    The first images of the draw are a random sample of each stratum, however many they are. Any others are not: not
+    those that a person found easy, nor those that were drawn for another student.
+
+    Args:
+        plan: the draw.
+        drawn: (n,) rows of the images in the order of the draw.
+        answered: the numbers of the drawn images with an answer, in order.
+        file: of the answers.
+    """
+    first, last = find_gap(answered)
+    if first < last:
+        raise UserError(
+            f"{file}: has no answer about {plan.keys[drawn[first]]}, image {first + 1} of the draw, but about "
+            f"others after it: answers count in the order of the draw; expected one about each of the "
+            f"first {last}, '{UNSURE}' if nobody can tell"
+        )
+
+
+def find_gap(answered: np.ndarray) -> tuple[int, int]:
+    """Return how many of the first images have an answer, and up to which there are any: the same without a gap."""
+    in_order = answered == np.arange(len(answered))
+    return int(in_order.sum()), int(answered[-1]) + 1 if len(answered) else 0
+
+
+# ---------------------------------------------------------------- kept
+
+
+def keep_answers(plan: Plan, answered: Answered, folder: Path) -> None:
+    """Write the answers beside the plan, so that they count when more images are drawn, or for other students."""
+    steps = next(steps for steps in plan.draws if _is_first_of(answered.steps, steps))
+    write_sheet(folder / KEPT, plan, plan.id_of(steps), answered.rows, answered)
+
+
+def _is_first_of(first: Sequence[Step], steps: Sequence[Step]) -> bool:
+    return first_steps(steps, first[-1].drawn) == [*first]
+
+
+def kept_answers(plan: Plan, folder: Path) -> Answered | None:
+    """Return the answers that are kept beside a plan, None where there are none.
+
+    Raises:
+        UserError: they were changed into something else.
+    """
+    file = folder / KEPT
+    if not plan.draws or not file.is_file():
+        return None
+    with quietly():  # what is logged of a table was said when it was read for the first time
+        return read_answers(plan, str(file), folder)
+
+
+def write_sheet(
+    path: Path, plan: Plan, draw: str, rows: np.ndarray, answered: Answered | None
+) -> None:
+    """Write a table for the answers about some images, with those that there are."""
+    given = labels_given(plan, answered)
+    keys = [plan.keys[row] for row in rows]
+    labels = [given.get(key, "") for key in keys]
+    write_label_table(path, [{plan.by: keys, "label": labels, "audit": [draw] * len(keys)}])
+
+
+def labels_given(plan: Plan, answered: Answered | None) -> dict[str | int, str]:
+    """Return what a person has answered, by the key of the image."""
+    if answered is None:
+        return {}
+    return {
+        plan.keys[row]: UNSURE if label == NO_LABEL else plan.classes[label]
+        for row, label in zip(answered.rows, answered.truth)
+    }

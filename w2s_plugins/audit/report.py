@@ -1,0 +1,276 @@
+"""What the answers of an audit tell, as lines and tables: accuracies, which opinion is best, and what it confuses."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import beta
+
+from ..errors import say, shorten
+from ..files import to_csv, write_text
+from ..monitor import format_table
+from .estimate import OUTSIDE, PRIOR, Answers, Estimate
+
+LISTED = 3  # classes or confusions in a line
+MOST_SHARES = 50  # classes whose shares are printed
+TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
+
+
+def say_accuracies(names: Sequence[str], result: Estimate) -> None:
+    """Print the accuracy of each opinion in percent, and how far the best one is above it."""
+    best = int(result.accuracy.argmax())
+    rows = [
+        [
+            name,
+            _percent(result.accuracy[k]),
+            f"{_percent(result.low[k])} to {_percent(result.high[k])}",
+        ]
+        for k, name in enumerate(names)
+    ]
+    header = ["", "accuracy", "95 % interval"]
+    if len(names) == 2:
+        # the second one is the student where the first one is its labels
+        ends = f"{_percent(result.lowest[1, 0])} to {_percent(result.highest[1, 0])}"
+        rows.append(["difference", _percent(result.difference[1, 0]), ends])
+    elif len(names) > 2:
+        header += ["best in", f"{shorten(names[best], 20)} above it", "interval of all pairs"]
+        for k, row in enumerate(rows):
+            row.append(f"{100 * result.is_best[k]:.0f} %")
+            if k != best:
+                ends = f"{_percent(result.lowest[best, k])} to {_percent(result.highest[best, k])}"
+                row += [f"{100 * result.difference[best, k]:+.1f}", ends]
+            else:
+                row += ["", ""]
+        rows = [rows[k] for k in np.argsort(-result.accuracy, kind="stable")]
+    say(*format_table(rows, header).split("\n"))
+
+
+def verdict_on_one(result: Estimate, export: Path, answered: int, drawn: int, images: int) -> str:
+    """Return whether a student is better than its labels, and what to do.
+
+    Args:
+        result: of the labels and the student.
+        export: what to use if it is.
+        answered: how many images have an answer.
+        drawn: how many are drawn.
+        images: how many there are.
+    """
+    # the interval of the difference decides, not its value
+    low, high = result.lowest[1, 0], result.highest[1, 0]
+    if low > 0:
+        return f"Better: the student is right more often than its labels. Use {export}"
+    if high < 0:
+        return "Worse: the labels are right more often than the student. Keep them"
+    if low == high:
+        return "Level: where they differ, as many images speak for either. Use whichever you like"
+    advice = _advice(int(result.needed[1, 0]), answered, drawn, images)
+    return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
+
+
+def verdict_on_several(
+    names: Sequence[str], result: Estimate, answered: int, drawn: int, images: int
+) -> str:
+    """Return which opinion is best, as far as the answers tell; arguments as for `verdict_on_one`."""
+    best = int(result.accuracy.argmax())
+    others = [k for k in range(len(names)) if k != best]
+    undecided = [k for k in others if result.lowest[best, k] <= 0]
+    if not undecided:
+        return f"Best: {names[best]}, right more often than any other"
+    if all(result.lowest[best, k] == result.highest[best, k] == 0 for k in undecided):
+        level = " and ".join(names[k] for k in undecided)
+        return f"Level: {names[best]} and {level} are right equally often. Use whichever you like"
+    # by how much another one may be better: what is lost at most by taking this one
+    lost = 100 * max(-result.lowest[best, k] for k in undecided)
+    rivals = shorten(", ".join(names[k] for k in undecided), 100)
+    needed = max(int(result.needed[best, k]) for k in undecided)
+    return (
+        f"Not decided: {names[best]} seems best, and no other is more than {lost:.1f} points better; it may be no "
+        f"better than {rivals}; {_advice(needed, answered, drawn, images)}"
+    )
+
+
+def _advice(needed: int, answered: int, drawn: int, images: int) -> str:
+    needed = max(needed, answered + 1)
+    if needed >= images:
+        return f"it would take more images than there are ({images})"
+    return (
+        f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
+        f"{max(needed, drawn)})"
+    )
+
+
+def write_differences(path: Path, names: Sequence[str], result: Estimate) -> None:
+    """Write the difference of each pair in points, with its interval."""
+    rows = [
+        dict(
+            first=first,
+            second=second,
+            difference=round(100 * result.difference[i, j], 2),
+            low=round(100 * result.lowest[i, j], 2),
+            high=round(100 * result.highest[i, j], 2),
+        )
+        for i, first in enumerate(names)
+        for j, second in enumerate(names)
+        if i < j
+    ]
+    write_text(path, to_csv(rows))
+
+
+# ---------------------------------------------------------------- classes
+
+
+def confusion_of(says: np.ndarray, answers: Answers, count: int) -> np.ndarray:
+    """Return about how many images (C, C) of a true class are said to be of each class, by the answers.
+
+    Args:
+        says: (n,) classes, about the images with an answer.
+        answers: about these images.
+        count: of classes.
+    """
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (answers.truth, says), 1 + answers.others)
+    return matrix
+
+
+def class_shares(says: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    """Return the share (C,) of each class: as somebody says of all images, corrected by what the answers say of his
+    mistakes. That is more exact than the answers alone (prediction-powered inference, arXiv 2301.09633).
+
+    Args:
+        says: (N,) classes, about all images.
+        confusion: (C, C) from `confusion_of`.
+    """
+    # no class has none, or even fewer images than that
+    said = np.bincount(says, minlength=len(confusion)) / len(says)
+    missed = (confusion.sum(axis=1) - confusion.sum(axis=0)) / max(confusion.sum(), 1e-9)
+    shares = np.maximum(said + missed, 0.5 / len(says))
+    return shares / shares.sum()
+
+
+def by_class(
+    says: np.ndarray, answers: Answers, count: int
+) -> list[tuple[float, float, float, int]]:
+    """Return how often somebody is right about images of each class: the value, a 95 % interval and the answers.
+
+    Args:
+        says: (n,) classes, about the images with an answer.
+        answers: about these images.
+        count: of classes.
+    """
+    found = []
+    for label in range(count):
+        own = answers.truth == label
+        weights, right = 1 + answers.others[own], says[own] == label
+        value, size = 0.5, 0.0
+        if own.any():
+            value = float(np.average(right, weights=weights))
+            size = weights.sum() ** 2 / (weights**2).sum()
+        ends = beta(value * size + PRIOR, (1 - value) * size + PRIOR).ppf(
+            [OUTSIDE / 2, 1 - OUTSIDE / 2]
+        )
+        found.append((value, float(ends[0]), float(ends[1]), int(own.sum())))
+    return found
+
+
+def say_of_classes(
+    folder: Path,
+    name: str,
+    classes: Sequence[str],
+    says: np.ndarray,
+    about: np.ndarray,
+    answers: Answers,
+) -> None:
+    """Write accuracy and share of each class, and what is taken for what, and print a line about each.
+
+    Args:
+        folder: of the files.
+        name: of whose opinion it is.
+        classes: their names.
+        says: (N,) its classes, about all images.
+        about: (n,) its classes, about the images with an answer.
+        answers: about these.
+    """
+    confusion = confusion_of(about, answers, len(classes))
+    shares = class_shares(says, confusion)
+    accuracies = by_class(about, answers, len(classes))
+    rows = [
+        dict(
+            zip(("class", "share", "accuracy", "low", "high"), (label, *_rounded(share, *found))),
+            answers=found[3],
+        )
+        for label, share, found in zip(classes, shares, accuracies)
+    ]
+    write_text(folder / "classes.csv", to_csv(rows))
+    matrix = [
+        dict({"class": label}, **dict(zip(classes, row.round(1).tolist())))
+        for label, row in zip(classes, confusion)
+    ]
+    write_text(folder / "confusion.csv", to_csv(matrix))
+
+    # those with answers that are right least often, and what is confused most often
+    seen = [label for label in range(len(classes)) if accuracies[label][3]]
+    worst = sorted(seen, key=lambda label: accuracies[label][2])[:LISTED]
+    texts = [
+        f"{classes[label]} {_percent(value)} % ({_percent(low)} to {_percent(high)}, {count} answers)"
+        for label in worst
+        for value, low, high, count in [accuracies[label]]
+    ]
+    say(
+        f"* {name} by class, the least sure first: {', '.join(texts)}; all in {folder / 'classes.csv'}"
+    )
+    wrong = confusion * (1 - np.eye(len(classes)))
+    pairs = [divmod(int(place), len(classes)) for place in np.argsort(-wrong, axis=None)[:LISTED]]
+    texts = [
+        f"{classes[true]} taken for {classes[said]} ({wrong[true, said]:.0f})"
+        for true, said in pairs
+        if wrong[true, said] > 0
+    ]
+    if texts:
+        say(
+            f"* confused, in about so many images: {', '.join(texts)}; all in {folder / 'confusion.csv'}"
+        )
+    if len(classes) <= MOST_SHARES:
+        numbers = ",".join(f"{100 * share:.3g}" for share in shares)
+        say(
+            f"* shares of the classes in percent: --loss balanced_elr --loss-kwargs shares=[{numbers}]"
+        )
+
+
+# ---------------------------------------------------------------- confidence
+
+
+def fit_temperature(
+    logits: torch.Tensor, truth: np.ndarray, weights: np.ndarray
+) -> tuple[float, float, float]:
+    """Return the temperature by which logits should be divided (Guo et al. 2017, arXiv 1706.04599), and the mean
+    confidence before and after that, from 0 to 1.
+
+    Args:
+        logits: (n, C).
+        truth: (n,) classes.
+        weights: (n,) of how many images each speaks.
+    """
+    rows, classes = logits.double(), torch.from_numpy(truth)
+    shares = torch.from_numpy(weights / weights.sum())
+
+    def loss(log_temperature: float) -> float:
+        log_likely = (rows / math.exp(log_temperature)).log_softmax(dim=1)
+        return -float(shares @ log_likely.gather(1, classes[:, None])[:, 0])
+
+    def confidence(temperature: float) -> float:
+        return float(shares @ (rows / temperature).softmax(dim=1).amax(dim=1))
+
+    low, high = map(math.log, TEMPERATURES)
+    best = math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x)
+    return best, confidence(1.0), confidence(best)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _rounded(*shares: float) -> list[float]:
+    return [round(float(share), 4) for share in shares[:4]]

@@ -1,0 +1,335 @@
+"""What an audit is about: runs, with the labels that they learned from, and tables of labels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..cli.forms import LABELS_PREFIX
+from ..cli.values import locate, no_model
+from ..data import MapDataset, Subset
+from ..data.keys import SampleKeys, sample_keys
+from ..data.unlabeled import open_images
+from ..errors import UserError, logger, quietly
+from ..files import delete, file_sha256
+from ..hub.export import check_export
+from ..labels.answers import key_column
+from ..labels.commands import read_tables
+from ..labels.samples import labels_of_samples
+from ..labels.store import Part
+from ..made_of import Ingredient, find_changed, to_plain
+from ..no_label import NO_LABEL
+from ..predictions.run import open_model
+from ..teachers.name import TeacherName
+from ..teachers.openers import Opened
+from ..teachers.stored import label_images
+from ..teachers.teacher import TeacherModel, open_alone
+from ..training.learned import ROWS, Learned, open_learned
+from ..training.loaders import whole_pass
+from .plan import Opinion, Plan, find_opinion
+
+LABELS = "labels"  # the name of what runs have learned from
+IMAGES = "train"  # the role of the images of a run
+# what decides which labels a run has learned from
+OF_LABELS = (IMAGES, "given", "noise", "selected", LABELS, "teacher")
+
+
+@dataclass
+class Images:
+    """The images of an audit.
+
+    Args:
+        dataset: as they are read.
+        by: what their keys are, ``filename`` or ``id``.
+        keys: (N,) of those that can be asked about.
+        rows: (N,) where these stand in the data.
+        classes: their names.
+    """
+
+    dataset: MapDataset
+    by: str
+    keys: list[str | int]
+    rows: list[int]
+    classes: list[str]
+
+
+@dataclass
+class Subject:
+    """A run or a table.
+
+    Args:
+        name: as a person reads it.
+        typed: as it was typed.
+        learned: what the run has learned from; None for a table.
+        weights: the SHA-256 of the weights of the run.
+    """
+
+    name: str
+    typed: str
+    learned: Learned | None
+    weights: str = ""
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
+    """Open runs and tables.
+
+    Raises:
+        UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
+    """
+    folders = [locate_run(name) for name in typed]
+    short = [
+        (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve().name
+        for name, folder in zip(typed, folders)
+    ]
+    repeated = next((name for i, name in enumerate(typed) if name in typed[:i]), None)
+    if repeated is not None:
+        raise UserError(f"RUN {repeated}: is named twice; expected different runs or tables")
+    subjects = []
+    for name, text, folder in zip(short, typed, folders):
+        shown = text if short.count(name) > 1 or name == LABELS else name
+        subject = Subject(shown, text, None)
+        if folder is not None:
+            subject.weights = file_sha256(folder / "export" / "model.safetensors")
+            subject.learned = open_learned(folder, data_dir)
+        subjects.append(subject)
+    return subjects
+
+
+def locate_run(name: str) -> Path | None:
+    """Return the folder of a run that has ended, None for a table. Raises `UserError` if it is neither."""
+    is_table = name.startswith(LABELS_PREFIX) or (Path(name).is_file() and Path(name).suffix)
+    exported, folder = (None, None) if name.startswith(LABELS_PREFIX) else locate(name)
+    if folder is None and is_table:
+        return None
+    # weights that a run has not exported may still change
+    model = (folder or Path()) / "export" / "model.safetensors"
+    if exported is None or folder is None or not model.is_file():
+        raise no_model("RUN", name, "the folder of a run that has ended, or a table of labels")
+    check_export(model.parent, "audit of")
+    return folder
+
+
+def images_of(subjects: Sequence[Subject], data_dir: str | None) -> Images:
+    """Return the images of the first run, or of a folder if there are tables only.
+
+    Raises:
+        UserError: there are none, or another run has learned from other images or classes.
+    """
+    runs = [subject for subject in subjects if subject.learned is not None]
+    if not runs:
+        if data_dir is None:
+            raise UserError(
+                f"{subjects[0].typed}: a table says of no image where it is; expected --data-dir DIR"
+            )
+        dataset = open_images(data_dir)
+        names = [subject.typed for subject in subjects]
+        _, classes, _ = read_tables([[name] for name in names], None)
+        return _images(dataset, list(classes))
+
+    first = learned_of(runs[0])
+    images = _images(first.data.samples, classes_of(first))
+    for run in runs[1:]:
+        other = learned_of(run)
+        if {*classes_of(other)} != {*images.classes}:
+            raise UserError(f"RUN {run.typed}: has other classes than {runs[0].typed}")
+        # a run may have learned from some of the images only, but those of one name are the same
+        keys = [*_images(other.data.samples, []).keys]
+        before, now = (
+            [one for one in learned.made_of if one.role == IMAGES] for learned in (first, other)
+        )
+        if not {*keys} & {*images.keys} or (keys == images.keys and find_changed(before, now)):
+            raise UserError(
+                f"RUN {run.typed}: has learned from other images than {runs[0].typed}; expected runs on the same "
+                "ones"
+            )
+    return images
+
+
+def _images(dataset: MapDataset, classes: list[str]) -> Images:
+    """Return which images can be asked about: a name that is not UTF-8 can stand in no table."""
+    keys = sample_keys(dataset)
+    names = [str(key) for key in keys.values]
+    rows = [row for row, name in enumerate(names) if name.encode(errors="ignore").decode() == name]
+    return Images(dataset, key_column(keys.by), [keys.values[row] for row in rows], rows, classes)
+
+
+def classes_of(learned: Learned) -> list[str]:
+    """Return the names of the classes, which are their numbers if the data have nothing else."""
+    return learned.data.class_names or [*map(str, range(learned.data.count_classes()))]
+
+
+def learned_of(subject: Subject) -> Learned:
+    """Return what a run has learned from."""
+    if subject.learned is None:
+        raise TypeError(f"{subject.name} is a table")
+    return subject.learned
+
+
+# ---------------------------------------------------------------- what they say
+
+
+def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, int]:
+    """Add to a plan what runs, and the labels that they learned from, and tables say, if it is not there yet.
+
+    Returns:
+        By name, the number of the opinion of each. Labels of several runs that are the same ones have one name.
+
+    Raises:
+        UserError: a table cannot be read, or is about none of the images.
+    """
+    columns: dict[str, int] = {}
+    for subject in subjects:
+        if subject.learned is None:
+            made_of, say = _table(subject, images)
+            columns[subject.name] = _find_or_add(plan, made_of, say)
+            continue
+
+        # what a student and its labels say is asked once
+        learned, student = subject.learned, _Student(subject.learned)
+        of_labels = [one for one in learned.made_of if one.role.split()[0] in OF_LABELS]
+        own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
+        says = plan.opinions[own].says
+        if not any(np.array_equal(plan.opinions[one].says, says) for one in columns.values()):
+            # labels of a later run that are others are called after it
+            columns[f"{LABELS} of {subject.name}" if LABELS in columns else LABELS] = own
+        made_of = [Ingredient("student", "the student", "", subject.weights), *learned.made_of]
+        answers = partial(_answers, learned, student, images)
+        columns[subject.name] = _find_or_add(plan, made_of, answers)
+    return columns
+
+
+def _find_or_add(plan: Plan, made_of: Sequence[Ingredient], say: Callable[[], Opinion]) -> int:
+    """Return the number of an opinion of a plan, to which it is added if it is not there."""
+    number = find_opinion(plan, made_of)
+    if number is None:
+        plan.opinions.append(say())
+        plan.made_of.append(to_plain(made_of))
+        number = len(plan.opinions) - 1
+    return number
+
+
+class _Student:
+    """The student of a run as it was exported, which is what would be used; opened when it is needed."""
+
+    def __init__(self, learned: Learned):
+        self._learned = learned
+        self._opened: Opened | None = None
+
+    def opened(self) -> Opened:
+        """Return the opened model."""
+        if self._opened is None:
+            self._opened = open_model(str(self._learned.run))
+        return self._opened
+
+    def member(self) -> TeacherModel:
+        """Return the model that answers to plain images in its own form."""
+        name = TeacherName.parse(str(self._learned.run))
+        return open_alone(name, self.opened(), self._learned.world.device, ("RUN", "RUN"))
+
+
+def student_logits(learned: Learned, images: Images, rows: np.ndarray) -> torch.Tensor:
+    """Return what the student of a run says of some images (n, C), in terms of their classes."""
+    student = _Student(learned).member()
+    chosen = Subset(images.dataset, [images.rows[row] for row in rows])
+    how = whole_pass(learned.settings.data, learned.world)
+    part = Part(0, 0, len(rows))
+    (answers,) = label_images(student, student.data_config, chosen, how, [part])
+    order = [classes_of(learned).index(name) for name in images.classes]
+    return answers.values[:, order]
+
+
+def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
+    """Return the labels that a run has learned from."""
+    rows, classes = _places(learned, images)
+    labels = classes[learned.labels(student.opened())[rows]]
+    return _opinion(np.where(rows < 0, NO_LABEL, labels), images)
+
+
+def _answers(learned: Learned, student: _Student, images: Images) -> Opinion:
+    """Return what the student of a run says; its answers are kept until all are there."""
+    kept = learned.run / "audit" / "student"
+    member = student.member()
+    reader = learned.answers(member, kept)
+    kind = learned.data.target_kind
+    most_likely = [
+        kind.probabilities(reader(index, learned.world.device)).topk(min(2, member.num_classes))
+        for index in torch.arange(len(learned.data.samples)).split(ROWS)
+    ]
+    confidence, best = (torch.cat(parts).numpy(force=True) for parts in zip(*most_likely))
+    delete(kept)
+    rows, classes = _places(learned, images)
+    says, other = (np.where(rows < 0, NO_LABEL, classes[best[rows, i]]) for i in (0, -1))
+    return _opinion(says, images, other, confidence[rows, 0])
+
+
+def _places(learned: Learned, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the images (N,) stand in the data of a run, -1 for nowhere, and its classes among theirs."""
+    own = {key: row for row, key in enumerate(sample_keys(learned.data.samples).values)}
+    place = {name: number for number, name in enumerate(images.classes)}
+    return (
+        np.array([own.get(key, -1) for key in images.keys]),
+        np.array([place[name] for name in classes_of(learned)]),
+    )
+
+
+def _table(subject: Subject, images: Images) -> tuple[list[Ingredient], Callable[[], Opinion]]:
+    """Return what a table is made of, and what gives its labels of the images."""
+    (table,), _, how = read_tables([[subject.typed]], images.classes)
+    keys = SampleKeys("filename" if images.by == "filename" else "index", images.keys)
+    # without combine a training takes the mean of several files
+    combine = how["combine"] or ("mean" if table.more else None)
+    with quietly():
+        labels = labels_of_samples(table, keys, images.classes, combine, subject.typed)
+
+    def say() -> Opinion:
+        # a class alone says neither what is next best nor how sure it is
+        classes = labels.classes()
+        if labels.answers.ndim == 1 or len(images.classes) == 1:
+            return _opinion(classes, images)
+        known = labels.known.nonzero().flatten()
+        kind = labels.target_kind
+        best = kind.probabilities(labels(known, torch.device("cpu"))).topk(2)
+        other, sure = classes.copy(), np.zeros(len(classes))
+        other[known], sure[known] = best.indices[:, 1], best.values[:, 0]
+        # of a tie the class that was taken
+        other[known] = np.where(other[known] == classes[known], best.indices[:, 0], other[known])
+        return _opinion(classes, images, other, sure)
+
+    return [Ingredient("table", subject.typed, "", str(labels.manifest.who["answers"]))], say
+
+
+def _opinion(
+    says: np.ndarray,
+    images: Images,
+    other: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
+) -> Opinion:
+    """Return an opinion; where nobody says which class is next best, that is any other one."""
+    if other is None:
+        other = np.where(says == NO_LABEL, NO_LABEL, (says + 1) % len(images.classes))
+    if confidence is None:
+        confidence = np.full(len(says), np.nan)
+    return Opinion(says.astype(np.int32), other.astype(np.int32), confidence.astype(np.float32))
+
+
+def warn_of_silent(subjects: Sequence[Subject], plan: Plan, columns: Sequence[int]) -> None:
+    """Say that some of the images are left out, because not all of these opinions say something of them.
+
+    Raises:
+        UserError: there is no other image.
+    """
+    both = len(plan.images(columns))
+    names = " and ".join(subject.typed for subject in subjects)
+    if not both:
+        raise UserError(f"{names}: are about no image in common")
+    if both < len(plan.keys):
+        logger.warning(
+            f"WARNING: {len(plan.keys) - both} of {len(plan.keys)} images are left out: not all of {names} say "
+            "something of them"
+        )
