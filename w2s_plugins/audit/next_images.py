@@ -12,7 +12,7 @@ import numpy as np
 TRUST_AFTER = 50  # answers, after which an image counts half if student and label agree on it
 NEAR = 0.25  # 1 - cosine of features at which an image is covered to the share 1 / e
 CANDIDATES = 20_000  # images at most that are chosen from, a random sample of more
-COVERED = 5_000  # images at most that stand for all that are to be covered
+COVERED = 5_000  # images at most that stand for those that are to be covered
 BLOCK = 1_000  # images at a time
 AT_ONCE = 50  # gains that are computed anew together
 CHOSEN = -1.0  # in place of a gain
@@ -30,27 +30,40 @@ def doubt_about(student: np.ndarray, labels: np.ndarray, answers: int) -> np.nda
     return np.where(student == labels, TRUST_AFTER / (TRUST_AFTER + answers), 1.0)
 
 
+def rows_to_consider(count: int, answered: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the rows, in order, of the images that are chosen from, and of those with an answer: all images, or of
+    very many a random sample, because features of all may not fit into memory.
+
+    Args:
+        count: of all images.
+        answered: (A,) rows with an answer.
+        seed: of the sample.
+    """
+    open_rows = np.setdiff1d(np.arange(count), answered)
+    drawn = np.random.default_rng(seed).permutation(open_rows)[:CANDIDATES]
+    return np.union1d(drawn, answered).astype(np.int64)
+
+
 def order_to_ask(
     features: np.ndarray, doubt: np.ndarray, answered: np.ndarray, images: int, seed: int = 0
 ) -> np.ndarray:
     """Return the rows (n,) of the images to ask about, the most useful first; n is less than ``images`` if there are
-    fewer without an answer.
+    fewer without an answer. To ask for more images only adds some at the end.
 
     Args:
-        features: (N, D) of all images.
+        features: (N, D) of the images.
         doubt: (N,) weights from 0, see `doubt_about`.
         answered: (A,) rows of the images with an answer, which cover others already.
         images: how many to ask about.
-        seed: of the samples that are taken of very many images.
+        seed: of the sample that stands for very many images.
     """
     # directions of the features, seen from their mean
     directions = (features - features.mean(axis=0, dtype=np.float64)).astype(np.float32)
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
 
-    # of very many images, some are chosen from, and some of these stand for those that are to be covered
+    # of very many images some stand for those that are to be covered
     rng = np.random.default_rng(seed)
     open_rows = np.setdiff1d(np.arange(len(features)), answered)
-    open_rows = np.sort(rng.permutation(open_rows)[:CANDIDATES])
     to_cover = np.sort(rng.permutation(len(features))[:COVERED])
     weights = doubt[to_cover].astype(np.float32)
     centres = directions[to_cover]
@@ -73,8 +86,8 @@ def order_to_ask(
     for _ in range(min(images, len(open_rows))):
         is_exact = np.zeros(len(open_rows), dtype=bool)
         while not is_exact[best := int(gain.argmax())]:
-            highest = np.argpartition(-gain, min(AT_ONCE, len(gain) - 1))[:AT_ONCE]
-            highest = highest[gain[highest] > CHOSEN]
+            bounds = (~is_exact & (gain > CHOSEN)).nonzero()[0]
+            highest = bounds[np.argsort(-gain[bounds], kind="stable")[:AT_ONCE]]
             gain[highest] = np.maximum(near(open_rows[highest]) - covered, 0) @ weights
             is_exact[highest] = True
         chosen.append(best)

@@ -176,7 +176,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> None:
     write_page(
         page,
         pictures(audit.images.dataset, keys),
-        title=folder.resolve().parent.name,
+        title=f"Audit of {folder.resolve().parent.name}",
         command=f"{audit.command} --answers FILE",
         audit=dict(
             id=name,
@@ -302,7 +302,7 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     plan = audit.plan
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
-    write_labelled(checked, images, answered.truth.tolist(), plan.classes)
+    write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)
     say(
         f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them"

@@ -16,6 +16,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,35 @@ SETS = {
     "fashion": "Fashion-MNIST",
 }
 ROUNDS = 50, 100, 200, 400
+DRAWS = 3  # of random images for each seed, whose mean is taken
 BATCH = 256
 WIDTH = 1280  # of the features
-Rule = Callable[["Pool", np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+
+
+@dataclass
+class State:
+    """What a rule may know.
+
+    Args:
+        pool: the images.
+        says: (N, C) probabilities that the student gives.
+        labels: (N,) classes that it was taught.
+        rows: (A,) of the images with an answer.
+        rng: of what is drawn.
+    """
+
+    pool: "Pool"
+    says: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    rng: np.random.Generator
+
+    def random(self) -> np.ndarray:
+        """Return the rows of all images without an answer, in random order."""
+        return self.rng.permutation(np.setdiff1d(np.arange(len(self.says)), self.rows))
+
+
+Rule = Callable[[State, int], np.ndarray]  # gives the rows to ask about
 
 
 class Pool:
@@ -77,7 +104,6 @@ class Pool:
         self.x = torch.tensor((self.features - mean) / deviation)
         self.test = torch.tensor((of_test - mean) / deviation)
         self.weak = torch.tensor(np.stack([stored[True, False][name] for name in names])).softmax(1)
-        self.labels = self.weak.argmax(1).numpy()
         self.truth = torch.tensor([number[truth[name]] for name in names])
         self.target = torch.tensor([number[Path(name).parent.name] for name in test])
 
@@ -148,70 +174,51 @@ def directions(pool: Pool) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def shipped(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def shipped(state: State, images: int) -> np.ndarray:
     """Choose as ``w2s-labels next`` does."""
-    doubt = doubt_about(says.argmax(axis=1), pool.labels, len(rows))
-    return order_to_ask(pool.features, doubt, rows, images)
+    doubt = doubt_about(state.says.argmax(axis=1), state.labels, len(state.rows))
+    return order_to_ask(state.pool.features, doubt, state.rows, images)
 
 
-def coverage(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def coverage(state: State, images: int) -> np.ndarray:
     """Choose as it does, but without doubt: MaxHerding (arXiv 2407.12212)."""
-    return order_to_ask(pool.features, np.ones(len(says)), rows, images)
+    return order_to_ask(state.pool.features, np.ones(len(state.says)), state.rows, images)
 
 
-def at_random(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def at_random(state: State, images: int) -> np.ndarray:
     """Choose at random."""
-    return rng.permutation(np.setdiff1d(np.arange(len(says)), rows))[:images]
+    return state.random()[:images]
 
 
-def differing(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Choose at random where student and weak label differ, then elsewhere."""
-    drawn = at_random(pool, says, rows, len(says), rng)
-    agree = says.argmax(axis=1)[drawn] == pool.labels[drawn]
-    return drawn[np.argsort(agree, kind="stable")][:images]
-
-
-def smallest_margin(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def smallest_margin(state: State, images: int) -> np.ndarray:
     """Choose where the two likeliest classes are nearest."""
-    ranked = np.sort(says, axis=1)
+    ranked = np.sort(state.says, axis=1)
     order = np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")
-    return order[~np.isin(order, rows)][:images]
+    return order[~np.isin(order, state.rows)][:images]
 
 
-def k_centres(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def k_centres(state: State, images: int) -> np.ndarray:
     """Choose what is farthest from all that were chosen before (core-set, arXiv 1708.00489)."""
-    x, chosen = directions(pool), rows.tolist() or [int(rng.integers(len(says)))]
+    x = directions(state.pool)
+    chosen = state.rows.tolist() or [int(state.rng.integers(len(state.says)))]
     nearest = (x @ x[chosen].T).max(axis=1)
-    while len(chosen) < len(rows) + images:
+    while len(chosen) < len(state.rows) + images:
         chosen.append(int(nearest.argmin()))
         nearest = np.maximum(nearest, x @ x[chosen[-1]])
-    return np.array(chosen[len(rows) :])
+    return np.array(chosen[len(state.rows) :])
 
 
-def typical(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def typical(state: State, images: int) -> np.ndarray:
     """Choose the most typical image of each large cluster without an answer (TypiClust, arXiv 2202.02794)."""
     from sklearn.cluster import KMeans
 
-    x, clusters = directions(pool), len(rows) + images
-    seed = int(rng.integers(2**31))
-    of = KMeans(clusters, n_init=1, max_iter=20, random_state=seed).fit(x).labels_
+    x, clusters = directions(state.pool), len(state.rows) + images
+    seed = int(state.rng.integers(2**31))
+    of = KMeans(clusters, max_iter=20, random_state=seed).fit_predict(x)
     typicality = np.sort(x @ x.T, axis=1)[:, -21:-1].mean(axis=1)
-    typicality[rows] = -2
-    has, sizes = np.bincount(of[rows], minlength=clusters), np.bincount(of, minlength=clusters)
+    typicality[state.rows] = -2
+    sizes = np.bincount(of, minlength=clusters)
+    has = np.bincount(of[state.rows], minlength=clusters)
     chosen: list[int] = []
     while len(chosen) < images:
         # of the clusters with an image left, the largest one of those with the fewest answers
@@ -224,22 +231,20 @@ def typical(
     return np.array(chosen)
 
 
-def gradients(
-    pool: Pool, says: np.ndarray, rows: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
+def gradients(state: State, images: int) -> np.ndarray:
     """Choose by k-means++ on the gradients of the head (BADGE, arXiv 1906.03671)."""
-    x, slope = directions(pool), says.copy()
-    slope[np.arange(len(says)), says.argmax(axis=1)] -= 1
+    x, slope = directions(state.pool), state.says.copy()
+    slope[np.arange(len(state.says)), state.says.argmax(axis=1)] -= 1
     size = (slope**2).sum(axis=1)  # of a gradient, whose features have length 1
-    open_rows = ~np.isin(np.arange(len(says)), rows)
-    chosen, nearest = [int((size * open_rows).argmax())], np.full(len(says), np.inf)
+    open_rows = ~np.isin(np.arange(len(state.says)), state.rows)
+    chosen, nearest = [int((size * open_rows).argmax())], np.full(len(state.says), np.inf)
     while len(chosen) < images:
         last = chosen[-1]
         product = (slope @ slope[last]) * (x @ x[last])
         nearest = np.minimum(nearest, np.maximum(size + size[last] - 2 * product, 0))
         chance = nearest * open_rows
         chance[chosen] = 0
-        chosen.append(int(rng.choice(len(says), p=chance / chance.sum())))
+        chosen.append(int(state.rng.choice(len(state.says), p=chance / chance.sum())))
     return np.array(chosen)
 
 
@@ -250,19 +255,19 @@ RULES: dict[str, Rule] = {
     "k-centres": k_centres,
     "gradients": gradients,
     "margin": smallest_margin,
-    "differing": differing,
     "random": at_random,
 }
 
 
-def play(pool: Pool, rule: Rule, seed: int) -> list[tuple[int, float, float]]:
+def play(pool: Pool, rule: Rule, seed: int, draw: int = 0) -> list[tuple[int, float, float]]:
     """Return after each round the number of answers, and on how many percent direct and the student are right."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, draw])
     rows, found = np.zeros(0, dtype=np.int64), []
-    says = pool.says(train_student(pool, pool.weak, 4, seed))
+    labels = pool.weak
+    says = pool.says(train_student(pool, labels, 4, seed))
     for answers in ROUNDS:
-        shares = says.double().numpy()
-        chosen = rule(pool, shares, rows, answers - len(rows), rng)
+        state = State(pool, says.double().numpy(), labels.argmax(1).numpy(), rows, rng)
+        chosen = rule(state, answers - len(rows))
         rows = np.concatenate([rows, chosen])
         if len({*rows}) != answers:
             raise ValueError(f"{rule.__name__} asks twice about an image, or about too few")
@@ -313,34 +318,38 @@ def play_all(pool: Pool, name: str, seed: int, rules: Sequence[str], file: Path)
     for rule in rules:
         if rule in {*of_pool["rule"]}:
             continue
-        found = play(pool, RULES[rule], seed)
+        draws = DRAWS if rule == "random" else 1
+        found = np.mean([play(pool, RULES[rule], seed, draw) for draw in range(draws)], axis=0)
         with file.open("a") as rows:
             for answers, direct, student in found:
-                rows.write(f"{name},{seed},{rule},{answers},{direct:.2f},{student:.2f}\n")
+                rows.write(f"{name},{seed},{rule},{answers:.0f},{direct:.2f},{student:.2f}\n")
         print(name, seed, rule, *(f"{student:.1f}" for _, _, student in found), flush=True)
 
 
-def above_random(rows: pandas.DataFrame, name: str, rule: str, answers: int) -> str:
-    """Return by how much the student of a rule is above that of random drawing: mean over seeds and 95 % interval."""
-    by_seed = rows[(rows["set"] == name) & (rows["answers"] == answers)].pivot(
-        index="seed", columns="rule", values="student"
-    )
-    found = t_interval((by_seed[rule] - by_seed["random"]).dropna())
-    return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+def values_of(rows: pandas.DataFrame, name: str, rule: str, answers: int, who: str) -> np.ndarray:
+    """Return on how many percent direct or the student is right, (S,) by seed, in their order."""
+    chosen = (rows["set"] == name) & (rows["rule"] == rule) & (rows["answers"] == answers)
+    return rows.loc[chosen].sort_values(by="seed")[who].to_numpy()
 
 
 def report(rows: pandas.DataFrame) -> None:
-    """Print for each set: the random student and direct, and each rule beside the former."""
-    means = rows.groupby(["set", "rule", "answers"])[["direct", "student"]].mean()
+    """Print for each set the students of random drawing, and by how much those of each rule are above them: means over
+    seeds and 95 % intervals; then the means of direct.
+    """
     for name in (name for name in SETS if name in {*rows["set"]}):
         print(f"\n{SETS[name]}")
         lines = []
-        for rule in (rule for rule in RULES if rule in {*rows["rule"]}):
-            cells = [above_random(rows, name, rule, answers) for answers in ROUNDS]
-            if rule == "random":
-                cells = [f"{means.loc[(name, rule, n), 'student']:.1f}" for n in ROUNDS]
-            direct = [f"{means.loc[(name, rule, n), 'direct']:.1f}" for n in ROUNDS]
-            lines.append([rule, *cells, ", ".join(direct)])
+        for rule in RULES:
+            cells, direct = [rule], []
+            for answers in ROUNDS:
+                own, other = (
+                    values_of(rows, name, one, answers, "student") for one in (rule, "random")
+                )
+                found = t_interval(own - other)
+                interval = f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+                cells.append(f"{own.mean():.1f}" if rule == "random" else interval)
+                direct.append(f"{values_of(rows, name, rule, answers, 'direct').mean():.1f}")
+            lines.append([*cells, ", ".join(direct)])
         print(format_table(lines, ["rule", *map(str, ROUNDS), "direct"]))
 
 
@@ -359,8 +368,7 @@ def draw(rows: pandas.DataFrame, file: Path) -> None:
     shown = {"next": "C0o-", "k-centres": "C2s-", "margin": "C1^-", "random": "C7x-"}
     for panel, name in zip(panels[0], names):
         for number, (rule, marker) in enumerate(shown.items()):
-            of_rule = rows[(rows["set"] == name) & (rows["rule"] == rule)]
-            found = [t_interval(of_rule[of_rule["answers"] == n]["student"]) for n in ROUNDS]
+            found = [t_interval(values_of(rows, name, rule, n, "student")) for n in ROUNDS]
             panel.errorbar(
                 np.array(ROUNDS) * 1.03 ** (number - 1.5),
                 [one["value"] for one in found],
