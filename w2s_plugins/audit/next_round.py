@@ -26,6 +26,7 @@ from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..registry import load_plugins
+from ..run.args_file import read_run_args
 from ..students.probe import create_encoder
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -237,13 +238,15 @@ def answers_before(own: Round) -> dict[str | int, int]:
     of earlier rounds, which win.
     """
     known: dict[str | int, int] = {}
-    run, data_dir = own.learned.run, own.learned.settings.data.data_dir
+    run, loading = own.learned.run, own.learned.settings.data
     folders = [run / "audit" / "checked", run / FOLDER / ANSWERED]
-    if data_dir and own.learned.settings.data.unlabeled:
-        folders.insert(0, Path(data_dir))
-        if not (folders[0] / ANSWERS).is_file():
+    if loading.data_dir and loading.unlabeled:
+        folders.insert(0, Path(loading.data_dir))
+        # labelled images beside the others; without a weight they only measured the student
+        has_learned = read_run_args(run, "RUN").get("task_loss_weight")
+        if has_learned and not (folders[0] / ANSWERS).is_file():
             _logger.warning(
-                f"WARNING: RUN {run} has also learned from the labelled images of {data_dir}, which the printed "
+                f"WARNING: RUN {run} has also learned from the labelled images of {loading.data_dir}, which the printed "
                 f"command does not have: copy them into {folders[-1]}"
             )
     for folder in folders:
