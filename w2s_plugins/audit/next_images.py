@@ -1,33 +1,19 @@
 """Which images a person should label next, so that a student that also learns from the answers gains most.
 
 An answer teaches what is on one image and, because a student generalises, much about those that are like it. So the
-images are chosen one by one, each as the one that covers most: it is near to many images that no labelled image is near
-to. Those on which student and label agree count the less, the more answers there are. To cover as much as possible with
-few images is MaxHerding (2024, arXiv 2407.12212), and to give the images weights Uncertainty Herding (2024, arXiv
-2412.20644). What it gains beside other rules is in docs/evidence/next-images.md.
+images are chosen one by one, each as the one that is near to the most images to which no labelled image is near: the
+rule of MaxHerding (2024, arXiv 2407.12212). What the student says is not asked. That images count more if it is unsure
+of them, or differs from their label, gained nothing with a few hundred answers: docs/evidence/next-images.md.
 """
 
 import numpy as np
 
-TRUST_AFTER = 50  # answers, after which an image counts half if student and label agree on it
 NEAR = 0.25  # 1 - cosine of features at which an image is covered to the share 1 / e
 CANDIDATES = 20_000  # images at most that are chosen from, a random sample of more
 COVERED = 5_000  # images at most that stand for those that are to be covered
 BLOCK = 1_000  # images at a time
 AT_ONCE = 50  # gains that are computed anew together
 CHOSEN = -1.0  # in place of a gain
-
-
-def doubt_about(student: np.ndarray, labels: np.ndarray, answers: int) -> np.ndarray:
-    """Return how much the images count, (N,) from 0 to 1: all alike without answers, because what a student has only
-    learned from weak labels says little about them, and then more and more those where student and label differ.
-
-    Args:
-        student: (N,) classes that the student says.
-        labels: (N,) classes that it was taught.
-        answers: how many images have an answer.
-    """
-    return np.where(student == labels, TRUST_AFTER / (TRUST_AFTER + answers), 1.0)
 
 
 def rows_to_consider(count: int, answered: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -45,16 +31,20 @@ def rows_to_consider(count: int, answered: np.ndarray, seed: int = 0) -> np.ndar
 
 
 def order_to_ask(
-    features: np.ndarray, doubt: np.ndarray, answered: np.ndarray, images: int, seed: int = 0
+    features: np.ndarray,
+    answered: np.ndarray,
+    images: int,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return the rows (n,) of the images to ask about, the most useful first; n is less than ``images`` if there are
     fewer without an answer. To ask for more images only adds some at the end.
 
     Args:
         features: (N, D) of the images.
-        doubt: (N,) weights from 0, see `doubt_about`.
         answered: (A,) rows of the images with an answer, which cover others already.
         images: how many to ask about.
+        weights: (N,) how much it counts that an image is covered, from 0; None for all alike.
         seed: of the sample that stands for very many images.
     """
     # directions of the features, seen from their mean
@@ -65,7 +55,9 @@ def order_to_ask(
     rng = np.random.default_rng(seed)
     open_rows = np.setdiff1d(np.arange(len(features)), answered)
     to_cover = np.sort(rng.permutation(len(features))[:COVERED])
-    weights = doubt[to_cover].astype(np.float32)
+    counts = np.ones(len(to_cover), dtype=np.float32)
+    if weights is not None:
+        counts = weights[to_cover].astype(np.float32)
     centres = directions[to_cover]
 
     def near(rows: np.ndarray) -> np.ndarray:
@@ -78,7 +70,7 @@ def order_to_ask(
         covered = np.maximum(covered, near(rows).max(axis=0))
     gain = np.zeros(len(open_rows), dtype=np.float32)
     for places in blocks(np.arange(len(open_rows))):
-        gain[places] = np.maximum(near(open_rows[places]) - covered, 0) @ weights
+        gain[places] = np.maximum(near(open_rows[places]) - covered, 0) @ counts
 
     # The gain of an image only falls as others are chosen, so that what was computed before bounds it from above. The
     # highest bound is the highest gain once it was computed anew (lazy evaluation, Minoux 1978).
@@ -88,7 +80,7 @@ def order_to_ask(
         while not is_exact[best := int(gain.argmax())]:
             bounds = (~is_exact & (gain > CHOSEN)).nonzero()[0]
             highest = bounds[np.argsort(-gain[bounds], kind="stable")[:AT_ONCE]]
-            gain[highest] = np.maximum(near(open_rows[highest]) - covered, 0) @ weights
+            gain[highest] = np.maximum(near(open_rows[highest]) - covered, 0) @ counts
             is_exact[highest] = True
         chosen.append(best)
         gain[best] = CHOSEN

@@ -36,10 +36,10 @@ from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import answer_store
 from .answers import UNSURE, answers_by_image, open_answers
 from .labelled import ANSWERS, VALIDATION, command_with_labelled, pictures, write_labelled
-from .next_images import doubt_about, order_to_ask, rows_to_consider
+from .next_images import order_to_ask, rows_to_consider
 from .page import write_page
 from .plan import is_draw
-from .subjects import IMAGES, Images, Subject, images_of, locate_run
+from .subjects import IMAGES, Images, Subject, images_of, locate_run, student_logits
 
 FOLDER = "next"  # in that of a run
 ANSWERED = "answered"  # in that one: the labelled set
@@ -132,35 +132,24 @@ def draw(own: Round, images: int) -> None:
     Raises:
         UserError: every image has an answer.
     """
-    # what the student and its labels say, and near to what each image is
+    # of very many images only some are chosen from, whose features are read
     learned, of_run = own.learned, own.images
-    student = open_model(str(learned.run))
-    labels = learned.labels(student)[of_run.rows]
-    classes, other = ask_student(learned, student, of_run)
     place = {key: number for number, key in enumerate(of_run.keys)}
     answered = np.array(sorted(place[key] for key in own.answers), dtype=np.int64)
     if len(answered) == len(of_run.keys):
         raise UserError(f"RUN {learned.run}: all of its {len(answered)} images have an answer")
-
-    # of very many images only some are chosen from, whose features are read
+    student = open_model(str(learned.run))
     considered = rows_to_consider(len(of_run.keys), answered)
     features = read_rows(features_of(learned, student, of_run.dataset), considered, of_run)
-    doubt = doubt_about(classes, labels, len(answered))[considered]
-    covering = np.searchsorted(considered, answered)
-    chosen = considered[order_to_ask(features, doubt, covering, images)]
-    agree = 100 * (classes == labels).mean()
+    chosen = considered[order_to_ask(features, np.searchsorted(considered, answered), images)]
     say(
-        f"{learned.run}: the student agrees with its labels on {agree:.1f} % of {len(labels)} images; "
-        f"{len(answered)} have an answer, {len(chosen)} are drawn"
+        f"{learned.run}: {len(answered)} of {len(of_run.keys)} images have an answer; {len(chosen)} are drawn"
     )
 
-    # two candidates come first, so that the page does not tell whether student and label agree
+    # the two classes that the student finds likeliest come first, in an order that does not tell which it says
     keys = [of_run.keys[row] for row in chosen]
-    second = np.where(labels == classes, other, labels)
-    candidates = [
-        sorted({int(classes[row]), int(second[row])}, key=of_run.classes.__getitem__)
-        for row in chosen
-    ]
+    likely = student_logits(learned, of_run, chosen).topk(min(2, len(of_run.classes))).indices
+    candidates = [sorted(pair, key=of_run.classes.__getitem__) for pair in likely.tolist()]
     page = own.folder / "index.html"
     write_page(
         page,
@@ -190,19 +179,6 @@ def draw(own: Round, images: int) -> None:
     )
 
 
-def ask_student(learned: Learned, student: Opened, images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes (N,) that a student says, and those (N,) that it finds the next best."""
-    name = TeacherName.parse(str(learned.run))
-    member = open_alone(name, student, learned.world.device, ("RUN", "RUN"))
-    reader = learned.answers(member, learned.run / FOLDER / "student")
-    ranked = [
-        reader(index, learned.world.device).topk(min(2, member.num_classes)).indices
-        for index in torch.tensor(images.rows).split(ROWS)
-    ]
-    best = torch.cat(ranked).numpy(force=True)
-    return best[:, 0], best[:, -1]
-
-
 def features_of(learned: Learned, student: Opened, dataset: MapDataset) -> LabelReader:
     """Return the features of the images, which are stored: what the head of the student sees, or, if that is not one
     linear layer, its answers.
@@ -211,13 +187,18 @@ def features_of(learned: Learned, student: Opened, dataset: MapDataset) -> Label
     precision = create_precision(learned.settings.compute, learned.world)
     stored = learned.run / FOLDER / "student"
     store = answer_store(loading, stored, learned.world)
+    advice = "images are taken to be near where the student says much the same"
     try:
-        model = of_timm(student.model)
         encoder = create_encoder(
-            model, student.data_config, precision, f"RUN {learned.run}", "labels next"
+            of_timm(student.model),
+            student.data_config,
+            precision,
+            f"RUN {learned.run}",
+            "labels next",
+            advice,
         )
     except UserError as error:
-        _logger.warning(f"WARNING: {error}; images are near if the student says much the same")
+        _logger.warning(f"WARNING: {error}")
         name = TeacherName.parse(str(learned.run))
         member = open_alone(name, student, learned.world.device, ("RUN", "RUN"))
         return learned.answers(member, stored)
