@@ -232,7 +232,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     write_page(
         page,
         pictures(audit.images.dataset, keys),
-        title=folder.resolve().parent.name,
+        title=f"Audit of {folder.resolve().parent.name}",
         command=f"{audit.command} --answers FILE",
         audit=dict(
             id=name,
@@ -387,7 +387,7 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     plan = audit.plan
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
-    write_labelled(checked, images, answered.truth.tolist(), plan.classes)
+    write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)
     whose = "the student and its labels" if audit.of_one_run else "some of these"
     text = (
         f". They are no random sample, because most are images that {whose} differ about: learn from them, but "
