@@ -32,6 +32,7 @@ from ..training.loaders import whole_pass
 from .plan import Opinion, Plan, find_opinion
 
 LABELS = "labels"  # the name of what runs have learned from
+MOST = 30  # runs and tables: which of them and of their labels are right is a whole number of 63 bits
 IMAGES = "train"  # the role of the images of a run
 # what decides which labels a run has learned from
 OF_LABELS = (IMAGES, "given", "noise", "selected", LABELS, "teacher")
@@ -83,6 +84,8 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
         UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
     """
     folders = [locate_run(name) for name in typed]
+    if len(typed) > MOST:
+        raise UserError(f"RUN: {len(typed)} runs and tables; expected at most {MOST}")
     # one thing may be typed in several ways
     places = [
         (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve()
