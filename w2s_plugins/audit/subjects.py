@@ -83,9 +83,9 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
     Raises:
         UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
     """
-    folders = [locate_run(name) for name in typed]
     if len(typed) > MOST:
         raise UserError(f"RUN: {len(typed)} runs and tables; expected at most {MOST}")
+    folders = [locate_run(name) for name in typed]
     # one thing may be typed in several ways
     places = [
         (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve()
