@@ -30,7 +30,7 @@ from .answers import (
     set_aside_others,
     write_sheet,
 )
-from .draw import Step
+from .draw import Step, group_images
 from .estimate import Evidence, estimate, weigh
 from .labelled import command_with_labelled, pictures, write_labelled
 from .page import write_page
@@ -232,7 +232,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     write_page(
         page,
         pictures(audit.images.dataset, keys),
-        title=folder.resolve().parent.name,
+        title=f"Audit of {folder.resolve().parent.name}",
         command=f"{audit.command} --answers FILE",
         audit=dict(
             id=name,
@@ -356,7 +356,10 @@ def evidence_of(audit: Audit, answered: Answered) -> Evidence:
     counts = np.isin(answered.rows, images) & (answered.truth != NO_LABEL)
     chance = plan.chances(answered.steps, answered.rows)
     rows = np.searchsorted(images, answered.rows[counts])
-    return Evidence(plan.said(columns, images), rows, answered.truth[counts], chance[counts])
+    opinions = plan.said(columns, images)
+    of_steps = [plan.said(step.columns, images) for step in answered.steps]
+    groups = group_images(opinions, of_steps)
+    return Evidence(opinions, rows, answered.truth[counts], chance[counts], groups)
 
 
 def say_temperature(
@@ -384,7 +387,7 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     plan = audit.plan
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
-    write_labelled(checked, images, answered.truth.tolist(), plan.classes)
+    write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)
     whose = "the student and its labels" if audit.of_one_run else "some of these"
     text = (
         f". They are no random sample, because most are images that {whose} differ about: learn from them, but "
