@@ -169,7 +169,9 @@ def test_answers_of_a_draw_that_is_gone_are_set_aside(here: Run, runs: dict[str,
     assert "the answers so far: answers about 30" in of(here, "run third --images 30").ok().out
     Path("run/audit/plan.json").unlink()
     done = of(here, "run --images 40").ok()
-    assert "do not count, they are of another draw; they are kept as run/audit/earlier-1" in done.err
+    assert (
+        "do not count, they are of another draw; they are kept as run/audit/earlier-1" in done.err
+    )
     assert Path("run/audit/earlier-1-answers.csv").read_bytes() == content
     assert "40 are drawn" in of(here, "run --images 40").ok().out
 

@@ -32,7 +32,7 @@ from ..training.loaders import whole_pass
 from .plan import Opinion, Plan, find_opinion
 
 LABELS = "labels"  # the name of what runs have learned from
-MOST = 30  # runs and tables: which of them and of their labels are right is a whole number of 63 bits
+MOST = 30  # runs and tables: who is right, of these and the labels of runs, are bits of one whole number
 IMAGES = "train"  # the role of the images of a run
 # what decides which labels a run has learned from
 OF_LABELS = (IMAGES, "given", "noise", "selected", LABELS, "teacher")
