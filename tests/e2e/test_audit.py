@@ -237,6 +237,18 @@ def test_a_plan_that_was_damaged_or_comes_from_others_is_none(
     assert "no images were drawn" in labels("--answers none.csv").error
 
 
+@pytest.mark.parametrize("draws", [["of", "texts"], {"a": 1}, [[1]], [[[[0, 1], 5, 6]]]])
+def test_draws_of_another_form_are_none(
+    labels: Labels, sheet: Path, draws: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where whoever has written them has written their hash, too."""
+    path = Path("run/audit/plan.json")
+    content = json.loads(path.read_text()) | {"draws": draws}
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr("w2s_plugins.audit.plan._checksum", lambda *_: content["sha256"])
+    assert "no images were drawn" in labels("--answers none.csv").error
+
+
 @pytest.mark.parametrize("field", ["says", "other", "confidence"])
 @pytest.mark.parametrize(
     "change", [lambda a: a[:-1], lambda a: a.astype("int64"), lambda a: a - 20]

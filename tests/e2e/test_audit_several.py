@@ -130,8 +130,11 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     done = of(here, "run --images 50").ok()
     assert "all of these have an answer already; --images 90 draws 40 more" in done.out
     assert "the answers so far: answers about 50 of the 50" in done.out
-    # the same answers again, of the first page: they are those of that page
-    assert "about 20 of the 30" in of(here, "run --answers", old).ok().out
+    # the same answers again, of the first page: they are those of that page, and no others are lost
+    kept = Path("run/audit/answers.csv").read_bytes()
+    done = of(here, "run --answers", old).ok()
+    assert "about 20 of the 30" in done.out and "there are fewer now; they are kept as" in done.err
+    assert Path("run/audit/earlier-1-answers.csv").read_bytes() == kept
 
 
 def test_more_images_are_drawn_for_those_that_may_be_best(here: Run, runs: dict[str, str]) -> None:
@@ -166,7 +169,9 @@ def test_answers_of_a_draw_that_is_gone_are_set_aside(here: Run, runs: dict[str,
     assert "the answers so far: answers about 30" in of(here, "run third --images 30").ok().out
     Path("run/audit/plan.json").unlink()
     done = of(here, "run --images 40").ok()
-    assert "are of another draw, and do not count; they are kept as" in done.err
+    assert (
+        "do not count, they are of another draw; they are kept as run/audit/earlier-1" in done.err
+    )
     assert Path("run/audit/earlier-1-answers.csv").read_bytes() == content
     assert "40 are drawn" in of(here, "run --images 40").ok().out
 
@@ -254,6 +259,7 @@ def test_a_temperature_is_of_the_images_that_all_say_something_of(here: Run, run
         ("run", "RUN run: is named twice; expected different runs or tables"),
         ("./run/", "RUN ./run/: is named twice; expected different runs or tables"),
         ("better.csv labels:better.csv", "RUN labels:better.csv: is named twice; expected"),
+        ("x " * 30, "RUN: 31 runs and tables; expected at most 30"),
         ("nowhere", "expected the folder of a run that has ended, or a table of labels"),
         ("labels:gone.csv", "gone.csv"),
         ("labels:names.json", "names.json"),

@@ -168,6 +168,14 @@ def find_gap(answered: np.ndarray) -> tuple[int, int]:
 
 def keep_answers(plan: Plan, answered: Answered, folder: Path) -> None:
     """Write the answers beside the plan, so that they count when more images are drawn, or for other students."""
+    # those that are replaced by fewer are not lost
+    try:
+        before = kept_answers(plan, folder)
+        gone = 0 if before is None else len(np.setdiff1d(before.rows, answered.rows))
+    except UserError:
+        gone = 1
+    if gone:
+        _set_aside(folder, "there are fewer now")
     steps = next(steps for steps in plan.draws if _is_first_of(answered.steps, steps))
     write_sheet(folder / KEPT, plan, plan.id_of(steps), answered.rows, answered)
 
@@ -194,13 +202,16 @@ def set_aside_others(plan: Plan, folder: Path) -> None:
     try:
         kept_answers(plan, folder)
     except UserError:
-        names = (folder / f"earlier-{number}-{KEPT}" for number in itertools.count(1))
-        aside = next(path for path in names if not path.exists())
-        with write_errors(folder):
-            (folder / KEPT).rename(aside)
-        logger.warning(
-            f"WARNING: the answers so far are of another draw, and do not count; they are kept as {aside}"
-        )
+        _set_aside(folder, "they are of another draw")
+
+
+def _set_aside(folder: Path, reason: str) -> None:
+    """Give the kept answers another name, which no file has, and say so."""
+    names = (folder / f"earlier-{number}-{KEPT}" for number in itertools.count(1))
+    aside = next(path for path in names if not path.exists())
+    with write_errors(folder):
+        (folder / KEPT).rename(aside)
+    logger.warning(f"WARNING: the answers before do not count, {reason}; they are kept as {aside}")
 
 
 def write_sheet(

@@ -163,7 +163,7 @@ def read_plan(folder: Path, by: str, classes: list[str], keys: list[str | int]) 
         if checksum != _checksum(content, plan) or not _is_whole(plan):
             return None
         plan.draws = [[Step(list(own), drawn) for own, drawn in steps] for steps in plan.draws]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError):
         return None
     return plan
 

@@ -32,6 +32,7 @@ from ..training.loaders import whole_pass
 from .plan import Opinion, Plan, find_opinion
 
 LABELS = "labels"  # the name of what runs have learned from
+MOST = 30  # runs and tables: who is right, of these and the labels of runs, are bits of one whole number
 IMAGES = "train"  # the role of the images of a run
 # what decides which labels a run has learned from
 OF_LABELS = (IMAGES, "given", "noise", "selected", LABELS, "teacher")
@@ -82,6 +83,8 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
     Raises:
         UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
     """
+    if len(typed) > MOST:
+        raise UserError(f"RUN: {len(typed)} runs and tables; expected at most {MOST}")
     folders = [locate_run(name) for name in typed]
     # one thing may be typed in several ways
     places = [
