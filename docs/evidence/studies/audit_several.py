@@ -1,0 +1,225 @@
+"""How many answers name the best of several students: an audit beside uniform drawing, drawing where they differ, CODA.
+
+    python docs/evidence/studies/audit_several.py groceries.npz cifar10.npz --students 2 4 8
+
+The files are those of audit_students.py. Each audit is of some of the students, by chance, and of four fifths of the
+images, by chance. The truly best student is the best one on these images. CODA asks once about each of them, the other
+rules draw several times. ``--person 0.97`` is right on 97 %, and says any other class on the rest; with ``--second`` she
+says the class that the students find the most probable of the others.
+"""
+
+import argparse
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from audit_coda import Coda
+
+from w2s_plugins.audit import estimate as estimates
+from w2s_plugins.audit.draw import THIRDS, Opinions, Step, chances, drawing_order
+from w2s_plugins.audit.estimate import Estimate, estimate, weigh
+
+IMAGES = 0.8  # of all, in an audit
+ANSWERS = 25, 50, 75, 100, 150, 200, 300
+SHOWN = 25, 50, 100, 200
+SURE = 0.95
+RULES = "audit", "differing", "uniform"
+
+
+class Case(NamedTuple):
+    """Students and images of an audit.
+
+    Args:
+        opinions: (N, K) what the students say.
+        probabilities: (N, K, C) of the classes.
+        truth: (N,) the true classes.
+        answers: (N,) what the person says.
+    """
+
+    opinions: Opinions
+    probabilities: np.ndarray
+    truth: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """How often each student (K,) is right."""
+        return (self.opinions.says == self.truth[:, None]).mean(axis=0)
+
+
+class Found(NamedTuple):
+    """What an audit says after some answers.
+
+    Args:
+        named: the student that it takes for the best one.
+        is_decided: whether it is sure that this one is above all others; NaN if this was not computed.
+        holds: whether all intervals of differences hold the truth; NaN likewise.
+        holds_accuracy: share of the intervals of accuracies that do.
+        width: half of the width of the intervals of differences, on average.
+    """
+
+    named: int
+    is_decided: float = np.nan
+    holds: float = np.nan
+    holds_accuracy: float = np.nan
+    width: float = np.nan
+
+
+def make_cases(file: Path, students: int, args: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases of a set."""
+    rng, stored = np.random.default_rng(0), np.load(file)
+    truth, says, probabilities = (stored[name] for name in ("truth", "says", "probabilities"))
+    groups = list(itertools.combinations(range(says.shape[1]), students))
+    rng.shuffle(groups)
+    for number in range(args.cases):
+        rows = rng.permutation(len(truth))[: int(IMAGES * len(truth))]
+        columns = list(groups[number % len(groups)])
+        own = probabilities[rows][:, columns]
+        opinions = Opinions(says[rows][:, columns], own.max(axis=2).astype(float))
+        answers = answer(truth[rows], own.mean(axis=1), args.person, args.second, rng)
+        yield Case(opinions, own, truth[rows], answers)
+
+
+def answer(
+    truth: np.ndarray, shares: np.ndarray, right: float, second: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Return what a person says (N,) who is right so often; ``shares`` (N, C) are the mean of the students."""
+    others = shares if second else rng.random(shares.shape)
+    others = np.where(np.arange(shares.shape[1]) == truth[:, None], -1, others)
+    return np.where(rng.random(len(truth)) < right, truth, others.argmax(axis=1))
+
+
+def draw(rule: str, case: Case, images: int, rng: np.random.Generator) -> tuple:
+    """Return the images (n,) that a rule draws, and how likely each was to be drawn."""
+    lots, differ = rng.random(len(case.truth)), case.opinions.differ
+    if rule == "audit":
+        steps = [Step(range(case.opinions.says.shape[1]), images)]
+        rows = drawing_order(case.opinions, lots, steps)[:images]
+        return rows, chances(case.opinions, lots, steps, rows)
+    among = differ if rule == "differing" and differ.any() else np.ones(len(lots), dtype=bool)
+    rows = np.argsort(lots + ~among)[: min(images, among.sum())]
+    return rows, np.full(len(rows), len(rows) / among.sum())
+
+
+def name_best(case: Case, rows: np.ndarray, chance: np.ndarray) -> int:
+    """Return the student that `estimate` finds the best, but in less time: where all agree, none is above another."""
+    answers = weigh(case.opinions, rows, case.answers[rows], chance)
+    differ = answers.strata >= THIRDS
+    right, others = answers.right[differ], answers.others[differ]
+    found = right.sum(axis=0)
+    if others.any():
+        found = found + answers.rest[THIRDS:].sum() * others @ right / others.sum()
+    return int(found.argmax())
+
+
+def read(found: Estimate, case: Case) -> Found:
+    """Return what an estimate says, and whether it is true."""
+    accuracy, named = case.accuracy, int(found.accuracy.argmax())
+    difference = accuracy[:, None] - accuracy
+    inside = (found.lowest <= difference + 1e-9) & (difference <= found.highest + 1e-9)
+    own = (found.low <= accuracy + 1e-9) & (accuracy <= found.high + 1e-9)
+    pairs = np.triu_indices(len(accuracy), 1)
+    return Found(
+        named,
+        float((np.delete(found.lowest[named], named) > 0).all()),
+        float(inside.all()),
+        float(own.mean()),
+        50 * (found.highest - found.lowest)[pairs].mean(),
+    )
+
+
+def audit(rule: str, case: Case, seed: int, intervals: bool) -> list[Found]:
+    """Return what is found after so many answers each."""
+    found = []
+    for images in ANSWERS:
+        # the same seed draws the same lots, so that more images include the fewer
+        rows, chance = draw(rule, case, images, np.random.default_rng(seed))
+        if intervals and images in SHOWN:
+            found.append(read(estimate(case.opinions, rows, case.answers[rows], chance), case))
+        else:
+            found.append(Found(name_best(case, rows, chance)))
+    return found
+
+
+def ask_coda(case: Case, seed: int) -> list[Found]:
+    """Return what CODA finds."""
+    coda, rng, found = Coda(case.probabilities), np.random.default_rng(seed), []
+    for number in range(1, ANSWERS[-1] + 1):
+        if len(coda.open):
+            image = coda.ask(rng)
+            coda.answer(image, int(case.answers[image]))
+        if number in ANSWERS:
+            best = coda.is_best()
+            found.append(Found(int(best.argmax()), float(best.max() > SURE)))
+    return found
+
+
+def summarise(rule: str, audits: Sequence[tuple[Case, list[Found]]]) -> Iterator[str]:
+    """Yield the cells of a row: see `main`."""
+    best = np.array([case.accuracy.argmax() for case, _ in audits])
+    # by audit and number of answers
+    named, decided, *rest = np.moveaxis(np.array([found for _, found in audits], float), 2, 0)
+    accuracies = [100 * case.accuracy for case, _ in audits]
+    regret = np.array([of.max() - of[row] for of, row in zip(accuracies, named.astype(int))])
+    right = named == best[:, None]
+    # from which number of answers on it is always named
+    for_good = np.flip(np.logical_and.accumulate(np.flip(right, 1), axis=1), 1)
+    first = np.where(for_good[:, -1], np.array(ANSWERS)[for_good.argmax(axis=1)], ANSWERS[-1] + 1)
+    columns = [ANSWERS.index(number) for number in SHOWN]
+    wrong = np.where(np.isnan(decided), np.nan, decided * ~right)
+    yield rule
+    for values, form in (
+        (100 * right, ".0f"),
+        (regret, ".2f"),
+        (100 * decided, ".0f"),
+        (100 * wrong, ".1f"),
+        *((100 * values, ".1f") for values in rest[:2]),
+        (rest[2], ".1f"),
+    ):
+        shown = values[:, columns]
+        known = ~np.isnan(shown).any(axis=1)
+        means = shown[known].mean(axis=0) if known.any() else ()
+        yield " ".join(format(value, form) for value in means)
+    yield " ".join(
+        f"{value}" if value <= ANSWERS[-1] else f"> {ANSWERS[-1]}"
+        for value in np.quantile(first, (0.5, 0.8), method="inverted_cdf")
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a row for each set, number of students and rule: how often the best is named, in percent; how much worse
+    than the best the named one is, in points; how often it is decided, and wrongly; how often the intervals of all
+    differences hold together, and those of accuracies; half of the width of the former; after how many answers the best
+    is named for good, in half and in four fifths of the audits.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--students", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--cases", type=int, default=30, help="students and images")
+    parser.add_argument("--audits", type=int, default=10, help="of each case")
+    parser.add_argument("--intervals", type=int, default=2, help="audits that have intervals")
+    parser.add_argument("--person", type=float, default=1.0, help="share that she is right on")
+    parser.add_argument("--second", action="store_true", help="her mistakes are plausible")
+    parser.add_argument("--draws", type=int, default=2000, help="of a posterior")
+    args = parser.parse_args(argv)
+    estimates.DRAWS = args.draws
+    for file, students in itertools.product(args.files, args.students):
+        found: dict[str, list[tuple[Case, list[Found]]]] = defaultdict(list)
+        for case in make_cases(file, students, args):
+            found["CODA"].append((case, ask_coda(case, 0)))
+            for rule, seed in itertools.product(RULES, range(args.audits)):
+                found[rule].append((case, audit(rule, case, seed, seed < args.intervals)))
+        for rule in (*RULES, "CODA"):
+            print(
+                "|",
+                " | ".join([file.stem, str(students), *summarise(rule, found[rule])]),
+                "|",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
