@@ -10,7 +10,7 @@ from scipy.special import betaln
 POINTS = 256  # of the integrals over accuracies
 PRIOR = 2.0  # times the confusion matrix that is expected of each student
 CONSENSUS = 0.1  # times its confusion with the mean of all
-ANSWER = 0.01  # what an answer adds
+ANSWER = 0.01  # what an answer adds to a parameter
 LEAST = 1e-12
 
 
@@ -19,9 +19,11 @@ class Coda:
 
     Args:
         probabilities: (N, K, C) of each image, by each student.
+        weight: what an answer adds to a parameter.
     """
 
-    def __init__(self, probabilities: np.ndarray) -> None:
+    def __init__(self, probabilities: np.ndarray, weight: float = ANSWER) -> None:
+        self.weight = weight
         students, classes = probabilities.shape[1:]
         self.students, self.classes = np.arange(students), np.arange(classes)
         self.says = probabilities.argmax(axis=2)
@@ -64,7 +66,7 @@ class Coda:
 
     def answer(self, image: int, truth: int) -> None:
         """Learn the class of an image."""
-        self.parameters[self.students, truth, self.says[image]] += ANSWER
+        self.parameters[self.students, truth, self.says[image]] += self.weight
         self.true[:, truth] = np.einsum(
             "kj,knj->n", self.parameters[:, truth], self.probabilities, optimize=True
         )

@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from audit_coda import Coda
+from audit_coda import ANSWER, Coda
 
 from w2s_plugins.audit import estimate as estimates
 from w2s_plugins.audit.draw import THIRDS, Opinions, Step, chances, drawing_order
 from w2s_plugins.audit.estimate import Estimate, estimate, weigh
 
 IMAGES = 0.8  # of all, in an audit
-ANSWERS = 25, 50, 75, 100, 150, 200, 300
+ANSWERS = 25, 50, 75, 100, 150, 200
 SHOWN = 25, 50, 100, 200
 SURE = 0.95
-RULES = "audit", "differing", "uniform"
+RULES = "audit", "narrowed", "differing", "uniform"
+NARROWED = 50  # answers after which only students that may be the best one are asked about
+MAY_BE = 0.02  # so probably
+WHOLE = 1.0  # what an answer adds to CODA's parameters, instead of a hundredth
 
 
 class Case(NamedTuple):
@@ -92,16 +95,26 @@ def answer(
     return np.where(rng.random(len(truth)) < right, truth, others.argmax(axis=1))
 
 
-def draw(rule: str, case: Case, images: int, rng: np.random.Generator) -> tuple:
+def draw(rule: str, case: Case, images: int, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (n,) that a rule draws, and how likely each was to be drawn."""
-    lots, differ = rng.random(len(case.truth)), case.opinions.differ
-    if rule == "audit":
+    if rule in ("audit", "narrowed"):
         steps = [Step(range(case.opinions.says.shape[1]), images)]
+        if rule == "narrowed" and images > NARROWED:
+            steps = [steps[0]._replace(drawn=NARROWED), Step(may_be_best(case, lots), images)]
         rows = drawing_order(case.opinions, lots, steps)[:images]
         return rows, chances(case.opinions, lots, steps, rows)
+    differ = case.opinions.differ
     among = differ if rule == "differing" and differ.any() else np.ones(len(lots), dtype=bool)
     rows = np.argsort(lots + ~among)[: min(images, among.sum())]
     return rows, np.full(len(rows), len(rows) / among.sum())
+
+
+def may_be_best(case: Case, lots: np.ndarray) -> list[int]:
+    """Return the students that may be the best one after the first answers, two of them at least."""
+    rows, chance = draw("audit", case, NARROWED, lots)
+    found = estimate(case.opinions, rows, case.answers[rows], chance).is_best
+    least = min(MAY_BE, np.sort(found)[-2])
+    return (found >= least).nonzero()[0].tolist()
 
 
 def name_best(case: Case, rows: np.ndarray, chance: np.ndarray) -> int:
@@ -134,9 +147,9 @@ def read(found: Estimate, case: Case) -> Found:
 def audit(rule: str, case: Case, seed: int, intervals: bool) -> list[Found]:
     """Return what is found after so many answers each."""
     found = []
+    lots = np.random.default_rng(seed).random(len(case.truth))
     for images in ANSWERS:
-        # the same seed draws the same lots, so that more images include the fewer
-        rows, chance = draw(rule, case, images, np.random.default_rng(seed))
+        rows, chance = draw(rule, case, images, lots)
         if intervals and images in SHOWN:
             found.append(read(estimate(case.opinions, rows, case.answers[rows], chance), case))
         else:
@@ -144,9 +157,9 @@ def audit(rule: str, case: Case, seed: int, intervals: bool) -> list[Found]:
     return found
 
 
-def ask_coda(case: Case, seed: int) -> list[Found]:
-    """Return what CODA finds."""
-    coda, rng, found = Coda(case.probabilities), np.random.default_rng(seed), []
+def ask_coda(case: Case, weight: float) -> list[Found]:
+    """Return what CODA finds, if an answer adds so much to its parameters."""
+    coda, rng, found = Coda(case.probabilities, weight), np.random.default_rng(0), []
     for number in range(1, ANSWERS[-1] + 1):
         if len(coda.open):
             image = coda.ask(rng)
@@ -209,10 +222,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for file, students in itertools.product(args.files, args.students):
         found: dict[str, list[tuple[Case, list[Found]]]] = defaultdict(list)
         for case in make_cases(file, students, args):
-            found["CODA"].append((case, ask_coda(case, 0)))
+            found["CODA"].append((case, ask_coda(case, ANSWER)))
+            found["CODA, whole answers"].append((case, ask_coda(case, WHOLE)))
             for rule, seed in itertools.product(RULES, range(args.audits)):
                 found[rule].append((case, audit(rule, case, seed, seed < args.intervals)))
-        for rule in (*RULES, "CODA"):
+        for rule in (*RULES, "CODA", "CODA, whole answers"):
             print(
                 "|",
                 " | ".join([file.stem, str(students), *summarise(rule, found[rule])]),
