@@ -142,6 +142,11 @@ def test_predict(place: Path, tmp_path: Path) -> None:
         row["label"] for row in rows
     ]
     assert sorted(os.listdir(tmp_path)) == [WRITTEN, "labels.csv"]
+    file = w2s.predict(
+        place / "weak", place / "photos", features=tmp_path / "features.npz", workers=0
+    )
+    assert file == tmp_path / "features.npz" and len(np.load(file)["features"]) == 5
+    assert sorted(os.listdir(tmp_path)) == [WRITTEN, "features.npz", "labels.csv"]
 
 
 @pytest.mark.parametrize("folder", ["weak", "weak/export"])

@@ -6,10 +6,15 @@ import runpy
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import timm
+import torch
 from PIL import Image
+from timm.models import save_for_hf
 
+import w2s_plugins as w2s
 from tests.e2e.conftest import ROOT, environment
 from tests.parts import data_config
 from tests.processes import python
@@ -53,6 +58,32 @@ def test_photographs_on_which_two_tables_disagree(tmp_path: Path) -> None:
         colour for _, colour in Image.open(tmp_path / "drawn.png").convert("RGB").getcolors(1 << 20)
     }
     assert colours >= {(200, 0, 0), (0, 0, 200)}
+
+
+def test_near_duplicates_and_outliers(tmp_path: Path) -> None:
+    """A copy by JPEG is the nearest, and the one image without noise is unlike all others."""
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(12):
+        noise = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"{number:02}.png")
+    Image.open(photos / "03.png").save(photos / "copy.jpg", quality=95)
+    Image.new("RGB", (50, 40), (0, 0, 200)).save(photos / "odd.png")
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit")
+    save_for_hf(model, tmp_path / "model", safe_serialization=True)
+    features = w2s.predict(
+        f"local-dir:{tmp_path / 'model'}", photos, features=tmp_path / "f.parquet", workers=0
+    )
+    command = [EXAMPLES / "duplicates_and_outliers.py", features, photos, "--output", "look.png"]
+    done = python(*command, env={}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {*lines[1][1:]} == {"03.png", "copy.jpg"}
+    assert lines[lines.index(["outlier", "filename"]) + 1][1] == "odd.png"
+    colours = Image.open(tmp_path / "look.png").convert("RGB").getcolors(1 << 20)
+    assert (0, 0, 200) in {colour for _, colour in colours}
+    assert len(pd.read_csv(tmp_path / "look.csv")) == 14
 
 
 def test_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ w2s.train(pretrained=1)  # pyright: ignore[reportArgumentType]
 w2s.predict("run", "photos", top_k="5")  # pyright: ignore[reportArgumentType]
 rows: list[dict[str, Any]] = w2s.predict("run", Path("photos"), top_k=5)
 table: Path = w2s.predict("run", "photos", "labels.csv")
+table = w2s.predict("run", "photos", features=Path("features.npz"))
 student = w2s.load_student(Path("run"))
 names: list[str] | None = student.class_names
 

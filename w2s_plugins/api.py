@@ -211,6 +211,7 @@ def predict(
     images: StrPath,
     output: None = None,
     *,
+    features: None = None,
     checkpoint: StrPath | None = None,
     class_names: str | None = None,
     top_k: int | None = None,
@@ -223,8 +224,24 @@ def predict(
 def predict(
     model: StrPath,
     images: StrPath,
+    output: None = None,
+    *,
+    features: StrPath,
+    checkpoint: StrPath | None = None,
+    class_names: str | None = None,
+    top_k: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    **flags: object,
+) -> Path: ...
+@overload
+def predict(
+    model: StrPath,
+    images: StrPath,
     output: StrPath,
     *,
+    features: StrPath | None = None,
     checkpoint: StrPath | None = None,
     class_names: str | None = None,
     top_k: int | None = None,
@@ -238,6 +255,7 @@ def predict(
     images: StrPath,
     output: StrPath | None = None,
     *,
+    features: StrPath | None = None,
     checkpoint: StrPath | None = None,
     class_names: str | None = None,
     top_k: int | None = None,
@@ -251,7 +269,8 @@ def predict(
     Args:
         model: folder of a run or of an export, ``hf-hub:ORG/NAME``, a timm name, or another kind of teacher.
         images: a folder, which is searched at any depth, a tar file, or shards (``wds/PATH``).
-        output: the table to write. If it is None, no file is written.
+        output: the table to write. If it is None, no table is written.
+        features: an ``.npz`` or ``.parquet`` file to write, with the names of the images and their features (N, D).
         checkpoint: weights of the model, a file or a run folder.
         class_names: a file with one name a line, or ``a,b,c``; for a model that knows none of its own.
         top_k: add a column with so many of the most likely classes, at least 1.
@@ -261,8 +280,8 @@ def predict(
         flags: other flags of the command, with underscores: ``all=True``.
 
     Returns:
-        The path of the table if you gave ``output``. Otherwise a list with one dictionary for each image: ``filename``,
-        ``label``, ``confidence``, and what the flags ask for.
+        The path of the table if you gave ``output``, else that of the ``features`` if you gave these. Otherwise a list
+        with one dictionary for each image: ``filename``, ``label``, ``confidence``, and what the flags ask for.
 
     Raises:
         UserError: there is no such model or folder, or a flag is wrong.
@@ -275,19 +294,23 @@ def predict(
     plain["model"] = name_of(model, f"{who}: model")
     plain["dir"] = name_of(images, f"{who}: images")
     plain.pop("images")
-    # without a table to write, the rows go through one that is deleted
+    for flag, file in (("output", output), ("features", features)):
+        if file is not None:
+            plain[flag] = name_of(file, f"{who}: {flag}")
+    # without a file to write, the rows go through a table that is deleted
     with contextlib.ExitStack() as stack:
-        if output is None:
+        written = output if output is not None else features
+        if written is None:
             table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl"
+            plain["output"] = str(table)
         else:
-            table = Path(name_of(output, f"{who}: output"))
-        plain["output"] = str(table)
+            table = Path(written)
         request = settle(check_flags(plain, predict_parser(), who))
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run
 
         run.predict(run.Prediction(**request))
-        if output is not None:
+        if written is not None:
             return table
         # before the folder is deleted
         return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]

@@ -318,8 +318,8 @@ def test_answers_to_another_draw_decide_nothing(
         pair, steps = opinions.of([0, 2]), [Step([0, 1], 100)]
         rows = drawing_order(pair, own, steps)[:100]
         known = np.isin(rows, of_first[:asked])
-        given = np.where(known, truth[rows], -1)
-        result = estimate(pair, rows, given, chances(pair, own, steps, rows), seed)
+        chance = chances(pair, own, steps, rows)[known]
+        result = estimate(pair, rows[known], truth[rows[known]], chance, seed)
         reached, last = find_gap(known.nonzero()[0])
         (accepted if reached == last else refused).append(
             bool(result.lowest[1, 0] <= 0 <= result.highest[1, 0])

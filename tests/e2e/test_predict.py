@@ -2,16 +2,26 @@
 
 import csv
 import importlib
+import importlib.util
 import json
 import os
 import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import save_for_hf
+from torch import nn
 
 from tests import forks
 from tests.e2e.conftest import BRIEF, Done, Run
@@ -69,6 +79,17 @@ def validate(work: Path, here: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_features(path: Path) -> tuple[list[str], np.ndarray]:
+    """Names and features, as NumPy or pandas read them."""
+    if path.suffix == ".npz":
+        arrays = np.load(path)
+        assert {*arrays} == {"filename", "features"}
+        return arrays["filename"].tolist(), arrays["features"]
+    frame = pd.read_parquet(path)
+    assert [*frame] == ["filename", "features"]
+    return frame["filename"].tolist(), np.stack(frame["features"])
 
 
 def right(rows: list[dict[str, str]]) -> float:
@@ -166,36 +187,38 @@ def test_one_image(work, predict, flags, count):
     assert [*found.items()] == [(name, shares[name]) for name in best]
 
 
-def cut_short(work: Path, images: str, output: str) -> list[Path]:
-    """Predict until some parts are there, and return these."""
+def cut_short(work: Path, images: str, *flags: str) -> list[Path]:
+    """Predict until some parts are there, and return these; the first flag names the file."""
     parts: list[Path] = []
-    pid, _ = start(
-        PREDICT, "out/weak", images, "--output", output, "--all -b 1 --workers 0", cwd=work
-    )
+    pid, _ = start(PREDICT, "out/weak", images, *flags, "--workers 0", cwd=work)
+    file = flags[0].split()[1]
     deadline = time.monotonic() + 60
     while not parts and time.monotonic() < deadline:
-        parts = list(work.glob(f"{output}.parts/*/*.safetensors"))
+        parts = list(work.glob(f"{file}.parts/*/*.safetensors"))
         time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert parts and not (work / output).exists()
-    return list(work.glob(f"{output}.parts/*/*.safetensors"))
+    assert parts and not (work / file).exists()
+    return list(work.glob(f"{file}.parts/*/*.safetensors"))
 
 
-def test_killed_and_gone_on_with(work, predict):
-    """The parts that are there stay as they are, and the table is the same to the last byte."""
-    predict("out/weak", "data/validation", "--output whole.csv --all -b 1").ok()
-    parts = cut_short(work, "data/validation", "cut.csv")
-    done = predict("out/weak", "data/validation", "--output cut.csv --all -b 1").ok()
+@pytest.mark.parametrize("flags", ["--output FILE.csv --all -b 1", "--features FILE.npz -b 1"])
+def test_killed_and_gone_on_with(work, predict, flags):
+    """The parts that are there stay as they are, and the file is the same to the last byte."""
+    whole, cut = (flags.replace("FILE", name) for name in ("whole", "cut"))
+    predict("out/weak", "data/validation", whole).ok()
+    parts = cut_short(work, "data/validation", cut)
+    done = predict("out/weak", "data/validation", cut).ok()
     assert f"{3 - len(parts)} part(s) to write" in done.err
-    assert (work / "cut.csv").read_bytes() == (work / "whole.csv").read_bytes()
+    files = [work / flag.split()[1] for flag in (whole, cut)]
+    assert files[0].read_bytes() == files[1].read_bytes()
     assert not list(work.glob("*.parts"))
 
 
 def test_an_image_that_was_replaced_meanwhile_is_not_answered_from_before(work, predict):
     """Also one of the same size and time, as copying tools leave it, that no sample of pixels has seen."""
     shutil.copytree(work / "data/validation", work / "photos")
-    cut_short(work, "photos", "replaced.csv")
+    cut_short(work, "photos", "--output replaced.csv --all -b 1")
     first, other = sorted((work / "photos").glob("*/*.png"))[1:300:298]
     before = first.stat()
     content = other.read_bytes()
@@ -229,16 +252,20 @@ def test_a_table_of_its_own_is_overwritten_unless_it_was_corrected(work, predict
 
 
 def test_two_processes_share_the_work(work, predict, ranks):
-    predict("out/weak", "data/validation", "--output one.jsonl --top-k 3").ok()
+    """Of labels and of features, one after the other."""
+    flags = "--output {0}.jsonl --top-k 3 --features {0}.parquet --workers 0"
+    predict("out/weak", "data/validation", flags.format("one")).ok()
     ranks(
         "out/weak",
         "data/validation",
-        "--output two.jsonl --top-k 3 --workers 0",
+        flags.format("two"),
         script=PREDICT,
         cwd=work,
         processes=2,
     ).ok()
-    assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
+    for suffix in ("jsonl", "parquet"):
+        assert (work / f"one.{suffix}").read_bytes() == (work / f"two.{suffix}").read_bytes()
+    assert not list(work.glob("*.parts"))
 
 
 def test_a_chain_of_teacher_student_and_the_next_teacher(work, predict):
@@ -279,8 +306,11 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/mixed/\xe4.png")).write_bytes(
         next(work.glob("data/train/B/*.png")).read_bytes()
     )
-    done = predict("out/weak", tmp_path / "mixed", "--output mixed.csv").ok()
+    flags = "--output mixed.csv --features mixed.npz"
+    done = predict("out/weak", tmp_path / "mixed", flags).ok()
     assert [row["filename"] for row in rows_of(work / "mixed.csv")] == ["a/good.png"]
+    names, features = read_features(work / "mixed.npz")
+    assert names == ["a/good.png"] and len(features) == 1
     warning = "\n".join(line for line in done.err.splitlines() if "WARNING" in line)
     for text in (
         "4 of 5 images are left out",
@@ -291,9 +321,10 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
     ):
         assert text in warning
     (tmp_path / "mixed/a/good.png").unlink()
-    done = predict("out/weak", tmp_path / "mixed", "--output none.csv")
-    assert done.code == 2 and "none of the 4 images can be read and named: " in done.err
-    assert not (work / "none.csv").exists()
+    for flag, file in (("--output", "none.csv"), ("--features", "none.npz")):
+        done = predict("out/weak", tmp_path / "mixed", flag, file)
+        assert done.code == 2 and "none of the 4 images can be read and named: " in done.err
+        assert not (work / file).exists()
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +406,16 @@ def test_models_of_other_packages_that_cannot_be_asked(work, foreign, model, fla
         ("out/weak broken.png", "broken.png: cannot be read: "),
         ("out/weak out/weak", "out/weak: no images in it"),
         ("out/weak data/validation", "has 600 images, whose answers are a table: give --o"),
+        (
+            "out/weak PHOTOS --features f.npy",
+            "--features f.npy: of an unknown kind (nearest: .npz)",
+        ),
+        ("out/weak PHOTOS --features no/f.npz", "--features no/f.npz: is a folder, or in none"),
+        ("out/weak data/train --features f.npz --all", "--all is about labels, and --features ho"),
+        (
+            "out/weak data/train --output y.parquet --features ./y.parquet",
+            "--features y.parquet: is --output, too; expected two files",
+        ),
     ],
 )
 def test_bad_input_is_one_line(work, predict, words, message):
@@ -383,3 +424,165 @@ def test_bad_input_is_one_line(work, predict, words, message):
         message in predict(*words.replace("PHOTOS", "data/validation --output x.csv").split()).error
     )
     assert not (work / "x.csv").exists()
+
+
+# ---------------------------------------------------------------- features
+
+
+def export_timm(
+    folder: Path, name: str, change: Callable[[nn.Module], object] | None = None, **kwargs: object
+) -> str:
+    """Save a model of timm with random weights in timm's own form; return what names it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs)
+    if change is not None:
+        change(model)
+    save_for_hf(model, folder, safe_serialization=True)
+    return f"local-dir:{folder}"
+
+
+@torch.inference_mode()
+def features_by_timm(name: str, images: Path) -> np.ndarray:
+    """What the classifier of a model is given of some images, in the order of their names, by timm alone."""
+    model = timm.create_model(name, pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model))
+    files = sorted(images.rglob("*.png"))
+    batch = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+    return model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal within rounding: batch norm is folded, and images are in another layout."""
+    assert found.dtype == np.float32 and found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "suffix"), [("test_resnet", 7, ".npz"), ("test_vit", 0, ".parquet")]
+)
+def test_features_are_those_of_timm(work, predict, tmp_path, name, classes, suffix):
+    """Also of a model without classes, which has no labels."""
+    images, file = work / "data/validation/A", tmp_path / f"features{suffix}"
+    model = export_timm(tmp_path / name, name, num_classes=classes)
+    done = predict(model, images, "--features", file).ok()
+    names, features = read_features(file)
+    assert names == sorted(path.name for path in images.iterdir())
+    assert_close(features, features_by_timm(model, images))
+    assert f"{file}: features {features.shape} by {model}" in done.err
+    if not classes:
+        error = predict(model, images, "--output x.csv").error
+        assert error == f"MODEL {model}: has no classes; --features FILE writes its features"
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_features_of_a_run_by_all_its_names(work, predict, model):
+    """With labels in one command, which are those of a command of their own."""
+    predict(model, "images.tar", "--output both.csv --all --features both.npz").ok()
+    predict("out/weak", "data/validation", "--output alone.csv --all").ok()
+    assert (work / "both.csv").read_bytes() == (work / "alone.csv").read_bytes()
+    names, features = read_features(work / "both.npz")
+    assert names == [row["filename"] for row in rows_of(work / "alone.csv")]
+    # the head of the student makes its probabilities of them
+    state = load_file(work / "out/weak/export/model.safetensors")
+    weight, bias = (state[f"fc.{part}"] for part in ("weight", "bias"))
+    shares = torch.softmax(torch.from_numpy(features) @ weight.T + bias, dim=1).numpy()
+    table = pd.read_csv(work / "alone.csv")[[*"ABCDEFGHIJ"]]
+    assert np.abs(shares - table.to_numpy()).max() < 1e-5
+
+
+def test_features_of_one_image(work, predict):
+    image = sorted((work / "data/validation").glob("*/*.png"))[7]
+    predict("out/weak", "data/validation", "--features all.npz").ok()
+    predict("out/weak", image, "--features one.npz").ok()
+    names, features = read_features(work / "one.npz")
+    assert names == [image.name]
+    assert_close(features, read_features(work / "all.npz")[1][7:8])
+
+
+def test_a_file_of_features_is_not_overwritten_unless_it_is_of_this_program(work, predict):
+    command, file = ["out/weak", "data/train", "--features mine.npz"], work / "mine.npz"
+    predict(*command).ok()
+    predict(*command).ok()
+    np.savez(file, features=np.zeros((2, 3)))
+    content = file.read_bytes()
+    assert "--features mine.npz: is there already, and not as this p" in predict(*command).error
+    assert file.read_bytes() == content
+
+
+def test_features_that_are_not_finite_are_not_written(work, predict, tmp_path):
+    """Of finite weights, by which no model is refused."""
+    model = export_timm(
+        tmp_path / "huge", "test_vit", lambda vit: nn.init.constant_(vit.norm.weight, 3e38)
+    )
+    error = predict(model, "data/train", "--features inf.npz").error
+    assert "gives values that are not finite for 200 of 200 samples (first: 0)" in error
+    assert not (work / "inf.npz").exists()
+
+
+def test_parquet_needs_a_package(work, predict, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "w2s_plugins.labels.table_writer.find_spec",
+        lambda name: None if name == "pyarrow" else find_spec(name),
+    )
+    error = predict("out/weak", "data/train", "--features f.parquet").error
+    assert error == "--features f.parquet: parquet needs a package: pip install pyarrow"
+
+
+@pytest.fixture
+def foreign_features(work: Path, foreign: Run) -> Callable[..., Done]:
+    """Writes features of models of other packages to ``x.npz``."""
+
+    def write(model: str, *flags: str) -> Done:
+        (work / "x.npz").unlink(missing_ok=True)
+        return run(
+            PREDICT, model, "data/validation/A", "--features x.npz --workers 0", *flags, cwd=work
+        )
+
+    return write
+
+
+@pytest.mark.filterwarnings(LEGACY)
+def test_features_of_transformers(work, foreign_features):
+    """What the head is given, also of an encoder that has none, whose labels are refused."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    encoder = AutoModel.from_pretrained(work / "vit", add_pooling_layer=False).eval()
+    encoder.save_pretrained(work / "encoder")
+    processor = AutoImageProcessor.from_pretrained(work / "vit")
+    processor.save_pretrained(work / "encoder")
+    files = sorted((work / "data/validation/A").iterdir())
+    images = [Image.open(file).convert("RGB") for file in files]
+    with torch.inference_mode():
+        hidden = encoder(**processor(images, return_tensors="pt")).last_hidden_state
+    for model in ("hf:vit", "hf:encoder"):
+        foreign_features(model).ok()
+        names, features = read_features(work / "x.npz")
+        assert names == [file.name for file in files]
+        # its processor resizes with other rounding
+        assert np.abs(features - hidden[:, 0].numpy()).max() < 0.02
+    done = run(PREDICT, "hf:encoder", "data/train", "--output y.csv", cwd=work)
+    assert done.code == 2 and "its weights are not those of an image classifier" in done.err
+
+
+@pytest.mark.filterwarnings(LEGACY)
+def test_features_of_clip_need_no_names_of_classes(work, foreign_features):
+    foreign_features(CLIP_MODEL, "--plugins colours.py").ok()
+    features = read_features(work / "x.npz")[1]
+    assert features.shape == (len(list((work / "data/validation/A").iterdir())), 16)
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, abs=1e-5)
+    done = foreign_features(CLIP_MODEL, "--plugins colours.py --class-names a,b")
+    assert done.code == 2 and "--class-names is about labels" in done.err
+
+
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("onnx:net.onnx", "has no features (it gives logits alone); expected a model of timm"),
+        ("colours:predict", "has no features: a function gives answers alone; expected a model"),
+    ],
+)
+def test_a_model_without_features_is_refused(foreign_features, model, message):
+    done = foreign_features(model, "--plugins colours.py")
+    assert done.code == 2 and f"MODEL {model}: {message}" in done.err.splitlines()[-1], done.err

@@ -28,12 +28,14 @@ class Answered:
         steps: of the draw, up to the last image that has an answer.
         rows: (n,) of the images.
         truth: (n,) classes, `NO_LABEL` where the person could not tell.
+        drawn: how many images were drawn.
         unknown: how many answers are about images that are not drawn.
     """
 
     steps: list[Step]
     rows: np.ndarray
     truth: np.ndarray
+    drawn: int
     unknown: int = 0
 
 
@@ -69,7 +71,7 @@ def read_answers(plan: Plan, file: str, folder: Path) -> Answered:
     if not (truth != NO_LABEL).any():
         raise UserError(f"{file}: says of no image what is on it")
     unknown = len({*table.keys}) - len(answered)
-    return Answered(first_steps(steps, len(rows)), rows, truth, unknown)
+    return Answered(first_steps(steps, len(rows)), rows, truth, steps[-1].drawn, unknown)
 
 
 def find_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> list[Step]:

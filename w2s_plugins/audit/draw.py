@@ -3,9 +3,9 @@
 Where all say the same class, all are right or all are wrong, and every difference of accuracies is exactly 0. So most
 images are drawn where some differ. Those where all agree are needed for the accuracies themselves.
 
-Each image has a lot, a number that never changes. It is drawn if its lot is small beside its weight. So each image has
-a known chance to be drawn, also if it is drawn again for other opinions: permanent random numbers (Ohlsson, 1995) and
-priority sampling (Duffield, Lund and Thorup, J. ACM 54(6), 2007).
+Each image has a lot, a number that never changes, and those of a stratum are drawn from the smallest lot on. So each
+image has a known chance to be drawn, also if it is drawn again for other opinions: permanent random numbers (Ohlsson,
+1995), and the threshold of priority sampling (Duffield, Lund and Thorup, J. ACM 54(6), 2007).
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-DIFFERING = 0.75  # share of the drawn images where some differ, unless these are more of all images
+# share of the drawn images where some differ, unless these are more of all images: of two opinions, and of more, of
+# which a person mostly asks which one is best
+DIFFERING, MOSTLY_DIFFERING = 0.75, 0.9
 THIRDS = 3  # by confidence, of the images where all agree and of those where some differ
 STRATA = 2 * THIRDS  # the first half where all agree
 
@@ -82,22 +84,9 @@ def find_strata(opinions: Opinions) -> np.ndarray:
     return strata
 
 
-def draw_weights(says: np.ndarray) -> np.ndarray:
-    """Return how much an answer about each image (N,) tells, up to a factor: the root of the number of pairs of which
-    exactly one is right, as far as the votes tell the truth. Where all agree it is 1.
-
-    The variance of an estimated sum is least if chances are as the root of the mean square of what is summed (Neyman,
-    1934), and the sum over pairs is of their differences.
-
-    Args:
-        says: (N, K) classes, of each opinion.
-    """
-    # of each opinion, how many share it; of those who say a class that is true, each is right beside all others
-    count = says.shape[1]
-    sharing = (says[:, :, None] == says[:, None, :]).sum(axis=2)
-    # sum over classes of votes / K * votes * (K - votes), each class once a vote
-    pairs = (sharing * (count - sharing)).sum(axis=1) / count
-    return np.sqrt(np.where(pairs, pairs, 1))
+def differing_share(count: int) -> float:
+    """Return which share of the images that are drawn for so many opinions are those where some differ, at least."""
+    return DIFFERING if count <= 2 else MOSTLY_DIFFERING
 
 
 def order_of_step(opinions: Opinions, lots: np.ndarray) -> np.ndarray:
@@ -109,15 +98,15 @@ def order_of_step(opinions: Opinions, lots: np.ndarray) -> np.ndarray:
     """
     # when each image is due: more often where some differ, unless these are most images anyway
     strata = find_strata(opinions)
-    ratios, due = lots / draw_weights(opinions.says), np.empty(len(lots))
+    due = np.empty(len(lots))
     differing = (strata >= THIRDS).mean()
-    share = max(DIFFERING, differing)
+    share = max(differing_share(opinions.says.shape[1]), differing)
     for stratum in range(STRATA):
         rows = (strata == stratum).nonzero()[0]
         if not len(rows):
             continue
         # strata of a half get images in proportion to their sizes, one by one (Sainte-Lague)
-        in_turn = rows[np.argsort(ratios[rows], kind="stable")]
+        in_turn = rows[np.argsort(lots[rows], kind="stable")]
         faster = share / differing if stratum >= THIRDS else (1 - share) / (1 - differing)
         due[in_turn] = (np.arange(len(rows)) + 0.5) / (len(rows) * faster)
     return np.argsort(due, kind="stable")
@@ -145,8 +134,7 @@ def chances(
 ) -> np.ndarray:
     """Return how likely each drawn image (n,) was to be drawn, from 0 to 1.
 
-    An image is drawn by a step if its lot is below its weight times a limit: that of the first image of its stratum
-    that is not drawn.
+    An image is drawn by a step if its lot is below a limit: that of the first image of its stratum that is not drawn.
 
     Args:
         opinions: of N images.
@@ -162,9 +150,8 @@ def chances(
         first = step.drawn
         undrawn = np.ones(len(lots), dtype=bool)
         undrawn[drawn[:first]] = False
-        own = opinions.of(step.columns)
-        weights, strata = draw_weights(own.says), find_strata(own)
-        limits = np.full(STRATA, np.inf)
-        np.minimum.at(limits, strata[undrawn], (lots / weights)[undrawn])
-        likely = np.maximum(likely, np.minimum(1, weights * limits[strata]))
+        strata = find_strata(opinions.of(step.columns))
+        limits = np.ones(STRATA)
+        np.minimum.at(limits, strata[undrawn], lots[undrawn])
+        likely = np.maximum(likely, limits[strata])
     return likely[drawn]

@@ -6,13 +6,28 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from ..no_label import NO_LABEL
-from .draw import DIFFERING, STRATA, THIRDS, Opinions, find_strata
+from .draw import STRATA, THIRDS, Opinions, differing_share, find_strata
 
 DRAWS = 20_000  # of the posterior
 OUTSIDE = 0.05  # of the posterior, of a 95 % interval
 MARGIN = 1.43  # times half of its width: so far from 0 such an interval is beyond 0 in four of five cases
 PRIOR = 0.5  # pseudo-answers for each outcome, Jeffreys' parameter of a Dirichlet distribution
+
+
+class Evidence(NamedTuple):
+    """What a person said of n images, and how likely these were to be asked about.
+
+    Args:
+        opinions: K of N images.
+        rows: (n,) of the images.
+        truth: (n,) classes.
+        chance: (n,) how likely each was to be drawn.
+    """
+
+    opinions: Opinions
+    rows: np.ndarray
+    truth: np.ndarray
+    chance: np.ndarray
 
 
 class Answers(NamedTuple):
@@ -91,13 +106,12 @@ def estimate(
 
     Args:
         opinions: K of N images.
-        rows: (n,) the images that a person was asked about.
-        truth: (n,) the answers, `NO_LABEL` where the person could not tell.
+        rows: (n,) the images that a person has said the class of.
+        truth: (n,) these classes.
         chance: (n,) how likely each was to be drawn.
         seed: of the draws from the posterior.
     """
-    known = truth != NO_LABEL
-    answers = weigh(opinions, rows[known], truth[known], chance[known])
+    answers = weigh(opinions, rows, truth, chance)
     rng = np.random.default_rng(seed)
     agree, drawn_agree = _where_all_agree(answers, rng)
     differ, drawn_differ = _where_some_differ(opinions, answers, rng)
@@ -145,15 +159,11 @@ def weigh(opinions: Opinions, rows: np.ndarray, truth: np.ndarray, chance: np.nd
 
 def _where_all_agree(answers: "Answers", rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """Return how many images of those where all agree all are right about, and draws (S,) from its posterior."""
-    # confidence tells how often they are, so that answers count for more than without thirds
     agree = answers.strata < THIRDS
     right, speaks_for = answers.right[agree, 0], answers.others[agree]
-    images, rest = answers.images[:THIRDS], answers.rest[:THIRDS].sum()
+    rest = answers.rest[:THIRDS].sum()
     share = _mean(right, speaks_for) if len(right) else 0.5
-    in_third = np.bincount(answers.strata[agree], right, THIRDS) + PRIOR
-    in_third /= np.bincount(answers.strata[agree], minlength=THIRDS) + 2 * PRIOR
-    within = images @ (in_third * (1 - in_third)) / max(1, images.sum())
-    size = _effective(speaks_for) * max(1.0, share * (1 - share) / max(within, 1e-9))
+    size = effective_number(speaks_for)
     shares = rng.beta(share * size + PRIOR, (1 - share) * size + PRIOR, DRAWS)
     return right.sum() + rest * share, right.sum() + rng.binomial(rest, shares)
 
@@ -171,7 +181,7 @@ def _where_some_differ(
     if speaks_for.any():
         place = np.searchsorted(outcomes, right @ bits)
         weights = np.bincount(place, speaks_for, len(outcomes))
-        size = _effective(speaks_for)
+        size = effective_number(speaks_for)
     mean = weights / weights.sum()
     gammas = rng.standard_gamma(mean * size + pseudo, (DRAWS, len(outcomes)))
     shares = gammas / np.maximum(gammas.sum(axis=1, keepdims=True), 1e-300)
@@ -204,7 +214,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     return float(np.average(values, weights=weights if weights.any() else None))
 
 
-def _effective(weights: np.ndarray) -> float:
+def effective_number(weights: np.ndarray) -> float:
     """Return how many answers of one weight tell as much as these (Kish, 1965)."""
     square = (weights**2).sum()
     return float(weights.sum() ** 2 / square) if square else float(len(weights))
@@ -217,5 +227,5 @@ def _needed(difference: np.ndarray, width: np.ndarray, answers: Answers) -> np.n
     seen = max(1, (answers.strata >= THIRDS).sum())
     narrower = (2 * difference / (MARGIN * np.maximum(width, 1e-9))) ** 2
     most = np.ceil(1 / (narrower * (1 / seen - 1 / differing) + 1 / differing))
-    share = max(DIFFERING, differing / answers.images.sum())
+    share = max(differing_share(len(difference)), differing / answers.images.sum())
     return np.minimum(np.ceil(most / share), most + agreeing).astype(int)

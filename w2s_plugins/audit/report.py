@@ -12,7 +12,7 @@ from scipy.stats import beta
 from ..errors import say, shorten
 from ..files import to_csv, write_text
 from ..monitor import format_table
-from .estimate import OUTSIDE, PRIOR, Answers, Estimate
+from .estimate import OUTSIDE, PRIOR, Answers, Estimate, effective_number
 
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
@@ -135,17 +135,24 @@ def confusion_of(says: np.ndarray, answers: Answers, count: int) -> np.ndarray:
     return matrix
 
 
-def class_shares(says: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+def class_shares(says: np.ndarray, confusion: np.ndarray, answered: float) -> np.ndarray:
     """Return the share (C,) of each class: as somebody says of all images, corrected by what the answers say of his
-    mistakes. That is more exact than the answers alone (prediction-powered inference, arXiv 2301.09633).
+    mistakes (prediction-powered inference, arXiv 2301.09633), as far as that is beyond chance (James and Stein, 1961).
 
     Args:
         says: (N,) classes, about all images.
         confusion: (C, C) from `confusion_of`.
+        answered: how many answers of one weight tell as much.
     """
-    # no class has none, or even fewer images than that
     said = np.bincount(says, minlength=len(confusion)) / len(says)
-    missed = (confusion.sum(axis=1) - confusion.sum(axis=0)) / max(confusion.sum(), 1e-9)
+    total = max(confusion.sum(), 1e-9)
+    missed = (confusion.sum(axis=1) - confusion.sum(axis=0)) / total
+    # few answers correct by chance, too, so that a correction counts by how far it is beyond that
+    wrong = 1 - np.trace(confusion) / total
+    noise = max(0.0, 2 * wrong - (missed**2).sum()) / max(answered, 1)
+    noise *= max(0.0, 1 - answered / len(says))
+    missed *= max(0.0, 1 - noise / max((missed**2).sum(), 1e-12))
+    # no class has none, or even fewer images than that
     shares = np.maximum(said + missed, 0.5 / len(says))
     return shares / shares.sum()
 
@@ -167,7 +174,7 @@ def by_class(
         value, size = 0.5, 0.0
         if own.any():
             value = float(np.average(right, weights=weights))
-            size = weights.sum() ** 2 / (weights**2).sum()
+            size = effective_number(weights)
         ends = beta(value * size + PRIOR, (1 - value) * size + PRIOR).ppf(
             [OUTSIDE / 2, 1 - OUTSIDE / 2]
         )
@@ -194,7 +201,7 @@ def say_of_classes(
         answers: about these.
     """
     confusion = confusion_of(about, answers, len(classes))
-    shares = class_shares(says, confusion)
+    shares = class_shares(says, confusion, effective_number(1 + answers.others))
     accuracies = by_class(about, answers, len(classes))
     rows = [
         dict(
@@ -214,13 +221,11 @@ def say_of_classes(
     seen = [label for label in range(len(classes)) if accuracies[label][3]]
     worst = sorted(seen, key=lambda label: accuracies[label][2])[:LISTED]
     texts = [
-        f"{classes[label]} {_percent(value)} % ({_percent(low)} to {_percent(high)}, {count} answers)"
+        f"{classes[label]} {_percent(value)} % ({_percent(low)} to {_percent(high)}, {_counted(count)})"
         for label in worst
         for value, low, high, count in [accuracies[label]]
     ]
-    say(
-        f"* {name} by class, the least sure first: {', '.join(texts)}; all in {folder / 'classes.csv'}"
-    )
+    say(f"* {name} by class, the worst first: {', '.join(texts)}; all in {folder / 'classes.csv'}")
     wrong = confusion * (1 - np.eye(len(classes)))
     pairs = [divmod(int(place), len(classes)) for place in np.argsort(-wrong, axis=None)[:LISTED]]
     texts = [
@@ -263,9 +268,14 @@ def fit_temperature(
     def confidence(temperature: float) -> float:
         return float(shares @ (rows / temperature).softmax(dim=1).amax(dim=1))
 
-    low, high = map(math.log, TEMPERATURES)
-    best = math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x)
+    low, high = TEMPERATURES
+    found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded")
+    best = math.exp(found.x)
     return best, confidence(1.0), confidence(best)
+
+
+def _counted(answers: int) -> str:
+    return f"{answers} answer" + "s" * (answers != 1)
 
 
 def _percent(share: float) -> str:

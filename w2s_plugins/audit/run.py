@@ -5,7 +5,7 @@ whether a student is better than its labels, and which of several is best.
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,12 @@ from .answers import (
     write_sheet,
 )
 from .draw import Step
-from .estimate import estimate, weigh
+from .estimate import Evidence, estimate, weigh
 from .labelled import command_with_labelled, pictures, write_labelled
 from .page import write_page
 from .plan import PLAN, Plan, read_plan, write_plan
 from .report import (
+    TEMPERATURES,
     fit_temperature,
     say_accuracies,
     say_of_classes,
@@ -48,6 +49,9 @@ from .subjects import (
     warn_of_silent,
 )
 
+MORE = 50  # images that are proposed when all have answers
+ENOUGH = 50  # answers, after which some opinions may be out of the race
+MAY_BE_BEST = 0.02  # how probably an opinion that stays in it is the best one
 MANY = 0.1  # of the answers are that nobody can tell
 
 _logger = logging.getLogger(__name__)
@@ -126,9 +130,9 @@ def audit(
         tell(own, answered, answers)
         return
     kept = kept_answers(plan, folder)
-    draw(own, images, kept)
+    drawn = draw(own, images, kept)
     if kept is not None:
-        tell(own, kept, "the answers so far")
+        tell(own, replace(kept, drawn=drawn), "the answers so far")
 
 
 def folder_of(subjects: Sequence[Subject]) -> Path:
@@ -143,12 +147,16 @@ def folder_of(subjects: Sequence[Subject]) -> Path:
 # ---------------------------------------------------------------- the draw
 
 
-def draw(audit: Audit, images: int, kept: Answered | None) -> None:
-    """Draw images, after those that have answers already, and write the page and the table for the answers."""
+def draw(audit: Audit, images: int, kept: Answered | None) -> int:
+    """Draw images, after those that have answers already, and write the page and the table for the answers.
+
+    Returns:
+        How many are drawn.
+    """
     # more images include those that were drawn before
     plan, folder = audit.plan, audit.folder
     columns = [*audit.columns.values()]
-    steps = steps_to(plan, columns, images, kept)
+    steps = steps_to(plan, contenders(audit, kept), images, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
     plan.draws = [*earlier, steps]
@@ -158,9 +166,13 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> None:
     count, drawn = len(plan.images(columns)), len(rows)
     if audit.of_one_run:
         text = f"{folder.parent}: the student agrees with its labels on {agree:.1f} % of {count} images"
-    else:
+    elif len(columns) > 1:
         text = f"{', '.join(audit.columns)}: all agree on {agree:.1f} % of {count} images"
+    else:
+        text = f"{audit.subjects[0].typed}: {count} images"
     say(f"{text}; {drawn} are drawn")
+    if kept is not None and drawn == len(kept.rows) and drawn < count:
+        say(f"all of these have an answer already; --images {drawn + MORE} draws {MORE} more")
 
     # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
     chosen = [plan.opinions[column] for column in columns]
@@ -198,6 +210,24 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> None:
         f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
         f"{audit.command} --answers FILE",
     )
+    return drawn
+
+
+def contenders(audit: Audit, kept: Answered | None) -> list[int]:
+    """Return the numbers of the opinions that may be the best one, as far as the answers tell: what others say decides
+    no more which images are drawn.
+    """
+    columns = [*audit.columns.values()]
+    if kept is None or len(kept.rows) < ENOUGH or len(columns) <= 2:
+        return columns
+    evidence = evidence_of(audit, kept)
+    if len(evidence.rows) < ENOUGH:
+        return columns
+    is_best = estimate(*evidence).is_best
+    best_two = np.argsort(-is_best, kind="stable")[:2]
+    return [
+        column for k, column in enumerate(columns) if is_best[k] >= MAY_BE_BEST or k in best_two
+    ]
 
 
 def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | None) -> list[Step]:
@@ -224,8 +254,7 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
         UserError: the answers are about none of the images.
     """
     lost = int((answered.truth == NO_LABEL).sum())
-    count = len(answered.rows)
-    drawn = max(count, next_count(audit.plan, answered))
+    count, drawn = len(answered.rows), answered.drawn
     say(
         f"{file}: answers about {count} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
     )
@@ -238,31 +267,26 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
             "WARNING: so many are taken to be as the others of their kind, which may not be so"
         )
 
-    # accuracies, of images of which all opinions say something
-    plan, columns = audit.plan, [*audit.columns.values()]
-    images = plan.images(columns)
-    chance = plan.chances(answered.steps, answered.rows)
-    common = np.isin(answered.rows, images)
-    opinions = plan.said(columns, images)
-    rows, truth = np.searchsorted(images, answered.rows[common]), answered.truth[common]
-    if not (truth != NO_LABEL).any():
+    # accuracies
+    evidence = evidence_of(audit, answered)
+    if not len(evidence.rows):
         raise UserError(f"{file}: is about no image of which all of these say something")
-    result = estimate(opinions, rows, truth, chance[common])
+    result = estimate(*evidence)
     names = ["labels", "student"] if audit.of_one_run else [*audit.columns]
     say_accuracies(names, result)
-    known = truth != NO_LABEL
+    images = len(evidence.opinions.says)
     if audit.of_one_run:
         export = audit.folder.parent / "export"
-        say(verdict_on_one(result, export, count - lost, drawn, len(images)))
+        say(verdict_on_one(result, export, count - lost, drawn, images))
     elif len(names) > 1:
-        say(verdict_on_several(names, result, count - lost, drawn, len(images)))
+        say(verdict_on_several(names, result, count - lost, drawn, images))
     write_differences(audit.folder / "differences.csv", names, result)
 
     # what the best one confuses
     best = int(result.accuracy.argmax())
-    answers = weigh(opinions, rows[known], truth[known], chance[common][known])
-    says = opinions.says[:, best]
-    say_of_classes(audit.folder, names[best], plan.classes, says, says[rows[known]], answers)
+    answers = weigh(*evidence)
+    says, classes = evidence.opinions.says[:, best], audit.plan.classes
+    say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
     if subject is not None:
@@ -270,14 +294,14 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     say_checked(audit, answered, subject or next(iter(chosen), None))
 
 
-def next_count(plan: Plan, answered: Answered) -> int:
-    """Return how many images were drawn by the last draw that begins with the answered ones."""
-    counts = [
-        steps[-1].drawn
-        for steps in plan.draws
-        if first_steps(steps, len(answered.rows)) == answered.steps
-    ]
-    return counts[-1] if counts else 0
+def evidence_of(audit: Audit, answered: Answered) -> Evidence:
+    """Return what answers say of the images about which all opinions of an audit say something."""
+    plan, columns = audit.plan, [*audit.columns.values()]
+    images = plan.images(columns)
+    counts = np.isin(answered.rows, images) & (answered.truth != NO_LABEL)
+    chance = plan.chances(answered.steps, answered.rows)
+    rows = np.searchsorted(images, answered.rows[counts])
+    return Evidence(plan.said(columns, images), rows, answered.truth[counts], chance[counts])
 
 
 def say_temperature(
@@ -290,10 +314,13 @@ def say_temperature(
     known = answered.truth != NO_LABEL
     logits = student_logits(learned, audit.images, answered.rows[known])
     temperature, before, after = fit_temperature(logits, answered.truth[known], weights)
-    say(
-        f"* temperature of {name}: {temperature:.2f}; its mean confidence is then {100 * after:.1f} %, not "
-        f"{100 * before:.1f} %"
-    )
+    low, high = TEMPERATURES
+    # of somebody who is right on all of them, or on none, no temperature can be told
+    if 1.1 * low < temperature < high / 1.1:
+        say(
+            f"* temperature of {name}: {temperature:.2f}; its mean confidence is then {100 * after:.1f} %, not "
+            f"{100 * before:.1f} %"
+        )
 
 
 def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> None:
@@ -303,10 +330,12 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
     write_labelled(checked, images, answered.truth.tolist(), plan.classes)
-    say(
-        f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
-        "labels differ about: learn from them, but measure nothing else on them"
+    whose = "the student and its labels" if audit.of_one_run else "some of these"
+    text = (
+        f". They are no random sample, because most are images that {whose} differ about: learn from them, but "
+        "measure nothing else on them"
     )
+    say(f"* checked images: {checked}{text if len(audit.columns) > 1 else ''}")
     if subject is not None and subject.learned is not None:
         command = command_with_labelled(subject.learned, checked, plan.classes)
         if command is not None:

@@ -183,11 +183,13 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
     Raises:
         UserError: a table cannot be read, or is about none of the images.
     """
+    # a table is read before any student is asked, which takes longer
+    tables = {one.name: _table(one, images) for one in subjects if one.learned is None}
+    of_tables = {name: _find_or_add(plan, *table) for name, table in tables.items()}
     columns: dict[str, int] = {}
     for subject in subjects:
         if subject.learned is None:
-            made_of, say = _table(subject, images)
-            columns[subject.name] = _find_or_add(plan, made_of, say)
+            columns[subject.name] = of_tables[subject.name]
             continue
 
         # what a student and its labels say is asked once
@@ -195,7 +197,8 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
         of_labels = [one for one in learned.made_of if one.role.split()[0] in OF_LABELS]
         own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
         says = plan.opinions[own].says
-        if not any(np.array_equal(plan.opinions[one].says, says) for one in columns.values()):
+        others = {*columns.values(), *of_tables.values()}
+        if not any(np.array_equal(plan.opinions[one].says, says) for one in others):
             # labels of a later run that are others are called after it
             columns[f"{LABELS} of {subject.name}" if LABELS in columns else LABELS] = own
         made_of = [Ingredient("student", "the student", "", subject.weights), *learned.made_of]

@@ -19,23 +19,28 @@ Columns: TypeAlias = "Mapping[str, Sequence | np.ndarray]"  # by name, of equal 
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raise a `UserError` unless a table can be written to ``path``, which is none of the ``inputs``."""
+def check_writable(
+    path: Path,
+    inputs: Iterable[Path] = (),
+    flag: str = "--output",
+    kinds: Sequence[str] = WRITABLE,
+) -> None:
+    """Raise a `UserError` unless ``flag`` can name ``path`` for a file of these kinds that is none of the ``inputs``."""
     # of which kind, whether by this installation, and where
     kind = path.suffix.lower()
-    if kind not in WRITABLE:
+    if kind not in kinds:
         raise UserError(
-            f"--output {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
-            f"{', '.join(WRITABLE)}"
+            f"{flag} {path}: of an unknown kind{nearest(kind, kinds)}; expected a name that ends in "
+            f"{', '.join(kinds)}"
         )
     if kind == ".parquet" and find_spec("pyarrow") is None:
-        raise UserError(f"--output {path}: parquet needs a package: pip install pyarrow")
+        raise UserError(f"{flag} {path}: parquet needs a package: pip install pyarrow")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(
-            f"--output {path}: is a folder, or in none that is there; expected the name of a file"
+            f"{flag} {path}: is a folder, or in none that is there; expected the name of a file"
         )
     # what a person has written is not replaced, nor is what is read at the same time
-    check_replaceable(path, "--output", inputs)
+    check_replaceable(path, flag, inputs)
 
 
 def write_label_table(path: Path, parts: Iterable[Columns]) -> int:

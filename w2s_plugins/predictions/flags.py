@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..cli.declare import option
 from ..cli.values import check_values
 from ..errors import UserError, near_path
 from ..labels.table_writer import check_writable
 
 SHARDS = "wds/"
+FEATURE_FILES = (".npz", ".parquet")
+OF_LABELS = ("top_k", "all", "class_names", "prompts")
 
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,8 +19,19 @@ def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     # arguments without a flag are called in messages as the help calls them
     metavars = {"model": "MODEL", "dir": "DIR"}
     check_values({metavars.get(name, name): value for name, value in flags.items()})
-    if "output" in flags:
-        check_writable(flags["output"])
+    output, features = flags.get("output"), flags.get("features")
+    if output is not None:
+        check_writable(output)
+    if features is not None:
+        check_writable(features, flag="--features", kinds=FEATURE_FILES)
+        if output is not None and output.resolve() == features.resolve():
+            raise UserError(f"--features {features}: is --output, too; expected two files")
+        # what would be ignored was meant for a table
+        ignored = [option(name) for name in OF_LABELS if name in flags]
+        if output is None and ignored:
+            raise UserError(
+                f"{ignored[0]} is about labels, and --features holds none; give --output FILE as well, or leave it out"
+            )
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
         raise UserError(
             f"{flags['dir']}: no such folder, image or tar file{near_path(flags['dir'])}"

@@ -1,19 +1,21 @@
-"""A model asked about images without labels, and its answers written as a table of labels.
+"""A model asked about images without labels: its answers become a table of labels, its features another file.
 
-The answers are kept beside the table as they come, in the parts of the format of labels (`labels.store`): so several
+Both are kept beside their file as they come, in the parts of the format of labels (`labels.store`): so several
 processes share the work, and an interrupted prediction goes on. The folder is named after model, images and transform,
-and is deleted when the table is there.
+and is deleted when the file is there.
 """
 
 import functools
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
@@ -24,7 +26,7 @@ from ..errors import UserError, exit_now, logger, say
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns, top_pairs
 from ..labels.names import read_class_names
-from ..labels.store import LabelReader, Manifest, Part, ensure_labels, read_keys
+from ..labels.store import Labeller, LabelReader, Manifest, Part, ensure_labels
 from ..labels.table import ROLES
 from ..labels.table_writer import Columns, write_label_table
 from ..models.loading import check_finite
@@ -37,14 +39,14 @@ from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
-from ..teachers.teacher import open_alone
+from ..teachers.teacher import TeacherModel, open_alone
 from ..training.device import join_group
+from .features import read_rows, write_features
 
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # images without an answer that are named
 PRINTED = 5  # classes of one image
-ROWS = 8192  # of the table that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Prediction:
 
     model: str
     dir: str | Path
-    output: Path | None = None  # without it the best classes of one image are printed
+    output: Path | None = None  # without any file the best classes of one image are printed
+    features: Path | None = None
     checkpoint: str | None = None
     class_names: str | None = None
     prompts: str | None = None
@@ -65,18 +68,24 @@ class Prediction:
     device: str | None = None
     plugins: Sequence[str] = ()
 
+    @property
+    def wants_labels(self) -> bool:
+        """False where features alone are wanted."""
+        return self.output is not None or self.features is None
+
 
 def predict(wanted: Prediction) -> None:
-    """Write what a model says of the images of a folder, a tar file or shards.
+    """Write what a model says of the images of a folder, a tar file or shards, or its features of them.
 
     Raises:
-        UserError: no such model or images; its classes do not fit the table; the disk is full.
+        UserError: no such model or images; its classes do not fit the table; it has no features; the disk is full.
     """
     # what can be refused is refused before the model is opened, which may take minutes
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
     dataset = open_images(str(wanted.dir))
-    if wanted.output is None and len(dataset) > 1:
+    prints = wanted.output is None and wanted.wants_labels
+    if prints and len(dataset) > 1:
         raise UserError(
             f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE"
         )
@@ -89,60 +98,123 @@ def predict(wanted: Prediction) -> None:
     count = opened.num_classes
     form = TableForm(wanted.top_k, wanted.all)
     printed = wanted.top_k or (count if wanted.all else min(PRINTED, count))
-    if wanted.output is None:
+    if prints:
         form = TableForm(printed)
-    check_form(form, names, count)
+    if wanted.wants_labels:
+        check_form(form, names, count)
+        logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}")
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
-    logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}")
-    how = Pass(world, wanted.batch_size, wanted.workers)
-    images = Blanked(dataset)
-    labeller = functools.partial(label_images, member, member.data_config, images, how)
+    asked = Asked(
+        member, dataset, sample_keys(dataset), Pass(world, wanted.batch_size, wanted.workers)
+    )
 
     # Of one image the answer is printed.
-    if wanted.output is None:
-        (answer,) = labeller([Part(0, 0, 1)])
+    if prints:
+        (answer,) = asked.about(member)([Part(0, 0, 1)])
         if answer.missing:
-            raise UserError(f"{wanted.dir}: cannot be read: {images.why(0)}")
+            raise UserError(f"{wanted.dir}: cannot be read: {Blanked(dataset).why(0)}")
         shares = member.target_kind.probabilities(answer.values).numpy()
         class_names = names or [str(number) for number in range(count)]
         say(*top_pairs(class_names, shares, printed)[0].split(";"))
         return
 
-    # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
-    keys = sample_keys(dataset)
-    seen = dict(files=hash_of_files(dataset), transform=member.data_config)
-    manifest = Manifest(
-        len(dataset),
-        member.num_classes,
-        member.fingerprint,
-        seen,
-        dtype=torch.float32,
-        class_names=names,
-        keyed_by=keys.by,
-        keys_sha256=keys.sha256,
-    )
-    manifest = broadcast_from_rank0(manifest, world.distributed)
-    folder = wanted.output.with_name(f"{wanted.output.name}.parts")
-    reader = ensure_labels(
-        folder / manifest.key,
-        manifest,
-        keys,
-        labeller,
-        distributed=world.distributed,
-        progress=Console(world.primary, 0).wrap("Images"),
-    )
-
-    # The first process writes the table, and only then are the answers beside it of no more use.
+    # The first process writes the files, and only when all are there, the answers beside them are of no more use.
+    if wanted.features is not None:
+        width = member.feature_width(f"{FLAGS[0]} {wanted.model}")
+        reader, rows = asked.stored(wanted.features, member.encode, width, kind="features")
+        if world.primary:
+            write_features(wanted.features, reader, rows)
+            logger.info(f"{wanted.features}: features ({len(rows)}, {width}) by {wanted.model}")
+    if wanted.output is not None:
+        reader, rows = asked.stored(wanted.output, member, count, class_names=names)
+        if world.primary:
+            write_label_table(wanted.output, label_columns(reader, rows, form, member.target_kind))
+            logger.info(f"{wanted.output}: {len(rows)} images labelled by {wanted.model}")
     if world.primary:
-        kind = member.target_kind
-        rows = write_answers(wanted.output, reader, keys, dataset, form, kind)
-        logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
-        delete(folder)
+        for file in filter(None, (wanted.features, wanted.output)):
+            delete(parts_beside(file))
     if world.distributed:
         barrier()
         dist.destroy_process_group()
         exit_now(0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model and the images that it is asked about.
+
+    Args:
+        member: the model.
+        dataset: the images.
+        keys: of them.
+        how: all processes take part.
+    """
+
+    member: TeacherModel
+    dataset: FileDataset
+    keys: SampleKeys
+    how: Pass
+
+    def about(self, ask: Callable[[Tensor], Tensor]) -> Labeller:
+        """Return what yields the answers of ``ask``, which is of the model, about parts of the images."""
+        images = Blanked(self.dataset)
+        return functools.partial(label_images, ask, self.member.data_config, images, self.how)
+
+    def stored(
+        self, file: Path, ask: Callable[[Tensor], Tensor], width: int, **about: Any
+    ) -> tuple[LabelReader, Tensor]:
+        """Return what ``ask`` gives for the images, and the rows (n,) of those that could be read and can be named.
+
+        What is not in the folder beside ``file`` is asked for. Images that are left out are named in a warning.
+
+        Args:
+            file: that is to hold it.
+            ask: of the model.
+            width: how many numbers it gives for an image.
+            about: what else a `Manifest` says.
+
+        Raises:
+            UserError: no image is left, so that ``file`` is not written.
+        """
+        # all processes ask together, and name the folder alike
+        world, count = self.how.world, len(self.dataset)
+        seen = dict(files=hash_of_files(self.dataset), transform=self.member.data_config)
+        manifest = Manifest(
+            count,
+            width,
+            self.member.fingerprint,
+            seen,
+            dtype=torch.float32,
+            keyed_by=self.keys.by,
+            keys_sha256=self.keys.sha256,
+            **about,
+        )
+        manifest = broadcast_from_rank0(manifest, world.distributed)
+        reader = ensure_labels(
+            parts_beside(file) / manifest.key,
+            manifest,
+            self.keys,
+            self.about(ask),
+            distributed=world.distributed,
+            progress=Console(world.primary, 0).wrap("Images"),
+        )
+
+        left_out = {row: Blanked(self.dataset).why(row) for row in reader.missing.tolist()}
+        for row, key in enumerate(self.keys.values):
+            if any("\ud800" <= character <= "\udfff" for character in str(key)):
+                left_out[row] = f"{key!a}: its name is not UTF-8"
+        why = "; ".join(list(left_out.values())[:SHOWN])
+        if len(left_out) == count:
+            raise UserError(f"{file}: none of the {count} images can be read and named: {why}")
+        if left_out:
+            logger.warning(f"WARNING: {len(left_out)} of {count} images are left out: {why}")
+        return reader, torch.tensor([row for row in range(count) if row not in left_out])
+
+
+def parts_beside(file: Path) -> Path:
+    """Return the folder of what is to be written to a file."""
+    return file.with_name(f"{file.name}.parts")
 
 
 def hash_of_files(dataset: FileDataset) -> str:
@@ -186,7 +258,8 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     """Open a model of any kind; return it with the names of its classes, None where they have none.
 
     Raises:
-        UserError: there is no such model, or ``--class-names`` are not those of its classes.
+        UserError: there is no such model, it has no classes where labels are wanted, or ``--class-names`` are not those
+            of its classes.
     """
     # A zero-shot classifier has the names that are given; others have to have them.
     names = read_class_names(wanted.class_names) if wanted.class_names else None
@@ -200,11 +273,16 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
             img_size=wanted.img_size,
             prompts=read_prompts(wanted.prompts),
             flags=FLAGS,
+            features=not wanted.wants_labels,
         )
         opened = open_classifier(name, request)
 
     # Names of the classes are for models that have none.
     of_model, count = opened.class_names, opened.num_classes
+    if wanted.wants_labels and not count:
+        raise UserError(
+            f"{FLAGS[0]} {wanted.model}: has no classes; --features FILE writes its features"
+        )
     if names is not None and len(names) != count:
         raise UserError(
             f"--class-names: {len(names)} names, but {wanted.model} has {count} classes"
@@ -218,28 +296,6 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
 
 
 # ---------------------------------------------------------------- its answers
-
-
-def write_answers(
-    output: Path,
-    reader: LabelReader,
-    keys: SampleKeys,
-    dataset: FileDataset,
-    form: TableForm,
-    target_kind: TargetKind,
-) -> int:
-    """Write the table and return the number of its rows. Raises `UserError` when no image could be read."""
-    # Images that cannot be read, or whose names cannot be written, are left out.
-    left_out = {row: Blanked(dataset).why(row) for row in reader.missing.tolist()}
-    for row, key in enumerate(keys.values):
-        if any("\ud800" <= character <= "\udfff" for character in str(key)):
-            left_out[row] = f"{key!a}: its name is not UTF-8"
-    why = "; ".join(list(left_out.values())[:SHOWN])
-    if len(left_out) == len(dataset):
-        raise UserError(f"{output}: none of the {len(dataset)} images can be read and named: {why}")
-    if left_out:
-        logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
-    return write_label_table(output, stored_columns(reader, form, left_out, target_kind))
 
 
 def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
@@ -260,16 +316,11 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
             )
 
 
-def stored_columns(
-    reader: LabelReader, form: TableForm, left_out: Collection[int], target_kind: TargetKind
+def label_columns(
+    reader: LabelReader, rows: Tensor, form: TableForm, target_kind: TargetKind
 ) -> Iterator[Columns]:
-    """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
-    # some rows at a time: probabilities of a million images in a thousand classes are 4 GB
-    manifest = reader.manifest
-    all_keys = read_keys(reader.folder, manifest)
-    index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
-    for rows in index.split(ROWS):
-        keys = [all_keys[row] for row in rows.tolist()]
-        shares = target_kind.probabilities(reader(rows, torch.device("cpu"))).numpy()
-        names = manifest.class_names
-        yield answer_columns(keys, manifest.keyed_by, shares, names, form, target_kind)
+    """Yield the columns of a table, some rows at a time."""
+    keyed_by, names = reader.manifest.keyed_by, reader.manifest.class_names
+    for keys, logits in read_rows(reader, rows):
+        shares = target_kind.probabilities(logits).numpy()
+        yield answer_columns(keys, keyed_by, shares, names, form, target_kind)

@@ -45,18 +45,18 @@ class ZeroShotClassifier(nn.Module):
 
     Args:
         tower: from images to embeddings (B, D).
-        texts: (C, D) embeddings of the classes, of unit length.
+        texts: (C, D) embeddings of the classes, of unit length; None for an encoder alone, which has no logits.
         scale: the logits are this times the cosine.
         about: what the texts were made of, which identifies them.
     """
 
-    texts: Tensor
+    texts: Tensor | None
 
-    def __init__(self, tower: nn.Module, texts: Tensor, scale: float, about: str):
+    def __init__(self, tower: nn.Module, texts: Tensor | None, scale: float, about: str):
         super().__init__()
         self.encode = tower
         self.scale = scale
-        self.num_classes = len(texts)
+        self.num_classes = 0 if texts is None else len(texts)
         self.about = about
         self.register_buffer("texts", texts)
 
@@ -73,8 +73,11 @@ class ZeroShotClassifier(nn.Module):
         return nn.functional.normalize(embeddings.float(), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C)."""
-        return self.scale * self.embed(images) @ self.texts.float().T
+        """Return logits (B, C); of an encoder alone the embeddings, as a model of timm without classes does."""
+        embeddings = self.embed(images)
+        if self.texts is None:
+            return embeddings
+        return self.scale * embeddings @ self.texts.float().T
 
 
 @register_teacher("clip", takes_class_names=True)
@@ -83,7 +86,7 @@ def open_clip_model(name: str, request: Request) -> Opened:
     import open_clip
 
     names, prompts = list(request.class_names or ()), list(request.prompts)
-    if not names or len(set(names)) < len(names):
+    if not request.features and (not names or len(set(names)) < len(names)):
         raise UserError(
             "a zero-shot classifier needs the names of the classes, each of them once: give --class-names "
             "FILE or a,b,c"
@@ -112,18 +115,21 @@ def open_clip_model(name: str, request: Request) -> Opened:
             require_pretrained=True,
             weights_only=True,
         ).eval()
-        with torch.inference_mode():
-            texts = open_clip.build_zero_shot_classifier(
-                model,
-                open_clip.get_tokenizer(architecture),
-                [text.replace("_", " ") for text in names],
-                [lambda text, t=t: t.replace("{}", text) for t in prompts],
-            ).T
-            scale = float(model.get_parameter("logit_scale").exp())
+        texts = None
+        if not request.features:
+            with torch.inference_mode():
+                embedded = open_clip.build_zero_shot_classifier(
+                    model,
+                    open_clip.get_tokenizer(architecture),
+                    [text.replace("_", " ") for text in names],
+                    [lambda text, t=t: t.replace("{}", text) for t in prompts],
+                )
+            texts = embedded.T.detach().clone()
+        scale = float(model.get_parameter("logit_scale").detach().exp())
     # Stored answers are found again by this beside the weights of the tower: other texts are another classifier.
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
     tower = model.get_submodule("visual")
-    classifier = ZeroShotClassifier(tower, texts.detach().clone(), scale, about)
+    classifier = ZeroShotClassifier(tower, texts, scale, about)
 
     # What open_clip does to an image, as timm says it: where it keeps the shape of an image, timm fills the border.
     preprocess = open_clip.get_model_preprocess_cfg(model)

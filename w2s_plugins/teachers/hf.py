@@ -1,5 +1,6 @@
 """``hf:``: image classifiers of transformers. Nothing of a repository is unpickled or executed."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,12 +23,22 @@ INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's nu
 
 
 class TransformersClassifier(nn.Module):
-    """An image classifier of transformers as a function of images."""
+    """An image classifier of transformers as a function of images.
+
+    Args:
+        model: from `transformers.AutoModelForImageClassification`.
+
+    Attributes:
+        heads: names of the parts of the model that make logits of features; most models have one.
+    """
 
     def __init__(self, model: "PreTrainedModel"):
         super().__init__()
         self.model = model
         self.num_classes = model.config.num_labels
+        # all beside the encoder, by the names that transformers has for them
+        parts = dict(model.named_children())
+        self.heads = [name for name in parts if "classifier" in name or "head" in name]
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
@@ -39,6 +50,25 @@ class TransformersClassifier(nn.Module):
             if not key.startswith("_") and key not in ("dtype", "transformers_version")
         }
         return f"hf {type(self.model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what the head is given, (B, D); where there are two, what each of them is given.
+
+        Raises:
+            UserError: it has none.
+        """
+        if not self.heads:
+            raise UserError(
+                f"{type(self.model).__name__} has no head whose input would be features"
+            )
+        given: list[Tensor] = []
+        with contextlib.ExitStack() as hooks:
+            for name in self.heads:
+                head = self.model.get_submodule(name)
+                watch = head.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+                hooks.enter_context(watch)
+            self.model(pixel_values=images)
+        return torch.cat([features.flatten(1) for features in given], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C)."""
@@ -85,7 +115,13 @@ def open_transformers(name: str, request: Request) -> Opened:
         dtype=torch.float32,
     )
     processor = AutoImageProcessor.from_pretrained(repo, revision=revision, trust_remote_code=False)
+    classifier = TransformersClassifier(model.eval())
     missing = sorted(report["missing_keys"])
+    # An encoder alone has no head, which would be another one, at random, each time.
+    if request.features:
+        missing = [key for key in missing if key.partition(".")[0] not in classifier.heads]
+        for name in classifier.heads:
+            model.set_submodule(name, nn.Identity())
     if missing:
         raise UserError(
             f"its weights are not those of an image classifier: {len(missing)} of "
@@ -99,7 +135,7 @@ def open_transformers(name: str, request: Request) -> Opened:
     if is_folder:
         origin = dict(folder=name, sha256=files_sha256(Path(name).glob("*.safetensors")))
     return Opened(
-        TransformersClassifier(model.eval()),
+        classifier,
         input_of_processor(processor.to_dict()),
         usable_names(f"hf:{name}", names),
         origin,

@@ -36,6 +36,7 @@ class Request:
         prompts: templates with ``{}`` for the name of a class, for zero-shot classifiers.
         checkpoint: of a model of timm, a file or run folder; None for its pretrained weights.
         model_kwargs: arguments of the constructor of a model of timm.
+        features: it is asked for features alone, so that it may do without classes.
         flags: those that named the model and the checkpoint, for messages.
     """
 
@@ -47,6 +48,7 @@ class Request:
     prompts: Sequence[str] = PROMPTS
     checkpoint: str | None = None
     model_kwargs: Mapping[str, object] | None = None
+    features: bool = False
     flags: tuple[str, str] = TEACHER_FLAGS
 
 

@@ -176,6 +176,8 @@ def open_function(module: str, name: str, request: Request) -> Opened:
         ]
         raise UserError(f"--plugins {module} has no function '{name}'{nearest(name, known)}")
 
+    if request.features:
+        raise UserError("has no features: a function gives answers alone; expected a model")
     # Its classes: names, a number, or as many as the data have.
     names = [str(text) for text in getattr(function, "class_names", None) or ()]
     num_classes = len(names) or getattr(function, "num_classes", None) or request.num_classes

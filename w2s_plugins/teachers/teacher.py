@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cli.values import as_plain
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..models.class_names import match_classes
 from ..models.feature_extraction import create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
@@ -189,6 +189,28 @@ class TeacherModel(nn.Module):
         embed = getattr(self.fast, "embed", None)
         features = pooled_features(self.fast, images) if embed is None else embed(images)
         return features.float()
+
+    def feature_width(self, who: str) -> int:
+        """Return D of what `encode` gives, by one black image.
+
+        Args:
+            who: begins the message.
+
+        Raises:
+            UserError: it has no features that can be had.
+        """
+        reason = "it gives logits alone"
+        if self.embeds:
+            images = torch.zeros(1, *self.data_config["input_size"], device=self.scale.device)
+            try:
+                with torch.inference_mode():
+                    return self.encode(images).shape[1]
+            except Exception as error:  # models of plugins have errors of their own
+                reason = one_line(error)
+        raise UserError(
+            f"{who}: has no features ({reason}); expected a model of timm, hf: or clip:, or one with a method "
+            "embed"
+        )
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""

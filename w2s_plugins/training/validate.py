@@ -143,7 +143,7 @@ def reference_teacher(
     teacher = teacher_from_settings(teaching, teaching.names, seen, precision)
     if few_shot and not teacher.members[0].embeds:
         raise UserError(
-            f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have"
+            f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm, clip: and hf: have"
         )
     return teacher
 

@@ -1,0 +1,370 @@
+"""``labels audit`` of several runs and tables: one page and one set of answers say which is right most often."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
+from w2s_plugins.audit.estimate import Answers
+from w2s_plugins.audit.page import write_page
+from w2s_plugins.audit.report import by_class, class_shares, confusion_of, fit_temperature
+from w2s_plugins.labels.table_writer import write_label_table
+
+from .conftest import BRIEF, Done, Run
+from .test_audit import page_of, press, reopened, said, write_photos
+from .test_audit_content import NAMES, answers_about, audit, fill
+
+TABLE = "--unlabeled photos --class-names names.json --loss kd --model w2s_cnn2 --output ."
+RUNS = {
+    "run": "--teacher labels:weak.csv --seed 1",
+    "other": "--teacher labels:weak.csv --seed 2 --lr 0.6",
+    "third": "--teacher labels:better.csv --seed 3",
+}
+
+
+@pytest.fixture
+def runs(here: Run, made_once: Callable) -> dict[str, str]:
+    """Three students, two of them of the same labels, and a table that is mostly right; the true classes by name."""
+
+    def make() -> dict[str, str]:
+        truth = write_photos(NAMES)
+        better = [label if i % 5 else "7" for i, label in enumerate(truth.values())]
+        write_label_table(Path("better.csv"), [{"filename": [*truth], "label": better}])
+        for name, flags in RUNS.items():
+            here(TABLE, *BRIEF, flags, "--experiment", name).ok()
+        return truth
+
+    return made_once("three students", make)
+
+
+def of(here: Run, words: str, *more: object) -> Done:
+    """Run ``labels audit`` with some words."""
+    return audit(here, *words.split(), *more)
+
+
+def table_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def rows_of(out: str) -> dict[str, list[str]]:
+    """The cells of the printed table by the name of the row."""
+    _, table = re.split("\n-[- ]*\n", out, maxsplit=1)
+    rows = [re.split("  +", line.strip()) for line in table.split("\n")]
+    return {row[0]: row[1:] for row in rows if len(row) > 1}
+
+
+def test_answers_about_all_images_say_which_is_best(here: Run, runs: dict[str, str]) -> None:
+    """The accuracies are then the true ones, for runs, labels and tables, on one page."""
+    done = of(here, "run other third better.csv --images 90").ok()
+    # what third has learned from is better.csv
+    assert "labels, run, other, third, better.csv: all agree on" in done.out
+    page = page_of("run")
+    assert len(page["keys"]) == 90 and all(2 <= len(one) <= 10 for one in page["candidates"])
+    write_label_table(Path("all.csv"), [answers_about(runs, [*runs])])
+    done = of(here, "run other third better.csv --answers all.csv").ok()
+    found, numbers = (
+        rows_of(done.out),
+        {"better.csv": 0, "labels": 1, "run": 2, "other": 3, "third": 5},
+    )
+    for name, number in numbers.items():
+        opinion = said("run", number)
+        right = 100 * np.mean([NAMES[opinion[key]] == label for key, label in runs.items()])
+        assert found[name][0] == f"{right:.1f}"
+    accuracies = [float(row[0]) for row in found.values()]
+    assert accuracies == sorted(accuracies, reverse=True) and max(accuracies) == 82.2
+    assert "Best: better.csv, right more often than any other" in done.out
+    pairs = table_of("run/audit/differences.csv")
+    assert len(pairs) == 10 and all(
+        pair["low"] == pair["high"] == pair["difference"] for pair in pairs
+    )
+
+
+def test_a_table_that_is_among_the_labels_has_a_row_of_its_own(here: Run, runs: dict) -> None:
+    done = of(here, "run labels:better.csv third --images 20").ok()
+    assert "labels, run, better.csv, third: all agree on" in done.out
+
+
+def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> None:
+    of(here, "run --images 30").ok()
+    first = page_of("run")
+    old = fill(runs, "run", "old.csv", range(20))
+    # the answers to the first page say something of the other run before any more images are drawn
+    done = of(here, "run other --answers", old).ok()
+    assert "about 20 of the 30" in done.out and "other" in rows_of(done.out)
+
+    # they come first on the new page, are there already, and count with the new ones
+    done = of(here, "run other --images 50").ok()
+    page = page_of("run")
+    assert page["keys"][:20] == first["keys"][:20] and len({*page["keys"]}) == 50
+    assert page["given"] == [[key, runs[key]] for key in first["keys"][:20]]
+    assert "the answers so far: answers about 20 of the 50" in done.out
+    (sheet,) = Path("run/audit").glob("answers-*-50.csv")
+    assert [row["label"] for row in table_of(str(sheet))] == [
+        runs[key] if number < 20 else "" for number, key in enumerate(page["keys"])
+    ]
+    write_label_table(Path("new.csv"), [answers_about(runs, page["keys"])])
+    done = of(here, "run other --answers new.csv").ok()
+    assert "about 50 of the 50" in done.out
+    # and for one of them alone
+    done = of(here, "run --images 50").ok()
+    assert "all of these have an answer already; --images 100 draws 50 more" in done.out
+    assert "the answers so far: answers about 50 of the 50" in done.out
+    # the same answers again, of the first page: they are those of that page
+    assert "about 20 of the 30" in of(here, "run --answers", old).ok().out
+
+
+def test_more_images_are_drawn_for_those_that_may_be_best(here: Run, runs: dict[str, str]) -> None:
+    """After fifty answers, others decide no more what is drawn; they are compared all the same."""
+    of(here, "run third better.csv --images 60").ok()
+    write_label_table(Path("some.csv"), [answers_about(runs, page_of("run")["keys"])])
+    of(here, "run third better.csv --answers some.csv").ok()
+    done = of(here, "run third better.csv --images 80").ok()
+    assert [*rows_of(done.out)][:2] == ["better.csv", "labels"] and len(rows_of(done.out)) == 4
+    first, last = json.loads(Path("run/audit/plan.json").read_text())["draws"][-1]
+    assert first[1] == 60 and last[1] == 80 and {*last[0]} < {*first[0]} and len(last[0]) == 2
+    write_label_table(Path("all.csv"), [answers_about(runs, page_of("run")["keys"])])
+    assert "about 80 of the 80" in of(here, "run third better.csv --answers all.csv").ok().out
+
+
+def test_kept_answers_that_were_damaged_are_said_to_be(here: Run, runs: dict[str, str]) -> None:
+    of(here, "run --images 30").ok()
+    of(here, "run --answers", fill(runs, "run", "old.csv")).ok()
+    Path("run/audit/answers.csv").write_text("filename,label\nnone.png,1\n")
+    assert "run/audit/answers.csv: is about other data" in of(here, "run").error
+
+
+def test_labels_alone_and_tables_alone(here: Run, runs: dict[str, str]) -> None:
+    error = of(here, "labels:weak.csv").error
+    assert error == "labels:weak.csv: a table says of no image where it is; expected --data-dir DIR"
+    done = of(here, "labels:weak.csv --data-dir photos --images 90").ok()
+    assert "labels:weak.csv: 90 images; 90 are drawn" in done.out
+    write_label_table(Path("all.csv"), [answers_about(runs, [*runs])])
+    command = "--data-dir photos --answers all.csv"
+    done = audit(here, "labels:weak.csv", command).ok()
+    assert rows_of(done.out)["weak.csv"] == ["66.7", "66.7 to 66.7"]
+    assert "no random sample" not in done.out and Path("weak.csv.audit/checked/train").is_dir()
+    # a table of probabilities beside one of classes
+    shares = np.eye(10)[[int(label) for label in runs.values()]] * 0.7 + 0.03
+    write_label_table(
+        Path("shares.csv"), [{"filename": [*runs], **dict(zip(NAMES, shares.astype("float32").T))}]
+    )
+    of(here, "weak.csv shares.csv --data-dir photos --images 20").ok()
+    done = of(here, f"weak.csv shares.csv {command}").ok()
+    assert rows_of(done.out)["shares.csv"][0] == "100.0"
+
+
+def test_images_of_which_not_all_say_something_are_left_out(here: Run, runs: dict) -> None:
+    some = [*runs][10:60]
+    write_label_table(Path("some.csv"), [answers_about(runs, some)])
+    done = of(here, "run labels:some.csv --images 90").ok()
+    assert "40 of 90 images are left out" in done.err and "50 images; 50 are drawn" in done.out
+    assert {*page_of("run")["keys"]} == {*some}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("run", "RUN run: is named twice; expected different runs or tables"),
+        ("nowhere", "expected the folder of a run that has ended, or a table of labels"),
+        ("labels:gone.csv", "gone.csv"),
+        ("labels:names.json", "names.json"),
+        ("labels:far.csv", "far.csv: is about other data"),
+        ("labels:odd.csv", "'owl' is no class"),
+    ],
+)
+def test_what_cannot_be_compared(here: Run, runs: dict, more: str, message: str) -> None:
+    Path("far.csv").write_text("filename,label\nx.png,1\n")
+    Path("odd.csv").write_text("filename,label\n3.png,owl\n4.png,owl\n")
+    assert message in of(here, f"run {more}").error
+    assert not Path("run/audit").exists()
+
+
+def test_runs_of_other_images_or_classes(here: Run, runs: dict[str, str]) -> None:
+    Path("names.json").write_text(json.dumps([*NAMES, "ten"]))
+    here(TABLE, *BRIEF, RUNS["run"], "--experiment wider").ok()
+    assert of(here, "run wider").error == "RUN wider: has other classes than run"
+    Path("names.json").write_text(json.dumps(NAMES))
+    Path("photos").rename("before")
+    Path("photos").mkdir()
+    for number in range(90):
+        Image.new("L", (8, 8), number).save(f"photos/{number}.png")
+    here(TABLE, *BRIEF, RUNS["run"], "--experiment grey").ok()
+    error = of(here, "grey run --data-dir before").error
+    assert "changed since" in error
+    Path("photos").rename("grey_photos")
+    Path("before").rename("photos")
+    assert "the images of --unlabeled changed since" in of(here, "run grey").error
+
+
+# ---------------------------------------------------------------- the page
+
+
+SCRIPTS = ["кошка", "кот", "собака", "猫", "犬", "鳥", "قطة", "كلب", "café", "Ärger"]
+
+
+def made_page(path: Path, classes: list[str], said_by: int) -> list[str]:
+    """A page about images of which so many opinions say other classes."""
+    keys = [f"{number}.png" for number in range(6)]
+    candidates = [
+        sorted((number + k) % len(classes) for k in range(said_by)) for number in range(6)
+    ]
+    content = dict(id="a" + "0" * 15, earlier=["a" + "1" * 15], given=[], by="filename", unsure="?")
+    write_page(
+        path,
+        [Image.new("L", (40, 30), 40 * number) for number in range(6)],
+        dict(content, keys=keys, classes=classes, candidates=candidates),
+        title="t",
+        command="c",
+    )
+    return keys
+
+
+def given_on(browser) -> list:  # noqa: F811
+    return browser.execute_script("return given")
+
+
+@pytest.mark.parametrize("said_by", [2, 8])
+def test_classes_of_three_scripts_by_keys(browser, tmp_path: Path, said_by: int) -> None:  # noqa: F811
+    keys = made_page(tmp_path / "index.html", SCRIPTS, said_by)
+    open_page(browser, tmp_path / "index.html")
+    browser.execute_script("localStorage.clear()")
+    open_page(browser, tmp_path / "index.html")
+    wanted = ["кот", "猫", "قطة", "café", "Ärger"]
+    for name in wanted:
+        press(browser, name.replace("é", "e").replace("Ä", "a"), Keys.ENTER)
+    # the candidates of the last one come first, and 9 and 0 are keys as well
+    buttons = [
+        one.text.split("\n")[-1]
+        for one in browser.find_elements(By.CSS_SELECTOR, "#classes button")
+    ]
+    assert len(buttons) == 10
+    press(browser, str(said_by))
+    assert given_on(browser)[:5] == [[key, name] for key, name in zip(keys, wanted)]
+    assert given_on(browser)[5][1] == SCRIPTS[sorted((5 + k) % 10 for k in range(said_by))[-1]]
+    assert browser.get_log("browser") == []
+
+
+def test_two_hundred_classes_by_keys(browser, tmp_path: Path) -> None:  # noqa: F811
+    classes = [f"class {number}" for number in range(200)]
+    made_page(tmp_path / "index.html", classes, 8)
+    open_page(browser, tmp_path / "index.html")
+    browser.execute_script("localStorage.clear()")
+    open_page(browser, tmp_path / "index.html")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#classes button")) == 200
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#classes kbd")) == 10
+    press(browser, "/", "class 17", Keys.ENTER)
+    press(browser, "/", "199", Keys.ENTER)
+    assert [label for _, label in given_on(browser)] == ["class 17", "class 199"]
+
+
+def test_answers_in_the_browser_stay_when_a_run_is_added(browser, here, runs, tmp_path) -> None:  # noqa: F811
+    """Those to the page before are there on the new one for the images that are on both."""
+    of(here, "run --images 12").ok()
+    page, first = Path("run/audit/index.html"), page_of("run")
+    open_page(browser, page)
+    for key in first["keys"]:
+        press(browser, "/", runs[key], Keys.ENTER)
+    WebDriverWait(browser, 30).until(lambda _: reopened(browser, page) == "12 of 12 answered")
+    of(here, "run other --images 40").ok()
+    second = page_of("run")
+    both = [key for key in first["keys"] if key in second["keys"]]
+    assert second["earlier"] == [first["id"]] and len(both) > 4
+    WebDriverWait(browser, 30).until(
+        lambda _: reopened(browser, page) == f"{len(both)} of 40 answered"
+    )
+
+
+# ---------------------------------------------------------------- what else the answers tell
+
+
+def test_what_is_said_of_classes(here: Run, runs: dict[str, str]) -> None:
+    of(here, "run --images 90").ok()
+    write_label_table(Path("all.csv"), [answers_about(runs, [*runs])])
+    out = of(here, "run --answers all.csv").ok().out
+    counts = {name: [*runs.values()].count(name) for name in NAMES}
+    rows = {row["class"]: row for row in table_of("run/audit/classes.csv")}
+    labels = said("run", 0)
+    for name, count in counts.items():
+        right = sum(NAMES[labels[key]] == name == label for key, label in runs.items())
+        assert int(rows[name]["answers"]) == count
+        assert float(rows[name]["accuracy"]) == pytest.approx(right / count, abs=1e-4)
+        assert float(rows[name]["low"]) <= right / count <= float(rows[name]["high"])
+    assert sum(float(row["share"]) for row in rows.values()) == pytest.approx(1, abs=0.001)
+    matrix = np.array(
+        [[float(row[name]) for name in NAMES] for row in table_of("run/audit/confusion.csv")]
+    )
+    assert matrix.sum() == 90 and matrix.sum(axis=1).tolist() == [*counts.values()]
+    (line,) = re.findall(r"shares of the classes in percent: (.*)", out)
+    assert re.fullmatch(r"--loss balanced_elr --loss-kwargs shares=\[([0-9.]+,?){10}\]", line)
+
+
+def test_the_temperature_of_the_best_student(here: Run, runs: dict[str, str]) -> None:
+    of(here, "run --images 90").ok()
+    own = said("run", 1)
+    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
+    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
+    out = of(here, "run --answers mostly.csv").ok().out
+    assert "Better" in out
+    line = r"temperature of student: ([0-9.]+); its mean confidence is then ([0-9.]+) %, not"
+    ((temperature, confidence),) = re.findall(line, out)
+    assert 0.05 < float(temperature) < 20 and 10 < float(confidence) < 100
+    # of somebody who is right on all, no temperature can be told
+    always = {key: NAMES[label] for key, label in own.items()}
+    write_label_table(Path("always.csv"), [answers_about(always, [*runs])])
+    assert "temperature" not in of(here, "run --answers always.csv").ok().out
+
+
+def test_a_fitted_temperature_is_the_one_that_spoilt_the_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 5, generator=generator)
+    truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0].numpy()
+    weights = np.random.default_rng(0).uniform(1, 3, 4000)
+    for spoilt in (0.5, 1.0, 3.0):
+        temperature, before, after = fit_temperature(spoilt * logits, truth, weights)
+        assert temperature == pytest.approx(spoilt, rel=0.1)
+        assert before == pytest.approx(
+            np.average((spoilt * logits).softmax(dim=1).amax(dim=1), weights=weights), abs=1e-6
+        )
+        right = np.average(logits.argmax(dim=1).numpy() == truth, weights=weights)
+        assert after == pytest.approx(right, abs=0.03)
+
+
+def test_shares_are_nearer_to_the_truth_than_what_is_said_or_answered() -> None:
+    """On average over 200 made sets of 10 classes, a hundred answers each; with all answers they are exact."""
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(200):
+        truth = rng.choice(10, 2000, p=rng.dirichlet(np.ones(10)))
+        says = np.where(
+            rng.random(2000) < 0.6, truth, rng.choice(10, 2000, p=rng.dirichlet(np.ones(10)))
+        )
+        rows = rng.choice(2000, 100, replace=False)
+        answers = Answers(*[np.empty(0)] * 6)._replace(truth=truth[rows], others=np.full(100, 19.0))
+        confusion = confusion_of(says[rows], answers, 10)
+        true, said_of_all = (np.bincount(one, minlength=10) / 2000 for one in (truth, says))
+        alone = np.bincount(truth[rows], minlength=10) / 100
+        found = class_shares(says, confusion, 100)
+        errors.append([np.abs(one - true).sum() for one in (found, said_of_all, alone)])
+    mean = np.mean(errors, axis=0)
+    assert mean[0] < 0.95 * min(mean[1:])
+    whole = np.zeros((10, 10))
+    np.add.at(whole, (truth, says), 1)
+    assert class_shares(says, whole, 1e9) == pytest.approx(true, abs=1e-3)
+
+
+def test_accuracy_by_class_is_that_of_scipy_and_weights() -> None:
+    truth, says = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    answers = Answers(*[np.empty(0)] * 6)._replace(truth=truth, others=np.array([1.0, 1, 3, 0]))
+    first, second, none = by_class(says, answers, 3)
+    assert first[0] == pytest.approx(0.5) and first[3] == 3 and second[0] == 1 and second[3] == 1
+    assert first[1] < 0.5 < first[2] and none == pytest.approx((0.5, 0.0015, 0.9985, 0), abs=1e-3)
