@@ -21,15 +21,15 @@ from audit_coda import ANSWER, Coda
 from w2s_plugins.audit import estimate as estimates
 from w2s_plugins.audit.draw import THIRDS, Opinions, Step, chances, drawing_order
 from w2s_plugins.audit.estimate import Estimate, estimate, weigh
+from w2s_plugins.audit.run import ENOUGH, MAY_BE_BEST, MORE
 
 IMAGES = 0.8  # of all, in an audit
 ANSWERS = 25, 50, 75, 100, 150, 200
 SHOWN = 25, 50, 100, 200
+ROUNDS = range(ENOUGH, ANSWERS[-1], MORE)
 SURE = 0.95
-RULES = "audit", "narrowed", "differing", "uniform"
-NARROWED = 50  # answers after which only students that may be the best one are asked about
-MAY_BE = 0.02  # so probably
-WHOLE = 1.0  # what an answer adds to CODA's parameters, instead of a hundredth
+CODA = {"CODA": ANSWER, "CODA, whole answers": 1.0}  # what an answer adds to a parameter
+RULES = "audit", "audit at once", "differing", "uniform", *CODA
 
 
 class Case(NamedTuple):
@@ -58,7 +58,8 @@ class Found(NamedTuple):
 
     Args:
         named: the student that it takes for the best one.
-        is_decided: whether it is sure that this one is above all others; NaN if this was not computed.
+        is_decided: whether the intervals say that this one is above all others; NaN if they were not computed.
+        is_sure: whether it is the best one with a probability of `SURE`; NaN likewise.
         holds: whether all intervals of differences hold the truth; NaN likewise.
         holds_accuracy: share of the intervals of accuracies that do.
         width: half of the width of the intervals of differences, on average.
@@ -66,6 +67,7 @@ class Found(NamedTuple):
 
     named: int
     is_decided: float = np.nan
+    is_sure: float = np.nan
     holds: float = np.nan
     holds_accuracy: float = np.nan
     width: float = np.nan
@@ -95,12 +97,11 @@ def answer(
     return np.where(rng.random(len(truth)) < right, truth, others.argmax(axis=1))
 
 
-def draw(rule: str, case: Case, images: int, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    rule: str, case: Case, images: int, lots: np.ndarray, steps: Sequence[Step]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (n,) that a rule draws, and how likely each was to be drawn."""
-    if rule in ("audit", "narrowed"):
-        steps = [Step(range(case.opinions.says.shape[1]), images)]
-        if rule == "narrowed" and images > NARROWED:
-            steps = [steps[0]._replace(drawn=NARROWED), Step(may_be_best(case, lots), images)]
+    if rule.startswith("audit"):
         rows = drawing_order(case.opinions, lots, steps)[:images]
         return rows, chances(case.opinions, lots, steps, rows)
     differ = case.opinions.differ
@@ -109,12 +110,11 @@ def draw(rule: str, case: Case, images: int, lots: np.ndarray) -> tuple[np.ndarr
     return rows, np.full(len(rows), len(rows) / among.sum())
 
 
-def may_be_best(case: Case, lots: np.ndarray) -> list[int]:
-    """Return the students that may be the best one after the first answers, two of them at least."""
-    rows, chance = draw("audit", case, NARROWED, lots)
-    found = estimate(case.opinions, rows, case.answers[rows], chance).is_best
-    least = min(MAY_BE, np.sort(found)[-2])
-    return (found >= least).nonzero()[0].tolist()
+def may_be_best(case: Case, rows: np.ndarray, chance: np.ndarray) -> list[int]:
+    """Return the students that an audit goes on with after some answers."""
+    is_best = estimate(case.opinions, rows, case.answers[rows], chance).is_best
+    least = min(MAY_BE_BEST, np.sort(is_best)[-2])
+    return (is_best >= least).nonzero()[0].tolist()
 
 
 def name_best(case: Case, rows: np.ndarray, chance: np.ndarray) -> int:
@@ -138,6 +138,7 @@ def read(found: Estimate, case: Case) -> Found:
     return Found(
         named,
         float((np.delete(found.lowest[named], named) > 0).all()),
+        float(found.is_best[named] > SURE),
         float(inside.all()),
         float(own.mean()),
         50 * (found.highest - found.lowest)[pairs].mean(),
@@ -148,8 +149,14 @@ def audit(rule: str, case: Case, seed: int, intervals: bool) -> list[Found]:
     """Return what is found after so many answers each."""
     found = []
     lots = np.random.default_rng(seed).random(len(case.truth))
+    count = case.opinions.says.shape[1]
+    steps = [Step(range(count), ANSWERS[-1])]
     for images in ANSWERS:
-        rows, chance = draw(rule, case, images, lots)
+        rows, chance = draw(rule, case, images, lots, steps)
+        # in rounds: more images are drawn for those that may still be the best one
+        if rule == "audit" and count > 2 and images in ROUNDS:
+            steps[-1] = steps[-1]._replace(drawn=images)
+            steps.append(Step(may_be_best(case, rows, chance), ANSWERS[-1]))
         if intervals and images in SHOWN:
             found.append(read(estimate(case.opinions, rows, case.answers[rows], chance), case))
         else:
@@ -166,7 +173,7 @@ def ask_coda(case: Case, weight: float) -> list[Found]:
             coda.answer(image, int(case.answers[image]))
         if number in ANSWERS:
             best = coda.is_best()
-            found.append(Found(int(best.argmax()), float(best.max() > SURE)))
+            found.append(Found(int(best.argmax()), is_sure=float(best.max() > SURE)))
     return found
 
 
@@ -174,7 +181,7 @@ def summarise(rule: str, audits: Sequence[tuple[Case, list[Found]]]) -> Iterator
     """Yield the cells of a row: see `main`."""
     best = np.array([case.accuracy.argmax() for case, _ in audits])
     # by audit and number of answers
-    named, decided, *rest = np.moveaxis(np.array([found for _, found in audits], float), 2, 0)
+    named, decided, sure, *rest = np.moveaxis(np.array([found for _, found in audits], float), 2, 0)
     accuracies = [100 * case.accuracy for case, _ in audits]
     regret = np.array([of.max() - of[row] for of, row in zip(accuracies, named.astype(int))])
     right = named == best[:, None]
@@ -182,13 +189,14 @@ def summarise(rule: str, audits: Sequence[tuple[Case, list[Found]]]) -> Iterator
     for_good = np.flip(np.logical_and.accumulate(np.flip(right, 1), axis=1), 1)
     first = np.where(for_good[:, -1], np.array(ANSWERS)[for_good.argmax(axis=1)], ANSWERS[-1] + 1)
     columns = [ANSWERS.index(number) for number in SHOWN]
-    wrong = np.where(np.isnan(decided), np.nan, decided * ~right)
     yield rule
     for values, form in (
         (100 * right, ".0f"),
         (regret, ".2f"),
         (100 * decided, ".0f"),
-        (100 * wrong, ".1f"),
+        (100 * decided * ~right, ".1f"),
+        (100 * sure, ".0f"),
+        (100 * sure * ~right, ".1f"),
         *((100 * values, ".1f") for values in rest[:2]),
         (rest[2], ".1f"),
     ):
@@ -204,13 +212,15 @@ def summarise(rule: str, audits: Sequence[tuple[Case, list[Found]]]) -> Iterator
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a row for each set, number of students and rule: how often the best is named, in percent; how much worse
-    than the best the named one is, in points; how often it is decided, and wrongly; how often the intervals of all
+    than the best the named one is, in points; how often the intervals decide, and wrongly; how often the
+    probability is above 0.95, and wrongly; how often the intervals of all
     differences hold together, and those of accuracies; half of the width of the former; after how many answers the best
     is named for good, in half and in four fifths of the audits.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--students", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--cases", type=int, default=30, help="students and images")
     parser.add_argument("--audits", type=int, default=10, help="of each case")
     parser.add_argument("--intervals", type=int, default=2, help="audits that have intervals")
@@ -222,11 +232,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for file, students in itertools.product(args.files, args.students):
         found: dict[str, list[tuple[Case, list[Found]]]] = defaultdict(list)
         for case in make_cases(file, students, args):
-            found["CODA"].append((case, ask_coda(case, ANSWER)))
-            found["CODA, whole answers"].append((case, ask_coda(case, WHOLE)))
-            for rule, seed in itertools.product(RULES, range(args.audits)):
-                found[rule].append((case, audit(rule, case, seed, seed < args.intervals)))
-        for rule in (*RULES, "CODA", "CODA, whole answers"):
+            for rule in args.rules:
+                if rule in CODA:
+                    found[rule].append((case, ask_coda(case, CODA[rule])))
+                    continue
+                for seed in range(args.audits):
+                    found[rule].append((case, audit(rule, case, seed, seed < args.intervals)))
+        for rule in args.rules:
             print(
                 "|",
                 " | ".join([file.stem, str(students), *summarise(rule, found[rule])]),
