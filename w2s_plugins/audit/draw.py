@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 # share of the drawn images where some differ, unless these are more of all images: of two opinions, and of more, of
-# which a person mostly asks which one is best
+# which a person mostly asks which one is best, or where others were drawn before
 DIFFERING, MOSTLY_DIFFERING = 0.75, 0.9
 THIRDS = 3  # by confidence, of the images where all agree and of those where some differ
 STRATA = 2 * THIRDS  # the first half where all agree
@@ -85,22 +85,23 @@ def find_strata(opinions: Opinions) -> np.ndarray:
 
 
 def differing_share(count: int) -> float:
-    """Return which share of the images that are drawn for so many opinions are those where some differ, at least."""
+    """Return which share of the images that are drawn first for so many opinions are those where some differ."""
     return DIFFERING if count <= 2 else MOSTLY_DIFFERING
 
 
-def order_of_step(opinions: Opinions, lots: np.ndarray) -> np.ndarray:
+def order_of_step(opinions: Opinions, lots: np.ndarray, share: float) -> np.ndarray:
     """Return all images (N,) in the order in which they are drawn for some opinions.
 
     Args:
         opinions: of N images.
         lots: (N,) from `lots_of`.
+        share: of the drawn images where some differ, at least.
     """
     # when each image is due: more often where some differ, unless these are most images anyway
     strata = find_strata(opinions)
     due = np.empty(len(lots))
     differing = (strata >= THIRDS).mean()
-    share = max(differing_share(opinions.says.shape[1]), differing)
+    share = max(share, differing)
     for stratum in range(STRATA):
         rows = (strata == stratum).nonzero()[0]
         if not len(rows):
@@ -122,7 +123,8 @@ def drawing_order(opinions: Opinions, lots: np.ndarray, steps: Sequence[Step]) -
     """
     drawn = np.empty(0, dtype=np.int64)
     for number, step in enumerate(steps, start=1):
-        order = order_of_step(opinions.of(step.columns), lots)
+        share = differing_share(len(step.columns)) if number == 1 else MOSTLY_DIFFERING
+        order = order_of_step(opinions.of(step.columns), lots, share)
         rest = order[~np.isin(order, drawn)]
         most = len(lots) if number == len(steps) else step.drawn
         drawn = np.concatenate([drawn, rest[: max(0, most - len(drawn))]])

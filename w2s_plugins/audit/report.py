@@ -14,6 +14,7 @@ from ..files import to_csv, write_text
 from ..monitor import format_table
 from .estimate import OUTSIDE, PRIOR, Answers, Estimate, effective_number
 
+LIKELY = 0.95  # that an opinion is the best one, from which on this is said
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
 TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
@@ -85,6 +86,11 @@ def verdict_on_several(
     # by how much another one may be better: what is lost at most by taking this one
     lost = 100 * max(-result.lowest[best, k] for k in undecided)
     rivals = shorten(", ".join(names[k] for k in undecided), 100)
+    if result.is_best[best] >= LIKELY:
+        return (
+            f"Most likely best: {names[best]}, with a probability of {100 * result.is_best[best]:.0f} %, and no other is "
+            f"more than {lost:.1f} points better"
+        )
     needed = max(int(result.needed[best, k]) for k in undecided)
     return (
         f"Not decided: {names[best]} seems best, and no other is more than {lost:.1f} points better; it may be no "
