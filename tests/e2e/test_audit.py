@@ -29,6 +29,7 @@ from w2s_plugins.audit.draw import (
     chances,
     drawing_order,
     find_strata,
+    group_images,
     lots_of,
 )
 from w2s_plugins.audit.estimate import Estimate, estimate, simultaneous
@@ -373,7 +374,8 @@ def audit_of(
     rows = drawing_order(opinions, lots, steps)[: steps[-1].drawn]
     chance = chances(opinions, lots, steps, rows)
     chosen = opinions if of is None else opinions.of(of)
-    return estimate(chosen, rows, truth[rows], chance, seed)
+    groups = group_images(chosen, [opinions.of(step.columns) for step in steps])
+    return estimate(chosen, rows, truth[rows], chance, groups, seed)
 
 
 def test_the_draw():
@@ -432,7 +434,9 @@ def test_an_estimate_by_hand():
     starts = np.cumsum([0, *sizes])
     rows = np.concatenate([starts[i] + np.arange(count) for i, count in enumerate(answered)])
     truth, chance = np.concatenate(truths).astype(int), np.repeat([0.4, 0.2, 0.1, 0.08], 4)
-    found = with_strata(strata, Opinions(says, np.zeros((150, 2))), rows.astype(int), truth, chance)
+    opinions = Opinions(says, np.zeros((150, 2)))
+    groups = opinions.differ.astype(int)
+    found = with_strata(strata, opinions, rows.astype(int), truth, chance, groups)
     both = 2 + 3 + (6 * 0.5 + 16 * 0.75) / 22 * (6 + 16 + 30)
     label, student = 40 / 4 + 50 / 2, 40 / 2 + 50 / 2
     assert found.accuracy == pytest.approx(np.array([both + label, both + student]) / 150)
@@ -546,7 +550,8 @@ def test_odd_sets(labels, student):
     share = (truth == np.array(student)).mean()
     assert [*found.accuracy, found.difference[1, 0]] == pytest.approx([1, share, share - 1])
     # a person who can tell of one only
-    found = estimate(opinions, np.array([0]), truth[:1], np.ones(1))
+    groups = opinions.differ.astype(int)
+    found = estimate(opinions, np.array([0]), truth[:1], np.ones(1), groups)
     assert np.isfinite(found.accuracy).all() and (found.low <= found.high).all()
 
 

@@ -319,7 +319,8 @@ def test_answers_to_another_draw_decide_nothing(
         rows = drawing_order(pair, own, steps)[:100]
         known = np.isin(rows, of_first[:asked])
         chance = chances(pair, own, steps, rows)[known]
-        result = estimate(pair, rows[known], truth[rows[known]], chance, seed)
+        groups = pair.differ.astype(int)
+        result = estimate(pair, rows[known], truth[rows[known]], chance, groups, seed)
         reached, last = find_gap(known.nonzero()[0])
         (accepted if reached == last else refused).append(
             bool(result.lowest[1, 0] <= 0 <= result.highest[1, 0])

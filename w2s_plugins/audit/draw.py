@@ -157,3 +157,15 @@ def chances(
         np.minimum.at(limits, strata[undrawn], lots[undrawn])
         likely = np.maximum(likely, limits[strata])
     return likely[drawn]
+
+
+def group_images(opinions: Opinions, of_steps: Sequence[Opinions]) -> np.ndarray:
+    """Return a number (N,) of each image: 0 where all of some opinions agree, and of the others by how many steps it
+    was drawn as one where some differ. So images of a group have much the same chance, and the size of each is known.
+
+    Args:
+        opinions: of N images.
+        of_steps: those that each step was for.
+    """
+    differ = [step.differ for step in of_steps]
+    return np.where(opinions.differ, 1 + np.sum(differ, axis=0), 0)

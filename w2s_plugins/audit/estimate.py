@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from .draw import STRATA, THIRDS, Opinions, differing_share, find_strata
+from .draw import STRATA, Opinions, differing_share, find_strata
 
 DRAWS = 20_000  # of the posterior
 OUTSIDE = 0.05  # of the posterior, of a 95 % interval
@@ -22,12 +22,14 @@ class Evidence(NamedTuple):
         rows: (n,) of the images.
         truth: (n,) classes.
         chance: (n,) how likely each was to be drawn.
+        groups: (N,) from `draw.group_images`.
     """
 
     opinions: Opinions
     rows: np.ndarray
     truth: np.ndarray
     chance: np.ndarray
+    groups: np.ndarray
 
 
 class Answers(NamedTuple):
@@ -36,15 +38,15 @@ class Answers(NamedTuple):
     Args:
         right: (n, K) which opinions are right.
         truth: (n,) classes.
-        strata: (n,) of the images.
+        groups: (n,) of the images.
         others: (n,) of how many images without an answer it speaks.
-        images: (strata,) how many there are.
-        rest: (strata,) how many have no answer.
+        images: (groups,) how many there are.
+        rest: (groups,) how many have no answer.
     """
 
     right: np.ndarray
     truth: np.ndarray
-    strata: np.ndarray
+    groups: np.ndarray
     others: np.ndarray
     images: np.ndarray
     rest: np.ndarray
@@ -96,31 +98,35 @@ def estimate(
     rows: np.ndarray,
     truth: np.ndarray,
     chance: np.ndarray,
+    groups: np.ndarray,
     seed: int = 0,
 ) -> Estimate:
     """Estimate accuracies from the answers about images that were drawn with known chances.
 
-    Intervals are those of the posterior, in which images without an answer have the outcomes of their kind, where all
-    agree or where some differ. So nothing is open where all images have an answer. Those of the differences are
-    simultaneous ones (Besag, Green, Higdon and Mengersen, Statistical Science 10(1), 1995).
+    Intervals are those of the posterior, in which images without an answer have the outcomes of their group. So nothing
+    is open where all images have an answer. Those of the differences are simultaneous ones (Besag, Green, Higdon and Mengersen, Statistical Science 10(1), 1995).
 
     Args:
         opinions: K of N images.
         rows: (n,) the images that a person has said the class of.
         truth: (n,) these classes.
         chance: (n,) how likely each was to be drawn.
+        groups: (N,) from `draw.group_images`.
         seed: of the draws from the posterior.
     """
-    answers = weigh(opinions, rows, truth, chance)
+    answers = weigh(opinions, rows, truth, chance, groups)
     rng = np.random.default_rng(seed)
     agree, drawn_agree = _where_all_agree(answers, rng)
-    differ, drawn_differ = _where_some_differ(opinions, answers, rng)
-    accuracy = (agree + differ) / len(opinions.says)
-    drawn = (drawn_agree[:, None] + drawn_differ) / len(opinions.says)
+    count = opinions.says.shape[1]
+    right, drawn = np.full(count, agree), np.repeat(drawn_agree[:, None], count, axis=1)
+    for group in range(1, len(answers.images)):
+        if answers.images[group]:
+            own, drawn_own = _where_some_differ(opinions.says[groups == group], answers, group, rng)
+            right, drawn = right + own, drawn + drawn_own
+    accuracy, drawn = right / len(opinions.says), drawn / len(opinions.says)
 
     # of each opinion alone, and of all pairs together
     low, high = np.quantile(drawn, (OUTSIDE / 2, 1 - OUTSIDE / 2), axis=0)
-    count = len(accuracy)
     one, other = np.triu_indices(count, 1)
     difference = accuracy[:, None] - accuracy
     lowest, highest = np.zeros((count, count)), np.zeros((count, count))
@@ -142,26 +148,30 @@ def estimate(
     )
 
 
-def weigh(opinions: Opinions, rows: np.ndarray, truth: np.ndarray, chance: np.ndarray) -> "Answers":
+def weigh(
+    opinions: Opinions, rows: np.ndarray, truth: np.ndarray, chance: np.ndarray, groups: np.ndarray
+) -> "Answers":
     """Return of how many images each answer (n,) speaks, see `estimate` for the arguments: for itself, and for as many
-    others as the chance of its image says, which are those of its stratum together.
+    others as the chance of its image says, which are those of its stratum and group together.
     """
-    strata = find_strata(opinions)
-    own = strata[rows]
-    images, answered = (np.bincount(one, minlength=STRATA) for one in (strata, own))
+    cells = groups * STRATA + find_strata(opinions)
+    own = cells[rows]
+    images, answered = (np.bincount(one, minlength=cells.max() + 1) for one in (cells, own))
     others = 1 / chance - 1
     # a person could not tell of some, where each was sure to be drawn
-    others = np.where(np.bincount(own, others, STRATA)[own], others, 1)
-    others *= (images - answered)[own] / np.bincount(own, others, STRATA)[own]
+    others = np.where(np.bincount(own, others)[own], others, 1)
+    others *= (images - answered)[own] / np.bincount(own, others)[own]
+    of_group = np.bincount(groups)
+    rest = of_group - np.bincount(groups[rows], minlength=len(of_group))
     right = opinions.says[rows] == truth[:, None]
-    return Answers(right, truth, own, others, images, images - answered)
+    return Answers(right, truth, groups[rows], others, of_group, rest)
 
 
 def _where_all_agree(answers: "Answers", rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """Return how many images of those where all agree all are right about, and draws (S,) from its posterior."""
-    agree = answers.strata < THIRDS
+    agree = answers.groups == 0
     right, speaks_for = answers.right[agree, 0], answers.others[agree]
-    rest = answers.rest[:THIRDS].sum()
+    rest = answers.rest[0]
     share = _mean(right, speaks_for) if len(right) else 0.5
     size = effective_number(speaks_for)
     shares = rng.beta(share * size + PRIOR, (1 - share) * size + PRIOR, DRAWS)
@@ -169,14 +179,21 @@ def _where_all_agree(answers: "Answers", rng: np.random.Generator) -> tuple[floa
 
 
 def _where_some_differ(
-    opinions: Opinions, answers: "Answers", rng: np.random.Generator
+    says: np.ndarray, answers: "Answers", group: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many images of those where some differ each opinion (K,) is right about, and draws (S, K)."""
+    """Return how many images of a group where some differ each opinion (K,) is right about, and draws (S, K).
+
+    Args:
+        says: (M, K) classes, about the images of the group.
+        answers: about all images.
+        group: its number.
+        rng: of the draws.
+    """
     # the posterior of the outcomes, whose prior is what is said
-    differ = answers.strata >= THIRDS
-    right, speaks_for = answers.right[differ], answers.others[differ]
+    own = answers.groups == group
+    right, speaks_for = answers.right[own], answers.others[own]
     bits = 1 << np.arange(right.shape[1])
-    outcomes, pseudo = expected_outcomes(opinions.says[opinions.differ])
+    outcomes, pseudo = expected_outcomes(says)
     weights, size = pseudo, 0.0
     if speaks_for.any():
         place = np.searchsorted(outcomes, right @ bits)
@@ -187,7 +204,7 @@ def _where_some_differ(
     shares = gammas / np.maximum(gammas.sum(axis=1, keepdims=True), 1e-300)
 
     # the images without an answer are drawn from it
-    rest = answers.rest[THIRDS:].sum()
+    rest = answers.rest[group]
     is_right = (outcomes[:, None] & bits) > 0
     unseen = rng.multinomial(rest, shares)
     known = right.sum(axis=0)
@@ -223,8 +240,8 @@ def effective_number(weights: np.ndarray) -> float:
 def _needed(difference: np.ndarray, width: np.ndarray, answers: Answers) -> np.ndarray:
     """Return about how many drawn images (K, K) make the interval of each pair so narrow that it decides."""
     # answers where some differ; the square of the width goes with 1/n - 1/N
-    agreeing, differing = (max(1, part.sum()) for part in np.split(answers.images, 2))
-    seen = max(1, (answers.strata >= THIRDS).sum())
+    agreeing, differing = answers.images[0], max(1, answers.images[1:].sum())
+    seen = max(1, (answers.groups > 0).sum())
     narrower = (2 * difference / (MARGIN * np.maximum(width, 1e-9))) ** 2
     most = np.ceil(1 / (narrower * (1 / seen - 1 / differing) + 1 / differing))
     share = max(differing_share(len(difference)), differing / answers.images.sum())

@@ -25,7 +25,7 @@ from .answers import (
     read_answers,
     write_sheet,
 )
-from .draw import Step
+from .draw import Step, group_images
 from .estimate import Evidence, estimate, weigh
 from .labelled import command_with_labelled, pictures, write_labelled
 from .page import write_page
@@ -301,7 +301,10 @@ def evidence_of(audit: Audit, answered: Answered) -> Evidence:
     counts = np.isin(answered.rows, images) & (answered.truth != NO_LABEL)
     chance = plan.chances(answered.steps, answered.rows)
     rows = np.searchsorted(images, answered.rows[counts])
-    return Evidence(plan.said(columns, images), rows, answered.truth[counts], chance[counts])
+    opinions = plan.said(columns, images)
+    of_steps = [plan.said(step.columns, images) for step in answered.steps]
+    groups = group_images(opinions, of_steps)
+    return Evidence(opinions, rows, answered.truth[counts], chance[counts], groups)
 
 
 def say_temperature(
