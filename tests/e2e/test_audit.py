@@ -108,9 +108,9 @@ def sheet(labels: Labels, made_once: Callable) -> Path:
     return made_once("drawn", draw)
 
 
-def page_of(run: str) -> dict:
+def page_of(run: str, folder: str = "audit") -> dict:
     """What the page of an audit is about: the drawn images in their order, and so on."""
-    text = Path(run, "audit/index.html").read_text(encoding="utf-8")
+    text = Path(run, folder, "index.html").read_text(encoding="utf-8")
     (content,) = re.findall('<script type="application/json" id="audit">(.*?)</script>', text, re.S)
     return json.loads(content)
 

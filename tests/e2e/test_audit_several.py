@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -93,6 +94,15 @@ def test_answers_about_all_images_say_which_is_best(here: Run, runs: dict[str, s
 def test_a_table_that_is_among_the_labels_has_a_row_of_its_own(here: Run, runs: dict) -> None:
     done = of(here, "run labels:better.csv third --images 20").ok()
     assert "labels, run, better.csv, third: all agree on" in done.out
+    # and where the labels of the first run are in a table, those of others are called after them
+    done = of(here, "third better.csv run --images 20").ok()
+    assert "third, better.csv, labels of run, run: all agree on" in done.out
+
+
+def test_a_run_may_be_called_labels(here: Run, runs: dict[str, str]) -> None:
+    Path("other").rename("labels")
+    done = of(here, "run labels --images 20").ok()
+    assert "labels, run, ./labels: all agree on 18.9 %" in done.out
 
 
 def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> None:
@@ -118,7 +128,7 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     assert "about 50 of the 50" in done.out
     # and for one of them alone
     done = of(here, "run --images 50").ok()
-    assert "all of these have an answer already; --images 100 draws 50 more" in done.out
+    assert "all of these have an answer already; --images 90 draws 40 more" in done.out
     assert "the answers so far: answers about 50 of the 50" in done.out
     # the same answers again, of the first page: they are those of that page
     assert "about 20 of the 30" in of(here, "run --answers", old).ok().out
@@ -142,6 +152,43 @@ def test_kept_answers_that_were_damaged_are_said_to_be(here: Run, runs: dict[str
     of(here, "run --answers", fill(runs, "run", "old.csv")).ok()
     Path("run/audit/answers.csv").write_text("filename,label\nnone.png,1\n")
     assert "run/audit/answers.csv: is about other data" in of(here, "run").error
+
+
+def test_answers_of_a_draw_that_is_gone_are_set_aside(here: Run, runs: dict[str, str]) -> None:
+    """Images are drawn anew where others were added, and the next audit is not refused because of old answers."""
+    of(here, "run third --images 30").ok()
+    old = fill(runs, "run", "old.csv")
+    of(here, "run third --answers", old).ok()
+    content = Path("run/audit/answers.csv").read_bytes()
+    Path("run/audit/plan.json").unlink()
+    # they count again where the same images are drawn
+    of(here, "run third --images 30").ok()
+    assert "the answers so far: answers about 30" in of(here, "run third --images 30").ok().out
+    Path("run/audit/plan.json").unlink()
+    done = of(here, "run --images 40").ok()
+    assert "are of another draw, and do not count; they are kept as" in done.err
+    assert Path("run/audit/earlier-1-answers.csv").read_bytes() == content
+    assert "40 are drawn" in of(here, "run --images 40").ok().out
+
+
+def test_one_audit_at_a_time(here: Run, runs: dict[str, str]) -> None:
+    Path("run/audit").mkdir()
+    with FileLock("run/audit/.lock"):
+        error = of(here, "run other").error
+        assert error.startswith("run/audit: another audit is at work in it; wait for its end")
+        # which asks the same student
+        of(here, "other run --images 20").ok()
+    of(here, "run other --images 20").ok()
+    assert not Path("other/audit/student").exists()
+
+
+def test_a_class_called_class(here: Run, runs: dict[str, str]) -> None:
+    names = {key: "class" if label == "0" else label for key, label in runs.items()}
+    write_label_table(Path("odd.csv"), [answers_about(names, [*names])])
+    of(here, "odd.csv --data-dir photos --images 90").ok()
+    of(here, "odd.csv --data-dir photos --answers odd.csv").ok()
+    rows = table_of("odd.csv.audit/confusion.csv")
+    assert [row["true class"] for row in rows] == [*rows[0]][1:] and len(rows[0]) == 11
 
 
 def test_labels_alone_and_tables_alone(here: Run, runs: dict[str, str]) -> None:
@@ -172,10 +219,41 @@ def test_images_of_which_not_all_say_something_are_left_out(here: Run, runs: dic
     assert {*page_of("run")["keys"]} == {*some}
 
 
+def test_answers_about_some_images_do_not_keep_the_others_from_being_drawn(
+    here: Run, runs: dict
+) -> None:
+    write_label_table(Path("some.csv"), [answers_about(runs, [*runs][10:60])])
+    of(here, "run some.csv --images 90").ok()
+    write_label_table(Path("new.csv"), [answers_about(runs, page_of("run")["keys"])])
+    of(here, "run some.csv --answers new.csv").ok()
+    done = of(here, "run third --images 90").ok()
+    assert "90 images; 90 are drawn" in done.out
+    assert "40 images could not be drawn so far" in done.err
+    write_label_table(Path("all.csv"), [answers_about(runs, [*runs])])
+    done = of(here, "run third --answers all.csv").ok()
+    assert "could not be drawn" not in done.err
+    assert rows_of(done.out)["labels"][:2] == ["66.7", "66.7 to 66.7"]
+
+
+def test_a_temperature_is_of_the_images_that_all_say_something_of(here: Run, runs: dict) -> None:
+    """Answers about others are kept, and say nothing of these."""
+    of(here, "run --images 90").ok()
+    own = said("run", 1)
+    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
+    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
+    write_label_table(Path("some.csv"), [answers_about(runs, [*runs][10:60])])
+    of(here, "run --answers mostly.csv").ok()
+    of(here, "run some.csv --images 90").ok()
+    done = of(here, "run some.csv --answers mostly.csv").ok()
+    assert "Best: run" in done.out and "* temperature of run: " in done.out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ("run", "RUN run: is named twice; expected different runs or tables"),
+        ("./run/", "RUN ./run/: is named twice; expected different runs or tables"),
+        ("better.csv labels:better.csv", "RUN labels:better.csv: is named twice; expected"),
         ("nowhere", "expected the folder of a run that has ended, or a table of labels"),
         ("labels:gone.csv", "gone.csv"),
         ("labels:names.json", "names.json"),

@@ -1,5 +1,6 @@
 """What a person has answered about the images of a draw: read from a table, and kept beside the plan."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.keys import SampleKeys
-from ..errors import UserError, quietly
+from ..errors import UserError, logger, quietly, write_errors
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
 from ..labels.table import LabelRows
@@ -50,28 +51,63 @@ def read_answers(plan: Plan, file: str, folder: Path) -> Answered:
     Raises:
         UserError: they cannot be read, are of another draw, have a gap, or are about none of the images.
     """
-    # read as any table; who cannot tell has a class of its own, and so has what several people differ about
-    names, unsure = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes)
-    (table,), _, how = read_tables([[file]], names)
+    table, combine = open_answers(file, plan.classes)
     steps = find_draw(plan, table, folder, file)
-    keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys)
-    with quietly():  # names are to be those of one image of all
-        answers = labels_of_samples(table, keys, names, how["combine"], file)
-    classes = answers.classes()
-    known = answers.known.nonzero().flatten()
-    classes[known[answers.best(known).sum(dim=1) > 1]] = unsure
+    has_answer, classes = answers_by_image(table, combine, plan.by, plan.keys, plan.classes, file)
 
     # in the order of the draw, without a gap
     drawn = plan.order(steps)[: steps[-1].drawn]
-    has_answer = answers.known.numpy()[drawn]
-    answered = has_answer.nonzero()[0]
+    answered = has_answer[drawn].nonzero()[0]
     _check_order(plan, drawn, answered, file)
     rows = drawn[: len(answered)]
-    truth = np.where(classes[rows] == unsure, NO_LABEL, classes[rows])
+    truth = classes[rows]
     if not (truth != NO_LABEL).any():
         raise UserError(f"{file}: says of no image what is on it")
     unknown = len({*table.keys}) - len(answered)
     return Answered(first_steps(steps, len(rows)), rows, truth, steps[-1].drawn, unknown)
+
+
+def open_answers(file: str, classes: Sequence[str]) -> tuple[LabelRows, str | None]:
+    """Read answers as any table; return it, and how its name says to combine several people.
+
+    Raises:
+        UserError: it cannot be read, or says what is no class.
+    """
+    # who cannot tell has a class of its own
+    (table,), _, how = read_tables([[file]], [*dict.fromkeys([*classes, UNSURE])])
+    return table, how["combine"]
+
+
+def answers_by_image(
+    table: LabelRows,
+    combine: str | None,
+    by: str,
+    keys: Sequence[str | int],
+    classes: Sequence[str],
+    file: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images a table has an answer about (N,), and the classes (N,), `NO_LABEL` where nobody can tell or
+    several people differ.
+
+    Args:
+        table: from `open_answers`, as ``combine``.
+        combine: how to combine several people.
+        by: what the keys are, ``filename`` or ``id``.
+        keys: (N,) of the images.
+        classes: their names.
+        file: name of the table, for messages.
+
+    Raises:
+        UserError: it is about none of the images, or contradicts itself.
+    """
+    names, unsure = [*dict.fromkeys([*classes, UNSURE])], len(classes)
+    sample_keys = SampleKeys("filename" if by == "filename" else "index", keys)
+    with quietly():  # names are to be those of one image of all
+        answers = labels_of_samples(table, sample_keys, names, combine, file)
+    said = answers.classes()
+    known = answers.known.nonzero().flatten()
+    said[known[answers.best(known).sum(dim=1) > 1]] = unsure
+    return answers.known.numpy(), np.where(said == unsure, NO_LABEL, said)
 
 
 def find_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> list[Step]:
@@ -151,6 +187,20 @@ def kept_answers(plan: Plan, folder: Path) -> Answered | None:
         return None
     with quietly():  # what is logged of a table was said when it was read for the first time
         return read_answers(plan, str(file), folder)
+
+
+def set_aside_others(plan: Plan, folder: Path) -> None:
+    """Give answers that are kept beside a plan, but are of no draw of it, another name: they cannot count any more."""
+    try:
+        kept_answers(plan, folder)
+    except UserError:
+        names = (folder / f"earlier-{number}-{KEPT}" for number in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        with write_errors(folder):
+            (folder / KEPT).rename(aside)
+        logger.warning(
+            f"WARNING: the answers so far are of another draw, and do not count; they are kept as {aside}"
+        )
 
 
 def write_sheet(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..no_label import NO_LABEL
+
 # share of the drawn images where some differ, unless these are more of all images: of two opinions, and of more, of
 # which a person mostly asks which one is best, or where others were drawn before
 DIFFERING, MOSTLY_DIFFERING = 0.75, 0.9
@@ -25,7 +27,7 @@ class Opinions(NamedTuple):
     """What several models or tables say of the same images.
 
     Args:
-        says: (N, K) classes, a column for each opinion.
+        says: (N, K) classes, a column for each opinion; `NO_LABEL` where it says nothing.
         confidence: (N, K) how sure each is, from 0 to 1; NaN where it does not say that.
     """
 
@@ -35,6 +37,11 @@ class Opinions(NamedTuple):
     def of(self, columns: Sequence[int]) -> "Opinions":
         """Return some of the opinions."""
         return Opinions(self.says[:, columns], self.confidence[:, columns])
+
+    @property
+    def images(self) -> np.ndarray:
+        """The rows of the images of which all say something."""
+        return (self.says != NO_LABEL).all(axis=1).nonzero()[0]
 
     @property
     def differ(self) -> np.ndarray:
@@ -114,7 +121,8 @@ def order_of_step(opinions: Opinions, lots: np.ndarray, share: float) -> np.ndar
 
 
 def drawing_order(opinions: Opinions, lots: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
-    """Return all images (N,) in the order in which they are drawn by some steps, so that more images include the fewer.
+    """Return the images in the order in which they are drawn by some steps, so that more images include the fewer. Each
+    step draws from those of which all its opinions say something.
 
     Args:
         opinions: of N images.
@@ -124,7 +132,9 @@ def drawing_order(opinions: Opinions, lots: np.ndarray, steps: Sequence[Step]) -
     drawn = np.empty(0, dtype=np.int64)
     for number, step in enumerate(steps, start=1):
         share = differing_share(len(step.columns)) if number == 1 else MOSTLY_DIFFERING
-        order = order_of_step(opinions.of(step.columns), lots, share)
+        own = opinions.of(step.columns)
+        rows = own.images
+        order = rows[order_of_step(Opinions(*(one[rows] for one in own)), lots[rows], share)]
         rest = order[~np.isin(order, drawn)]
         most = len(lots) if number == len(steps) else step.drawn
         drawn = np.concatenate([drawn, rest[: max(0, most - len(drawn))]])
@@ -150,12 +160,13 @@ def chances(
         if first >= len(drawn):
             break
         first = step.drawn
-        undrawn = np.ones(len(lots), dtype=bool)
-        undrawn[drawn[:first]] = False
-        strata = find_strata(opinions.of(step.columns))
+        own = opinions.of(step.columns)
+        rows = own.images
+        undrawn = ~np.isin(rows, drawn[:first])
+        strata = find_strata(Opinions(*(one[rows] for one in own)))
         limits = np.ones(STRATA)
-        np.minimum.at(limits, strata[undrawn], lots[undrawn])
-        likely = np.maximum(likely, limits[strata])
+        np.minimum.at(limits, strata[undrawn], lots[rows[undrawn]])
+        likely[rows] = np.maximum(likely[rows], limits[strata])
     return likely[drawn]
 
 

@@ -104,7 +104,8 @@ def estimate(
     """Estimate accuracies from the answers about images that were drawn with known chances.
 
     Intervals are those of the posterior, in which images without an answer have the outcomes of their group. So nothing
-    is open where all images have an answer. Those of the differences are simultaneous ones (Besag, Green, Higdon and Mengersen, Statistical Science 10(1), 1995).
+    is open where all images have an answer. Those of the differences are simultaneous ones (Besag, Green, Higdon and
+    Mengersen, Statistical Science 10(1), 1995).
 
     Args:
         opinions: K of N images.

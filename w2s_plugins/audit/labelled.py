@@ -1,6 +1,7 @@
 """The images that a person has said the class of, as a labelled set, and the command that learns from them."""
 
 import logging
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,15 +10,20 @@ from PIL import Image
 
 from ..cli.declare import words_of
 from ..cli.parser import train_parser
+from ..cli.values import split_names
 from ..data import MapDataset
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..errors import UserError, typed, write_errors
-from ..files import delete, write_text
+from ..files import delete, read_plain, write_text
+from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
 from ..training.learned import Learned
+from .answers import UNSURE
 from .page import encode
 
+LOCAL = "local-dir:"  # begins the name of an exported model
+ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
 KEPT = (
@@ -69,13 +75,20 @@ def pictures(dataset: MapDataset, keys: Sequence[str | int]) -> Iterator[Image.I
 
 
 def write_labelled(
-    folder: Path, images: Iterable[Image.Image], labels: Iterable[int], classes: Sequence[str]
+    folder: Path,
+    images: Iterable[Image.Image],
+    keys: Sequence[str | int],
+    by: str,
+    labels: Sequence[int],
+    classes: Sequence[str],
 ) -> None:
-    """Write images as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones.
+    """Write images as ``train/CLASS/`` and ``validation/CLASS/``, and the answers about them, in place of earlier ones.
 
     Args:
         folder: where to.
         images: in the order in which they were drawn.
+        keys: of the images.
+        by: what the keys are, ``filename`` or ``id``.
         labels: their classes; images with `NO_LABEL` are left out.
         classes: their names.
     """
@@ -99,6 +112,9 @@ def write_labelled(
         with write_errors(of_class):
             of_class.mkdir(parents=True, exist_ok=True)
             (of_class / f"{number:05}.jpeg").write_bytes(encode(image))
+    # a run that learns from these images is not asked about them again
+    said = [UNSURE if label == NO_LABEL else classes[label] for label in labels]
+    write_label_table(folder / ANSWERS, [{by: list(keys), "label": said}])
 
 
 def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]) -> str | None:
@@ -118,9 +134,45 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     words: list[str] = []
     for name in KEPT:
         value = learned.settings.flags[name]
+        if name == "teacher":
+            value = teacher_of_command(learned)
         if value not in (None, flags[name].default):
             words += words_of(flags[name], value)
     words += ["--data-dir", str(folder), "--class-map", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]
-    words += ["--experiment", f"{learned.run.name}-{folder.name}"]
+    words += ["--experiment", name_of_next(learned, folder.name)]
     return f"{typed('train')} {shlex.join(words)}"
+
+
+def is_stage(run: Path) -> bool:
+    """True if a run is a stage of several that were trained in turn."""
+    record = run.resolve().parent / "result.json"
+    try:
+        content = read_plain(record)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and run.resolve().name in content.get("stages", ())
+
+
+def teacher_of_command(learned: Learned) -> str | None:
+    """Return the teacher of a run as it was typed, without the students of earlier stages, which are trained anew."""
+    teacher = learned.settings.teacher.teacher
+    if not teacher or not is_stage(learned.run):
+        return teacher
+    stages = learned.run.resolve().parent
+    typed_ones = []
+    for part in split_names(teacher):
+        path = Path(part.removeprefix(LOCAL)).resolve()
+        if not part.startswith(LOCAL) or stages not in path.parents:
+            typed_ones.append(part)
+    return ",".join(typed_ones) or teacher
+
+
+def name_of_next(learned: Learned, purpose: str) -> str:
+    """Return a name for the run that learns from more answers, such as student-answered and then student-answered-2."""
+    run = learned.run.resolve()
+    name = run.parent.name if is_stage(run) else run.name
+    before = re.fullmatch(f"(.*)-{purpose}(?:-([0-9]+))?", name)
+    if before is None:
+        return f"{name}-{purpose}"
+    return f"{before[1]}-{purpose}-{int(before[2] or 1) + 1}"

@@ -76,7 +76,7 @@ class Plan:
 
     def images(self, columns: Sequence[int]) -> np.ndarray:
         """Return the rows of the images of which all of some opinions say something."""
-        return (self.said(columns).says != NO_LABEL).all(axis=1).nonzero()[0]
+        return self.said(columns).images
 
     def id_of(self, steps: Sequence[Step]) -> str:
         """Return the name of a draw, however many images of it are drawn. It begins with a letter, so that no
@@ -94,15 +94,12 @@ class Plan:
     def order(self, steps: Sequence[Step]) -> np.ndarray:
         """Return the rows of the images in the order in which they are drawn."""
         columns, own = _own_columns(steps)
-        rows = self.images(columns)
-        return rows[drawing_order(self.said(columns, rows), self.lots[rows], own)]
+        return drawing_order(self.said(columns), self.lots, own)
 
     def chances(self, steps: Sequence[Step], drawn: np.ndarray) -> np.ndarray:
         """Return how likely each of the first drawn images (n,) was to be drawn."""
         columns, own = _own_columns(steps)
-        rows = self.images(columns)
-        places = np.searchsorted(rows, drawn)
-        return chances(self.said(columns, rows), self.lots[rows], own, places)
+        return chances(self.said(columns), self.lots, own, drawn)
 
 
 def _own_columns(steps: Sequence[Step]) -> tuple[list[int], list[Step]]:

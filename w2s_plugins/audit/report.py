@@ -14,7 +14,7 @@ from ..files import to_csv, write_text
 from ..monitor import format_table
 from .estimate import OUTSIDE, PRIOR, Answers, Estimate, effective_number
 
-LIKELY = 0.95  # that an opinion is the best one, from which on this is said
+WRONG = 0.05  # of what is called most likely best may be wrong, by each of the others an equal part of this
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
 TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
@@ -86,7 +86,7 @@ def verdict_on_several(
     # by how much another one may be better: what is lost at most by taking this one
     lost = 100 * max(-result.lowest[best, k] for k in undecided)
     rivals = shorten(", ".join(names[k] for k in undecided), 100)
-    if result.is_best[best] >= LIKELY:
+    if result.is_best[best] >= least_likely(len(names)):
         return (
             f"Most likely best: {names[best]}, with a probability of {100 * result.is_best[best]:.0f} %, and no other is "
             f"more than {lost:.1f} points better"
@@ -96,6 +96,11 @@ def verdict_on_several(
         f"Not decided: {names[best]} seems best, and no other is more than {lost:.1f} points better; it may be no "
         f"better than {rivals}; {_advice(needed, answered, drawn, images)}"
     )
+
+
+def least_likely(count: int) -> float:
+    """Return the probability from which on the best one of several opinions is called the most likely one."""
+    return 1 - WRONG / max(1, count - 1)
 
 
 def _advice(needed: int, answered: int, drawn: int, images: int) -> str:
@@ -217,8 +222,10 @@ def say_of_classes(
         for label, share, found in zip(classes, shares, accuracies)
     ]
     write_text(folder / "classes.csv", to_csv(rows))
+    # a class may be called as the column of their names
+    column = "class" if "class" not in classes else "true class"
     matrix = [
-        dict({"class": label}, **dict(zip(classes, row.round(1).tolist())))
+        dict({column: label}, **dict(zip(classes, row.round(1).tolist())))
         for label, row in zip(classes, confusion)
     ]
     write_text(folder / "confusion.csv", to_csv(matrix))

@@ -4,17 +4,21 @@ whether a student is better than its labels, and which of several is best.
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..cli.forms import LABELS_PREFIX
 from ..errors import UserError, say, typed, write_errors
+from ..files import delete
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
+from ..run.lock import LOCK
 from .answers import (
     UNSURE,
     Answered,
@@ -23,6 +27,7 @@ from .answers import (
     kept_answers,
     labels_given,
     read_answers,
+    set_aside_others,
     write_sheet,
 )
 from .draw import Step, group_images
@@ -104,6 +109,19 @@ def audit(
     subjects = open_subjects(runs, data_dir)
     pictured = images_of(subjects, data_dir)
     folder = folder_of(subjects)
+    with alone_in(folder):
+        _go_on(subjects, pictured, folder, command, images, answers)
+
+
+def _go_on(
+    subjects: list[Subject],
+    pictured: Images,
+    folder: Path,
+    command: str,
+    images: int,
+    answers: str | None,
+) -> None:
+    """Draw, or tell what answers say, with what is in the folder of an audit."""
     plan = read_plan(folder, pictured.by, pictured.classes, pictured.keys)
     if answers is not None and (plan is None or not plan.draws):
         raise UserError(
@@ -118,11 +136,9 @@ def audit(
         plan = Plan(pictured.by, pictured.classes, pictured.keys)
 
     # what students and labels say is asked once
-    columns = ask(subjects, pictured, plan)
+    columns = ask(subjects, pictured, plan, folder)
     warn_of_silent(subjects, plan, [*columns.values()])
     own = Audit(subjects, pictured, folder, command, plan, columns)
-    with write_errors(folder):
-        folder.mkdir(exist_ok=True)
     if answers is not None:
         answered = read_answers(plan, answers, folder)
         write_plan(folder, plan)
@@ -133,6 +149,33 @@ def audit(
     drawn = draw(own, images, kept)
     if kept is not None:
         tell(own, replace(kept, drawn=drawn), "the answers so far")
+    else:
+        set_aside_others(plan, folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other audits out of a folder: each would write what it draws over what the other one has drawn.
+
+    Raises:
+        UserError: another one is in it, or it cannot be written to.
+    """
+    lock = FileLock(folder / LOCK)
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{folder}: another audit is at work in it; wait for its end, and start the same command again"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        # what is refused leaves no folder behind
+        if {*folder.iterdir()} <= {folder / LOCK}:
+            delete(folder)
 
 
 def folder_of(subjects: Sequence[Subject]) -> Path:
@@ -172,7 +215,8 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
         text = f"{audit.subjects[0].typed}: {count} images"
     say(f"{text}; {drawn} are drawn")
     if kept is not None and drawn == len(kept.rows) and drawn < count:
-        say(f"all of these have an answer already; --images {drawn + MORE} draws {MORE} more")
+        more = min(MORE, count - drawn)
+        say(f"all of these have an answer already; --images {drawn + more} draws {more} more")
 
     # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
     chosen = [plan.opinions[column] for column in columns]
@@ -188,7 +232,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     write_page(
         page,
         pictures(audit.images.dataset, keys),
-        title=folder.resolve().parent.name,
+        title=f"Audit of {folder.resolve().parent.name}",
         command=f"{audit.command} --answers FILE",
         audit=dict(
             id=name,
@@ -267,6 +311,17 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
             "WARNING: so many are taken to be as the others of their kind, which may not be so"
         )
 
+    # images that had no chance have no weight, and nobody can know whether they are harder
+    unreached = np.setdiff1d(
+        audit.plan.images([*audit.columns.values()]),
+        np.concatenate([audit.plan.images(step.columns) for step in answered.steps]),
+    )
+    if len(unreached):
+        _logger.warning(
+            f"WARNING: {len(unreached)} images could not be drawn so far, because the answers are of an audit that "
+            "left them out: they are taken to be as the others, which may not be so"
+        )
+
     # accuracies
     evidence = evidence_of(audit, answered)
     if not len(evidence.rows):
@@ -290,7 +345,7 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
     if subject is not None:
-        say_temperature(names[best], subject, audit, answered, 1 + answers.others)
+        say_temperature(names[best], subject, audit, evidence, 1 + answers.others)
     say_checked(audit, answered, subject or next(iter(chosen), None))
 
 
@@ -308,15 +363,15 @@ def evidence_of(audit: Audit, answered: Answered) -> Evidence:
 
 
 def say_temperature(
-    name: str, subject: Subject, audit: Audit, answered: Answered, weights: np.ndarray
+    name: str, subject: Subject, audit: Audit, evidence: Evidence, weights: np.ndarray
 ) -> None:
     """Say by which temperature the confidence of a student becomes what it is right on."""
     learned = subject.learned
     if learned is None:
         return
-    known = answered.truth != NO_LABEL
-    logits = student_logits(learned, audit.images, answered.rows[known])
-    temperature, before, after = fit_temperature(logits, answered.truth[known], weights)
+    rows = audit.plan.images([*audit.columns.values()])[evidence.rows]
+    logits = student_logits(learned, audit.images, rows)
+    temperature, before, after = fit_temperature(logits, evidence.truth, weights)
     low, high = TEMPERATURES
     # of somebody who is right on all of them, or on none, no temperature can be told
     if 1.1 * low < temperature < high / 1.1:
@@ -332,7 +387,7 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     plan = audit.plan
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
-    write_labelled(checked, images, answered.truth.tolist(), plan.classes)
+    write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)
     whose = "the student and its labels" if audit.of_one_run else "some of these"
     text = (
         f". They are no random sample, because most are images that {whose} differ about: learn from them, but "

@@ -83,16 +83,20 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
         UserError: one is neither, a run has not ended, or what it has learned from is not there any more.
     """
     folders = [locate_run(name) for name in typed]
-    short = [
-        (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve().name
+    # one thing may be typed in several ways
+    places = [
+        (folder or Path(name.removeprefix(LABELS_PREFIX))).resolve()
         for name, folder in zip(typed, folders)
     ]
-    repeated = next((name for i, name in enumerate(typed) if name in typed[:i]), None)
+    short = [place.name for place in places]
+    repeated = next((typed[i] for i, place in enumerate(places) if place in places[:i]), None)
     if repeated is not None:
         raise UserError(f"RUN {repeated}: is named twice; expected different runs or tables")
     subjects = []
     for name, text, folder in zip(short, typed, folders):
         shown = text if short.count(name) > 1 or name == LABELS else name
+        # the labels of a run are called that
+        shown = f"./{text}" if shown == LABELS else shown
         subject = Subject(shown, text, None)
         if folder is not None:
             subject.weights = file_sha256(folder / "export" / "model.safetensors")
@@ -174,8 +178,14 @@ def learned_of(subject: Subject) -> Learned:
 # ---------------------------------------------------------------- what they say
 
 
-def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, int]:
+def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -> dict[str, int]:
     """Add to a plan what runs, and the labels that they learned from, and tables say, if it is not there yet.
+
+    Args:
+        subjects: the runs and tables.
+        images: that they are asked about.
+        plan: of these images.
+        folder: of the audit.
 
     Returns:
         By name, the number of the opinion of each. Labels of several runs that are the same ones have one name.
@@ -187,6 +197,7 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
     tables = {one.name: _table(one, images) for one in subjects if one.learned is None}
     of_tables = {name: _find_or_add(plan, *table) for name, table in tables.items()}
     columns: dict[str, int] = {}
+    first = next((subject for subject in subjects if subject.learned is not None), None)
     for subject in subjects:
         if subject.learned is None:
             columns[subject.name] = of_tables[subject.name]
@@ -200,9 +211,9 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan) -> dict[str, in
         others = {*columns.values(), *of_tables.values()}
         if not any(np.array_equal(plan.opinions[one].says, says) for one in others):
             # labels of a later run that are others are called after it
-            columns[f"{LABELS} of {subject.name}" if LABELS in columns else LABELS] = own
+            columns[LABELS if subject is first else f"{LABELS} of {subject.name}"] = own
         made_of = [Ingredient("student", "the student", "", subject.weights), *learned.made_of]
-        answers = partial(_answers, learned, student, images)
+        answers = partial(_answers, learned, student, images, folder / "student")
         columns[subject.name] = _find_or_add(plan, made_of, answers)
     return columns
 
@@ -254,9 +265,8 @@ def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
     return _opinion(np.where(rows < 0, NO_LABEL, labels), images)
 
 
-def _answers(learned: Learned, student: _Student, images: Images) -> Opinion:
-    """Return what the student of a run says; its answers are kept until all are there."""
-    kept = learned.run / "audit" / "student"
+def _answers(learned: Learned, student: _Student, images: Images, kept: Path) -> Opinion:
+    """Return what the student of a run says; its answers are kept in a folder until all are there."""
     member = student.member()
     reader = learned.answers(member, kept)
     kind = learned.data.target_kind

@@ -8,7 +8,7 @@ from ..errors import UserError, run_main
 
 
 def main() -> None:
-    """Run one command, the function of its name in `commands` or `audit.run`. Raises `UserError` for wrong flags."""
+    """Run one command, the function of its name in `commands`, or one in `audit`. Raises `UserError` for wrong flags."""
     command, values = read_command("labels")
     output: Path | None = values.get("output")
     # before torch is imported, which takes seconds
@@ -23,9 +23,10 @@ def main() -> None:
                 f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
                 "there"
             )
-    # an audit asks the student of a run, so that its room is below this one
-    module = "..audit.run" if command == "audit" else ".commands"
-    getattr(import_module(module, __package__), command)(**values)
+    # what asks the student of a run is in a room below this one
+    below = {"audit": ("..audit.run", "audit"), "next": ("..audit.next_round", "ask_next")}
+    module, function = below.get(command, (".commands", command))
+    getattr(import_module(module, __package__), function)(**values)
 
 
 def console() -> None:

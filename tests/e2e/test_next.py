@@ -1,0 +1,185 @@
+"""``labels next``: images that would teach most are chosen, a person answers, and the answers train the next student."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from tests.parts import small_model
+from w2s_plugins.audit import next_images as module
+from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
+from w2s_plugins.labels.table_writer import write_label_table
+
+from .conftest import Done, Run
+from .test_audit import ODD, STUDENT, Labels, page_of, write_photos
+
+
+@pytest.fixture
+def labels(here: Run, made_once: Callable) -> Labels:
+    """Runs ``labels next`` on a student of 90 digits, a third of whose labels are wrong."""
+
+    def train() -> dict[str, str]:
+        truth = write_photos(ODD)
+        save_file(small_model(0).state_dict(), "start.safetensors")
+        here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
+        return truth
+
+    def ask(*flags: object, run: object = "run", command: str = "next") -> Done:
+        return here(command, run, *flags, script="w2s_plugins.labels.__main__")
+
+    ask.truth = made_once("audited", train)
+    return ask
+
+
+def answer(labels: Labels, keys: list[str], file: str = "answers.csv", **wrong: str) -> list[str]:
+    """Write answers, true but for some, and return them."""
+    said = [wrong.get(key.removesuffix(".png"), labels.truth[key]) for key in keys]
+    write_label_table(Path(file), [{"filename": keys, "label": said}])
+    return said
+
+
+def images_in(folder: str) -> list[tuple[str, int]]:
+    return sorted((p.parent.name, int(p.stem)) for p in Path(folder).rglob("*.jpeg"))
+
+
+def test_two_rounds(labels: Labels, here: Run) -> None:
+    """The printed command trains, and what was answered once is not asked again but trained with again."""
+    done = labels("--images 12").ok()
+    assert "run: 0 of 90 images have an answer; 12 are drawn" in done.out
+    first = page_of("run", "next")
+    labels("--images 20").ok()
+    assert page_of("run", "next")["keys"][:12] == first["keys"]
+    assert len({*page_of("run", "next")["keys"]}) == 20
+    answer(labels, first["keys"][:10])
+    command = labels("--answers answers.csv").ok().out.splitlines()[-1]
+    here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
+
+    # the student of these stages begins the second round
+    student = "run-answered/student"
+    assert (
+        "10 of 90 images have an answer; 8 are drawn" in labels("--images 8", run=student).ok().out
+    )
+    second = page_of(student, "next")
+    assert not {*first["keys"][:10]} & {*second["keys"]}
+    answer(labels, second["keys"])
+    done = labels("--answers answers.csv", run=student).ok()
+    assert "8 images, of which 0 are '?', cannot tell; with those before 18" in done.out
+    command = done.out.splitlines()[-1]
+    assert "--teacher labels:weak.csv --model w2s_cnn2" in command
+    assert command.endswith("--experiment run-answered-2")
+    said = [labels.truth[key] for key in first["keys"][:10] + second["keys"]]
+    fit = sorted((name, number) for number, name in enumerate(said, 1) if "/" not in name)
+    assert images_in(f"{student}/next/answered") == fit
+    # an old file of answers is about the same images
+    answer(labels, first["keys"][:10])
+    done = labels("--answers answers.csv", run=student).ok()
+    assert "with those before 18" in done.out and "are others than before" not in done.err
+
+
+def test_what_was_answered_before(labels: Labels) -> None:
+    """Answers to an audit count, others replace them, and all images may have one."""
+    labels("--images 9", command="audit").ok()
+    keys = page_of("run")["keys"]
+    answer(labels, keys)
+    labels("--answers answers.csv", command="audit").ok()
+    assert "9 of 90 images have an answer; 50 are drawn" in labels().ok().out
+    assert not {*keys} & {*page_of("run", "next")["keys"]}
+    answer(labels, keys[:2], **{keys[0].removesuffix(".png"): "?"})
+    done = labels("--answers answers.csv").ok()
+    assert "of which 1 are '?', cannot tell; with those before 9" in done.out
+    assert "1 of them are others than before" in done.err
+    assert len(images_in("run/next/answered")) < 9
+    answer(labels, [*labels.truth])
+    labels("--answers answers.csv").ok()
+    assert labels().error == "RUN run: all of its 90 images have an answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,label\n0.png,naive\n", "row 1: 'naive' is no class"),
+        ("filename,label\nx.png,six\n", "about other"),
+        ("filename,label\n0.png,?\n", "says of no image what is on it"),
+        ("filename,label\n0.png,\n", "its column label is empty"),
+        ("filename,label,audit\n0.png,six,n0123456789abcde\n", "is about other images or classes"),
+        ("filename,label,audit\n0.png,six,a0123456789abcde\n", "is of an audit; expected"),
+        ("filename,label\n0.png,six\n0.png,nine\n", "0.png"),
+        ("", "answers.csv"),
+    ],
+)
+def test_answers_that_cannot_be_read(labels: Labels, text: str, message: str) -> None:
+    Path("answers.csv").write_text(text)
+    assert message in labels("--answers answers.csv").error
+    assert not Path("run/next/answered").exists()
+
+
+def test_what_it_needs(labels: Labels) -> None:
+    assert "none.csv: no such file" in labels("--answers none.csv").error
+    assert "a table of labels; expected the folder of a run" in labels(run="weak.csv").error
+    assert "expected the folder of a run that has ended" in labels(run="nowhere").error
+    # few answers are no set to train with
+    answer(labels, [*labels.truth][:3])
+    done = labels("--answers answers.csv").ok()
+    assert "there is no command that trains with them" in done.out
+
+
+# ---------------------------------------------------------------- the rule
+
+
+def by_hand(
+    features: np.ndarray, answered: list[int], images: int, weights: np.ndarray
+) -> list[int]:
+    """The rule written a second time, with all gains computed anew for each image."""
+    x = features - features.mean(axis=0)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    near = np.exp((x @ x.T - 1) / 0.25)
+    chosen: list[int] = []
+    for _ in range(images):
+        so_far = near[answered + chosen].max(axis=0, initial=0)
+        gains = [(weights * np.maximum(row - so_far, 0)).sum() for row in near]
+        chosen.append(max({*range(len(x))} - {*answered, *chosen}, key=gains.__getitem__))
+    return chosen
+
+
+def test_the_rule_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    features, weights = rng.standard_normal((150, 6)) + 3, rng.random(150)
+    expected = by_hand(features, [3, 70], 40, weights)
+    found = order_to_ask(features.astype(np.float32), np.array([3, 70]), 40, weights)
+    assert found.tolist() == expected
+    none = np.zeros(0, dtype=np.int64)
+    expected = by_hand(features, [], 9, np.ones(150))
+    assert order_to_ask(features, none, 9).tolist() == expected
+
+
+def test_groups_of_images() -> None:
+    """One of each group that has no answer, and first of the largest one."""
+    rng = np.random.default_rng(0)
+    group = np.minimum(np.arange(120) % 8, 6)
+    features = np.eye(8)[group] * 5 + rng.standard_normal((120, 8)) * 0.1
+    order = group[order_to_ask(features, np.array([3]), 6)]
+    assert sorted(order) == [0, 1, 2, 4, 5, 6] and order[0] == 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 130])
+def test_images_that_are_all_alike(count: int) -> None:
+    order = order_to_ask(np.ones((count, 4)), np.array([0]), 500)
+    assert sorted(order) == [*range(1, count)]
+
+
+def test_very_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of them are looked at, among them those with an answer; more images asked for include the fewer."""
+    monkeypatch.setattr(module, "CANDIDATES", 300)
+    monkeypatch.setattr(module, "COVERED", 100)
+    answered = np.array([5, 4999])
+    rows = rows_to_consider(5000, answered)
+    assert len(rows) == 302 and {5, 4999} < {*rows} and (np.diff(rows) > 0).all()
+    features = np.random.default_rng(0).standard_normal((302, 5))
+    few, many = (
+        order_to_ask(features, np.searchsorted(rows, answered), images) for images in (20, 40)
+    )
+    assert few.tolist() == many[:20].tolist() and len({*many}) == 40
+    assert (rows_to_consider(40, np.array([7])) == np.arange(40)).all()
