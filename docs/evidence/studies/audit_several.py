@@ -29,13 +29,13 @@ from audit_coda import ANSWER, Coda
 from w2s_plugins.audit import estimate as estimates
 from w2s_plugins.audit.draw import Opinions, Step, chances, drawing_order, group_images
 from w2s_plugins.audit.estimate import Estimate, Evidence, estimate
+from w2s_plugins.audit.report import least_likely
 from w2s_plugins.audit.run import ENOUGH, MAY_BE_BEST, MORE
 
 IMAGES = 0.8  # of all, in an audit
 ANSWERS = 25, 50, 75, 100, 150, 200
 SHOWN = 25, 50, 100, 200
 ROUNDS = range(ENOUGH, ANSWERS[-1], MORE)
-SURE = 0.95
 CODA = {"CODA": ANSWER, "CODA, whole answers": 1.0}  # what an answer adds to a parameter
 RULES = "audit", "audit at once", "differing", "uniform", *CODA
 
@@ -67,7 +67,7 @@ class Found(NamedTuple):
     Args:
         named: the student that it takes for the best one.
         is_decided: whether the intervals say that this one is above all others; NaN if they were not computed.
-        is_sure: whether it is the best one with a probability of `SURE`; NaN likewise.
+        is_sure: whether it is the best one as probably as an audit says it; NaN likewise.
         holds: whether all intervals of differences hold the truth; NaN likewise.
         holds_accuracy: share of the intervals of accuracies that do.
         width: half of the width of the intervals of differences, on average.
@@ -139,7 +139,7 @@ def read(found: Estimate, case: Case) -> Found:
     return Found(
         named,
         float((np.delete(found.lowest[named], named) > 0).all()),
-        float(found.is_best[named] > SURE),
+        float(found.is_best[named] >= least_likely(len(accuracy))),
         float(inside.all()),
         float(own.mean()),
         50 * (found.highest - found.lowest)[pairs].mean(),
@@ -174,7 +174,9 @@ def ask_coda(case: Case, weight: float) -> list[Found]:
             coda.answer(image, int(case.answers[image]))
         if number in ANSWERS:
             best = coda.is_best()
-            found.append(Found(int(best.argmax()), is_sure=float(best.max() > SURE)))
+            found.append(
+                Found(int(best.argmax()), is_sure=float(best.max() >= least_likely(len(best))))
+            )
     return found
 
 
