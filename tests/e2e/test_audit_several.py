@@ -409,6 +409,19 @@ def test_the_temperature_of_the_best_student(here: Run, runs: dict[str, str]) ->
     assert "temperature" not in of(here, "run --answers always.csv").ok().out
 
 
+def test_a_student_of_grey_images_beside_one_of_colours(here: Run, runs: dict[str, str]) -> None:
+    here(TABLE, *BRIEF, RUNS["run"], "--in-chans 1 --experiment grey").ok()
+    of(here, "grey --images 90").ok()
+    own = said("grey", 1)
+    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
+    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
+    line = r"temperature of (?:student|grey)(: .*)"
+    alone = re.findall(line, of(here, "grey --answers mostly.csv").ok().out)
+    of(here, "run grey --images 90").ok()
+    beside = re.findall(line, of(here, "run grey --answers mostly.csv").ok().out)
+    assert alone == beside and len(alone) == 1
+
+
 def test_a_fitted_temperature_is_the_one_that_spoilt_the_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 5, generator=generator)
