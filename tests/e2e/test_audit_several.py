@@ -216,6 +216,16 @@ def test_labels_alone_and_tables_alone(here: Run, runs: dict[str, str]) -> None:
     assert rows_of(done.out)["shares.csv"][0] == "100.0"
 
 
+def test_a_table_may_have_the_signs_of_settings_in_its_name(here: Run, runs: dict) -> None:
+    for name in ("we#ak.csv", "we?ak.csv"):
+        Path("better.csv").rename(name)
+        of(here, f"labels:{name} --data-dir photos --images 9").ok()
+        assert Path(f"{name}.audit/index.html").is_file()
+        Path(name).rename("better.csv")
+    of(here, "labels:better.csv#label --data-dir photos --images 9").ok()
+    assert Path("better.csv.audit/index.html").is_file()
+
+
 def test_images_of_which_not_all_say_something_are_left_out(here: Run, runs: dict) -> None:
     some = [*runs][10:60]
     write_label_table(Path("some.csv"), [answers_about(runs, some)])
