@@ -205,12 +205,12 @@ TOKENS = {
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_500,
-    "audit": 13_500,
+    "audit": 15_000,
     "metrics": 2_500,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 194_000
+SLACK, ALL_TOKENS = 1.1, 198_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

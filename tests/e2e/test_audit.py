@@ -538,7 +538,7 @@ def test_intervals_of_all_pairs_hold_together(monkeypatch, steps):
     assert (np.abs(np.mean(errors, axis=0)) < 0.012).all()
 
 
-def test_simultaneous_intervals_of_one_number_are_quantiles():
+def test_simultaneous_intervals():
     drawn = np.random.default_rng(0).normal(size=(4000, 1))
     low, high = simultaneous(drawn)[:, 0]
     assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)

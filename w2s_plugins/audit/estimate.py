@@ -1,10 +1,8 @@
 """What the answers about some images say of all of them: how often each opinion is right, and which one most often."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from .draw import STRATA, Opinions, differing_share, find_strata
 
@@ -104,8 +102,7 @@ def estimate(
     """Estimate accuracies from the answers about images that were drawn with known chances.
 
     Intervals are those of the posterior, in which images without an answer have the outcomes of their group. So nothing
-    is open where all images have an answer. Those of the differences are simultaneous ones (Besag, Green, Higdon and
-    Mengersen, Statistical Science 10(1), 1995).
+    is open where all images have an answer. Those of the differences are simultaneous ones, see `simultaneous`.
 
     Args:
         opinions: K of N images.
@@ -213,18 +210,16 @@ def _where_some_differ(
 
 
 def simultaneous(drawn: np.ndarray) -> np.ndarray:
-    """Return the ends (2, P) of intervals that hold all P numbers of a draw together in 95 % of the draws.
+    """Return the ends (2, P) of intervals that hold all P numbers of a draw together in 95 % of the draws: each as many
+    of its standard deviations wide, by the greatest deviation within a draw (Westfall and Young, 1993).
 
     Args:
         drawn: (S, P) draws from their common distribution.
     """
-    # how far out a draw is: the rank, from either end, of the number of it that is farthest out
-    size = len(drawn)
-    ranks = rankdata(drawn, axis=0)
-    out = np.maximum(ranks, size + 1 - ranks).max(axis=1)
-    last = int(min(size, math.ceil(np.quantile(out, 1 - OUTSIDE))))
-    ordered = np.sort(drawn, axis=0)
-    return np.stack([ordered[size - last], ordered[last - 1]])
+    mean, spread = drawn.mean(axis=0), drawn.std(axis=0)
+    deviations = np.abs(drawn - mean) / np.maximum(spread, 1e-12)
+    far = np.quantile(deviations.max(axis=1), 1 - OUTSIDE)
+    return np.stack([mean - far * spread, mean + far * spread])
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:

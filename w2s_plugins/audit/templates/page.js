@@ -16,7 +16,8 @@ function load() {
     const kept = read(audit.id) || audit.earlier.flatMap((id) => read(id) || []);
     given = [...new Map([...audit.given, ...kept])];
     given = given.filter(([key, label]) => known.has(key) && (audit.classes.includes(label) || label === audit.unsure));
-    localStorage.setItem(place, JSON.stringify(kept));
+    // what is there is not written again: it may not be the newest that another page has written
+    localStorage.setItem("w2s-audit", "");
   } catch (error) {
     given = audit.given;
     at("kept").textContent = "This browser keeps no answers: download them before you close the page.";
