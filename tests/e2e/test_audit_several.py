@@ -216,6 +216,16 @@ def test_labels_alone_and_tables_alone(here: Run, runs: dict[str, str]) -> None:
     assert rows_of(done.out)["shares.csv"][0] == "100.0"
 
 
+def test_a_table_may_have_the_signs_of_settings_in_its_name(here: Run, runs: dict) -> None:
+    for name in ("we#ak.csv", "we?ak.csv"):
+        Path("better.csv").rename(name)
+        of(here, f"labels:{name} --data-dir photos --images 9").ok()
+        assert Path(f"{name}.audit/index.html").is_file()
+        Path(name).rename("better.csv")
+    of(here, "labels:better.csv#label --data-dir photos --images 9").ok()
+    assert Path("better.csv.audit/index.html").is_file()
+
+
 def test_images_of_which_not_all_say_something_are_left_out(here: Run, runs: dict) -> None:
     some = [*runs][10:60]
     write_label_table(Path("some.csv"), [answers_about(runs, some)])
@@ -405,6 +415,19 @@ def test_the_temperature_of_the_best_student(here: Run, runs: dict[str, str]) ->
     always = {key: NAMES[label] for key, label in own.items()}
     write_label_table(Path("always.csv"), [answers_about(always, [*runs])])
     assert "temperature" not in of(here, "run --answers always.csv").ok().out
+
+
+def test_a_student_of_grey_images_beside_one_of_colours(here: Run, runs: dict[str, str]) -> None:
+    here(TABLE, *BRIEF, RUNS["run"], "--in-chans 1 --experiment grey").ok()
+    of(here, "grey --images 90").ok()
+    own = said("grey", 1)
+    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
+    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
+    line = r"temperature of (?:student|grey)(: .*)"
+    alone = re.findall(line, of(here, "grey --answers mostly.csv").ok().out)
+    of(here, "run grey --images 90").ok()
+    beside = re.findall(line, of(here, "run grey --answers mostly.csv").ok().out)
+    assert alone == beside and len(alone) == 1
 
 
 def test_a_fitted_temperature_is_the_one_that_spoilt_the_logits() -> None:

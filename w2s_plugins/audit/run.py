@@ -183,7 +183,10 @@ def folder_of(subjects: Sequence[Subject]) -> Path:
     first = next((one for one in subjects if one.learned is not None), None)
     if first is not None and first.learned is not None:
         return first.learned.run / "audit"
-    file = subjects[0].typed.removeprefix(LABELS_PREFIX).split("?")[0].split("#")[0]
+    file = subjects[0].typed.removeprefix(LABELS_PREFIX)
+    # what follows the name says how the file is read, unless it is part of the name
+    if not Path(file).is_file():
+        file = file.split("?")[0].split("#")[0]
     return Path(f"{file}.audit")
 
 

@@ -253,7 +253,9 @@ class _Student:
 def student_logits(learned: Learned, images: Images, rows: np.ndarray) -> torch.Tensor:
     """Return what the student of a run says of some images (n, C), in terms of their classes."""
     student = _Student(learned).member()
-    chosen = Subset(images.dataset, [images.rows[row] for row in rows])
+    # as the run has read them: in grey or in colour
+    own, _ = _places(learned, images)
+    chosen = Subset(learned.data.samples, own[rows].tolist())
     how = whole_pass(learned.settings.data, learned.world)
     part = Part(0, 0, len(rows))
     (answers,) = label_images(student, student.data_config, chosen, how, [part])
