@@ -15,6 +15,7 @@ from ..monitor import format_table
 from .estimate import OUTSIDE, PRIOR, Answers, Estimate, effective_number
 
 WRONG = 0.05  # of what is called most likely best may be wrong, by each of the others an equal part of this
+FEWEST = 20  # answers; from fewer nobody can say how many would decide
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
 TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
@@ -104,7 +105,7 @@ def least_likely(count: int) -> float:
 
 
 def _advice(needed: int, answered: int, drawn: int, images: int) -> str:
-    needed = max(needed, answered + 1)
+    needed = max(needed, answered + 1, FEWEST)
     if needed >= images:
         return f"it would take more images than there are ({images})"
     return (
