@@ -1,9 +1,10 @@
 """How many answers name the best of several students: an audit beside uniform drawing, drawing where they differ, CODA.
 
-    python docs/evidence/studies/audit_several.py groceries.npz cifar10.npz --students 2 4 8
+    python docs/evidence/studies/audit_several.py audit_several.csv groceries.npz cifar10.npz
+    python docs/evidence/studies/audit_several.py audit_several.csv
 
-The files are those of audit_students.py. Each case has some of the students and four fifths of the images, by chance,
-and the truly best student is the one that is best on these images. The rules:
+The second line prints the tables. The files are those of audit_students.py. Each case has some of the students and four
+fifths of the images, by chance, and the truly best student is the one that is best on these images. The rules:
 
     audit   as `w2s-labels audit` draws, in rounds: after 50 answers, and 50 more, it goes on with those that may be best.
     audit at once   without rounds.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas
 from audit_coda import ANSWER, Coda
 
 from w2s_plugins.audit import estimate as estimates
@@ -180,56 +182,84 @@ def ask_coda(case: Case, weight: float) -> list[Found]:
     return found
 
 
-def summarise(rule: str, audits: Sequence[tuple[Case, list[Found]]]) -> Iterator[str]:
-    """Yield the cells of a row: see `main`."""
+def summarise(audits: Sequence[tuple[Case, list[Found]]]) -> Iterator[dict[str, float]]:
+    """Yield a row for each number of answers; shares are in percent, and empty where they were not computed."""
     best = np.array([case.accuracy.argmax() for case, _ in audits])
     # by audit and number of answers
-    named, decided, sure, *rest = np.moveaxis(np.array([found for _, found in audits], float), 2, 0)
+    named, decided, sure, holds, of_accuracy, width = np.moveaxis(
+        np.array([found for _, found in audits], float), 2, 0
+    )
     accuracies = [100 * case.accuracy for case, _ in audits]
-    regret = np.array([of.max() - of[row] for of, row in zip(accuracies, named.astype(int))])
+    lost = np.array([of.max() - of[row] for of, row in zip(accuracies, named.astype(int))])
     right = named == best[:, None]
     # from which number of answers on it is always named
     for_good = np.flip(np.logical_and.accumulate(np.flip(right, 1), axis=1), 1)
-    first = np.where(for_good[:, -1], np.array(ANSWERS)[for_good.argmax(axis=1)], ANSWERS[-1] + 1)
-    columns = [ANSWERS.index(number) for number in SHOWN]
-    yield rule
-    for values, form in (
-        (100 * right, ".0f"),
-        (regret, ".2f"),
-        (100 * decided, ".0f"),
-        (100 * decided * ~right, ".1f"),
-        (100 * sure, ".0f"),
-        (100 * sure * ~right, ".1f"),
-        *((100 * values, ".1f") for values in rest[:2]),
-        (rest[2], ".1f"),
+    first = np.where(for_good[:, -1], np.array(ANSWERS)[for_good.argmax(axis=1)], np.inf)
+    half, most = np.quantile(first, (0.5, 0.8), method="inverted_cdf")
+    for number in SHOWN:
+        column = ANSWERS.index(number)
+        yield dict(
+            answers=number,
+            audits=len(audits),
+            named=100 * right[:, column].mean(),
+            lost=lost[:, column].mean(),
+            decided=100 * decided[:, column].mean(),
+            decided_wrongly=100 * (decided * ~right)[:, column].mean(),
+            likely=100 * sure[:, column].mean(),
+            likely_wrongly=100 * (sure * ~right)[:, column].mean(),
+            differences_held=100 * holds[:, column].mean(),
+            accuracies_held=100 * of_accuracy[:, column].mean(),
+            half_width=width[:, column].mean(),
+            half_for_good=half,
+            most_for_good=most,
+        )
+
+
+COLUMNS = {
+    "best named": ("named", 0),
+    "points lost": ("lost", 2),
+    "intervals decide": ("decided", 0),
+    "wrongly": ("decided_wrongly", 1),
+    "called most likely best": ("likely", 0),
+    "wrongly so": ("likely_wrongly", 1),
+    "all differences held": ("differences_held", 0),
+    "accuracies held": ("accuracies_held", 0),
+    "half width": ("half_width", 1),
+}
+
+
+def report(rows: pandas.DataFrame) -> None:
+    """Print the means of the sets: for each number of students, rule and person, after 25, 50, 100 and 200 answers."""
+    for (person, students, rule), own in rows.groupby(["person", "students", "rule"], sort=False):
+        means = own.groupby("answers")[[name for name, _ in COLUMNS.values()]].mean()
+        cells = [
+            " ".join("-" if value != value else f"{value:.{digits}f}" for value in means[name])
+            for name, digits in COLUMNS.values()
+        ]
+        print(f"| {person} | {students} | {rule} | {' | '.join(cells)} |")
+    print("columns:", ", ".join(["person", "students", "images drawn", *COLUMNS]))
+    for (students, rule), own in rows[rows["person"] == 1].groupby(
+        ["students", "rule"], sort=False
     ):
-        shown = values[:, columns]
-        known = ~np.isnan(shown).any(axis=1)
-        means = shown[known].mean(axis=0) if known.any() else ()
-        yield " ".join(format(value, form) for value in means)
-    yield " ".join(
-        f"{value}" if value <= ANSWERS[-1] else f"> {ANSWERS[-1]}"
-        for value in np.quantile(first, (0.5, 0.8), method="inverted_cdf")
-    )
+        once = own.drop_duplicates("set")
+        ends = [sorted(once[name]) for name in ("half_for_good", "most_for_good")]
+        print(students, rule, "named for good in half, in four fifths, of each set:", *ends)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a row for each set, number of students and rule, whose cells have numbers for 25, 50, 100 and 200 answers.
-
-    How often the best is named, in percent; how many points the named one is below it; how often all intervals say that
-    it is the best, and wrongly; how often its probability is above 0.95, and wrongly; how often the intervals of all
-    differences hold together, and those of accuracies; half of the width of the former. The last cell: after how many
-    answers the best one is named for good, in half and in four fifths of the audits.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path)
+    """Add rows to a file, or print its tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", type=Path, help="CSV file of the rows")
+    parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--students", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
-    parser.add_argument("--cases", type=int, default=30, help="students and images")
-    parser.add_argument("--audits", type=int, default=10, help="of each case")
+    parser.add_argument("--cases", type=int, default=14, help="students and images")
+    parser.add_argument("--audits", type=int, default=5, help="of each case")
     parser.add_argument("--person", type=float, default=1.0, help="share that she is right on")
     parser.add_argument("--second", action="store_true", help="her mistakes are plausible")
-    parser.add_argument("--draws", type=int, default=2000, help="of a posterior")
+    parser.add_argument("--draws", type=int, default=1000, help="of a posterior")
     args = parser.parse_args(argv)
     for file, students in itertools.product(args.files, args.students):
         found: dict[str, list[tuple[Case, list[Found]]]] = defaultdict(list)
@@ -240,13 +270,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     continue
                 for seed in range(args.audits):
                     found[rule].append((case, audit(rule, case, seed, args.draws)))
-        for rule in args.rules:
-            print(
-                "|",
-                " | ".join([file.stem, str(students), *summarise(rule, found[rule])]),
-                "|",
-                flush=True,
-            )
+        for rule, audits in found.items():
+            about = dict(set=file.stem, students=students, rule=rule, person=args.person)
+            rows = pandas.DataFrame([about | row for row in summarise(audits)]).round(3)
+            rows.to_csv(args.rows, mode="a", header=not args.rows.exists(), index=False)
+    if not args.files:
+        report(pandas.read_csv(args.rows))
 
 
 if __name__ == "__main__":
