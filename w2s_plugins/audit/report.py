@@ -239,18 +239,19 @@ def say_of_classes(
         for label in worst
         for value, low, high, count in [accuracies[label]]
     ]
-    say(f"* {name} by class, the worst first: {', '.join(texts)}; all in {folder / 'classes.csv'}")
-    wrong = confusion * (1 - np.eye(len(classes)))
+    say(f"* {name} by class, by the upper end of the interval: {', '.join(texts)}; all in {folder / 'classes.csv'}")
+    # one answer may speak of many images, by chance
+    counts = confusion_of(about, answers._replace(others=np.zeros(len(about))), len(classes))
+    wrong = np.where(counts > 1, confusion, 0) * (1 - np.eye(len(classes)))
     pairs = [divmod(int(place), len(classes)) for place in np.argsort(-wrong, axis=None)[:LISTED]]
     texts = [
-        f"{classes[true]} taken for {classes[said]} ({wrong[true, said]:.0f})"
+        f"{classes[true]} taken for {classes[said]} (about {wrong[true, said]:.0f} images, by "
+        f"{counts[true, said]:.0f} answers)"
         for true, said in pairs
         if wrong[true, said] > 0
     ]
     if texts:
-        say(
-            f"* confused, in about so many images: {', '.join(texts)}; all in {folder / 'confusion.csv'}"
-        )
+        say(f"* confused: {', '.join(texts)}; all in {folder / 'confusion.csv'}")
     if len(classes) <= MOST_SHARES:
         numbers = ",".join(f"{100 * share:.3g}" for share in shares)
         say(

@@ -229,15 +229,16 @@ COLUMNS = {
 
 
 def report(rows: pandas.DataFrame) -> None:
-    """Print the means of the sets: for each number of students, rule and person, after 25, 50, 100 and 200 answers."""
-    for (person, students, rule), own in rows.groupby(["person", "students", "rule"], sort=False):
+    """Print means over sets, for each person, number of students and rule, after 25, 50, 100 and 200 answers."""
+    by = ["person", "mistakes", "students", "rule"]
+    for about, own in rows.groupby(by, sort=False):
         means = own.groupby("answers")[[name for name, _ in COLUMNS.values()]].mean()
         cells = [
             " ".join("-" if value != value else f"{value:.{digits}f}" for value in means[name])
             for name, digits in COLUMNS.values()
         ]
-        print(f"| {person} | {students} | {rule} | {' | '.join(cells)} |")
-    print("columns:", ", ".join(["person", "students", "images drawn", *COLUMNS]))
+        print(f"| {' | '.join(map(str, [*about, *cells]))} |")
+    print("columns:", ", ".join([*by, *COLUMNS]))
     for (students, rule), own in rows[rows["person"] == 1].groupby(
         ["students", "rule"], sort=False
     ):
@@ -271,7 +272,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for seed in range(args.audits):
                     found[rule].append((case, audit(rule, case, seed, args.draws)))
         for rule, audits in found.items():
-            about = dict(set=file.stem, students=students, rule=rule, person=args.person)
+            mistakes = "plausible" if args.second else "any"
+            about = dict(
+                set=file.stem, students=students, rule=rule, person=args.person, mistakes=mistakes
+            )
             rows = pandas.DataFrame([about | row for row in summarise(audits)]).round(3)
             rows.to_csv(args.rows, mode="a", header=not args.rows.exists(), index=False)
     if not args.files:

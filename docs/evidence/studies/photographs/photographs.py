@@ -17,7 +17,7 @@ import statistics
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +114,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_all(args, name, seed)
 
 
-def run_all(args: argparse.Namespace, name: str, seed: int) -> None:
+def run_all(
+    args: argparse.Namespace,
+    name: str,
+    seed: int,
+    sets: Mapping[str, tuple[str, int, int, int, str]] = SETS,
+    students: Mapping[str, str] = STUDENTS,
+) -> None:
     """Divide the images of a set, train the teacher, and then all students that are asked for."""
-    data, labelled, photos, pixels, more = SETS[name]
+    data, labelled, photos, pixels, more = sets[name]
     folder = args.output / data / f"seed{seed}"
     if not (folder / "test.tar").exists():
         split = argparse.Namespace(
@@ -135,7 +141,7 @@ def run_all(args: argparse.Namespace, name: str, seed: int) -> None:
         f"--unlabeled {folder}/photos.tar --train-split labelled.tar --teacher {folder}/weak "
         f"--target-cache {folder}/cache"
     )
-    for row, flags in STUDENTS.items():
+    for row, flags in students.items():
         if row.startswith(tuple(args.what)):
             train(folder / file_name(row), f"{taught} {student} {common} {flags}")
     if "ceiling" in args.what:
