@@ -273,6 +273,7 @@ def test_opinions_that_were_damaged_are_none(
         ("filename,label\n{0},naive\n", "row 1: 'naive' is no class"),
         ("filename,label\nx.png,six\n", "about other"),
         ("filename,label\n{0},?\n", "says of no image"),
+        ("filename,label,audit\n{0},six,n0123456789abcde\n", "no random sample"),
         ("filename\n", "no labels"),
         ("", ""),
     ],

@@ -73,6 +73,12 @@ def test_two_rounds(labels: Labels, here: Run) -> None:
     said = [labels.truth[key] for key in first["keys"][:10] + second["keys"]]
     fit = sorted((name, number) for number, name in enumerate(said, 1) if "/" not in name)
     assert images_in(f"{student}/next/answered") == fit
+    # the name of a run that is there is taken
+    again = labels("--answers answers.csv").ok().out
+    assert again.splitlines()[-1].endswith("--experiment run-answered-2")
+    # of a stage that learned from labelled images alone, all images have an answer
+    done = labels(run="run-answered/direct")
+    assert done.error.endswith("expected a stage with others, such as run-answered/student")
     # an old file of answers is about the same images
     answer(labels, first["keys"][:10])
     done = labels("--answers answers.csv", run=student).ok()

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ..data.keys import SampleKeys
-from ..errors import UserError, logger, quietly, write_errors
+from ..errors import UserError, logger, quietly, typed, write_errors
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
 from ..labels.table import LabelRows
 from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
 from .draw import Step
-from .plan import Plan, is_draw
+from .plan import Plan, is_draw, is_round
 
 UNSURE = "?"  # the answer of who cannot tell
 KEPT = "answers.csv"  # the last answers, in the folder of an audit
@@ -113,7 +113,13 @@ def answers_by_image(
 def find_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> list[Step]:
     """Return the draw that answers say they are of, or else the last one. Raises `UserError` if it is another one."""
     # other tables may have a column of that name with anything in it
-    named = {*filter(is_draw, map(str.lower, table.draws))}
+    ids = [*map(str.lower, table.draws)]
+    if any(map(is_round, ids)):
+        raise UserError(
+            f"{file}: is of images to label next, which are no random sample; expected {typed('labels')} next RUN "
+            f"--answers {file}"
+        )
+    named = {*filter(is_draw, ids)}
     draws = {plan.id_of(steps): steps for steps in plan.draws}
     if len(named) > 1:
         raise UserError(

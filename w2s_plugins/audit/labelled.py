@@ -1,5 +1,6 @@
 """The images that a person has said the class of, as a labelled set, and the command that learns from them."""
 
+import itertools
 import logging
 import re
 import shlex
@@ -146,12 +147,16 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
 
 def is_stage(run: Path) -> bool:
     """True if a run is a stage of several that were trained in turn."""
-    record = run.resolve().parent / "result.json"
+    return run.resolve().name in stages_beside(run)
+
+
+def stages_beside(run: Path) -> list[str]:
+    """Return the names of the stages in the folder that a run is in, in their order."""
     try:
-        content = read_plain(record)
+        content = read_plain(run.resolve().parent / "result.json")
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and run.resolve().name in content.get("stages", ())
+        return []
+    return [*content.get("stages", ())] if isinstance(content, dict) else []
 
 
 def teacher_of_command(learned: Learned) -> str | None:
@@ -169,10 +174,12 @@ def teacher_of_command(learned: Learned) -> str | None:
 
 
 def name_of_next(learned: Learned, purpose: str) -> str:
-    """Return a name for the run that learns from more answers, such as student-answered and then student-answered-2."""
+    """Return a name for the run that learns from more answers, such as student-answered and then student-answered-2,
+    which no run beside this one has.
+    """
     run = learned.run.resolve()
-    name = run.parent.name if is_stage(run) else run.name
-    before = re.fullmatch(f"(.*)-{purpose}(?:-([0-9]+))?", name)
-    if before is None:
-        return f"{name}-{purpose}"
-    return f"{before[1]}-{purpose}-{int(before[2] or 1) + 1}"
+    run = run.parent if is_stage(run) else run
+    before = re.fullmatch(f"(.*)-{purpose}(?:-([0-9]+))?", run.name)
+    begin, number = (run.name, 1) if before is None else (before[1], int(before[2] or 1) + 1)
+    names = (f"{begin}-{purpose}" + f"-{k}" * (k > 1) for k in itertools.count(number))
+    return next(name for name in names if not (run.parent / name).exists())

@@ -7,7 +7,6 @@ of audits count as well, and a table of answers is believed if it is about the s
 
 import hashlib
 import logging
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,17 +34,23 @@ from ..training.device import create_precision
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import answer_store
 from .answers import UNSURE, answers_by_image, open_answers
-from .labelled import ANSWERS, VALIDATION, command_with_labelled, pictures, write_labelled
+from .labelled import (
+    ANSWERS,
+    VALIDATION,
+    command_with_labelled,
+    is_stage,
+    pictures,
+    stages_beside,
+    write_labelled,
+)
 from .next_images import order_to_ask, rows_to_consider
 from .page import write_page
-from .plan import is_draw
+from .plan import is_draw, is_round
 from .subjects import IMAGES, Images, Subject, images_of, locate_run, student_logits
 
 FOLDER = "next"  # in that of a run
 ANSWERED = "answered"  # in that one: the labelled set
 FEWEST = 5  # classes that are named
-
-is_round = re.compile("n[0-9a-f]{15}").fullmatch  # such as `Round.id`
 
 _logger = logging.getLogger(__name__)
 
@@ -110,6 +115,8 @@ def ask_next(
             f"RUN {run}: a table of labels; expected the folder of a run that has ended"
         )
 
+    refuse_answered(folder)
+
     # the images, and what is known of them
     learned = open_learned(folder, data_dir)
     of_run = images_of([Subject(folder.name, run, learned)], data_dir)
@@ -121,6 +128,20 @@ def ask_next(
         draw(own, images)
     else:
         tell(own, answers)
+
+
+def refuse_answered(run: Path) -> None:
+    """Raise a `UserError` for a stage without unlabelled images, which others beside it have: a person has labelled all
+    of its own.
+    """
+    if not is_stage(run) or read_run_args(run, "RUN").get("unlabeled"):
+        return
+    beside = [run.parent / name for name in reversed(stages_beside(run))]
+    found = [one for one in beside if one.is_dir() and read_run_args(one, "RUN").get("unlabeled")]
+    if found:
+        raise UserError(
+            f"RUN {run}: has learned from labelled images alone; expected a stage with others, such as {found[0]}"
+        )
 
 
 # ---------------------------------------------------------------- the draw

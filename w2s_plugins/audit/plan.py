@@ -24,6 +24,7 @@ from .draw import Opinions, Step, chances, drawing_order, lots_of
 
 PLAN, OPINIONS = "plan.json", "opinions.safetensors"
 is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id_of`
+is_round = re.compile("n[0-9a-f]{15}").fullmatch  # such as `next_round.Round.id`
 
 
 @dataclass
