@@ -4,6 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -24,6 +25,7 @@ from .page import encode
 
 LOCAL = "local-dir:"  # begins the name of an exported model
 ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
+LONGEST = 255  # bytes of the name of a folder
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
 KEPT = (
@@ -50,6 +52,8 @@ KEPT = (
     "hflip",
     "vflip",
 )
+
+is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
 
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +87,7 @@ def write_labelled(
     classes: Sequence[str],
 ) -> None:
     """Write images as ``train/CLASS/`` and ``validation/CLASS/``, and the answers about them, in place of earlier ones.
+    Images that a person has put there stay.
 
     Args:
         folder: where to.
@@ -92,12 +97,23 @@ def write_labelled(
         labels: their classes; images with `NO_LABEL` are left out.
         classes: their names.
     """
-    delete(folder)
+    # The answers first, whatever happens then: they cannot be made again. A run that learns from these images is not
+    # asked about them again.
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+    said = [UNSURE if label == NO_LABEL else classes[label] for label in labels]
+    write_label_table(folder / ANSWERS, [{by: list(keys), "label": said}])
+    for path in folder.glob("*/*/*"):
+        if is_written(path.name):
+            delete(path)
     # a class may have a name that no folder can have
     unfit = {
         name
         for name in classes
-        if not name.isprintable() or Path(name).name != name or name == ".."
+        if not name.isprintable()
+        or Path(name).name != name
+        or name == ".."
+        or len(name.encode()) > LONGEST
     }
     if unfit:
         _logger.warning(
@@ -112,9 +128,9 @@ def write_labelled(
         with write_errors(of_class):
             of_class.mkdir(parents=True, exist_ok=True)
             (of_class / f"{number:05}.jpeg").write_bytes(encode(image))
-    # a run that learns from these images is not asked about them again
-    said = [UNSURE if label == NO_LABEL else classes[label] for label in labels]
-    write_label_table(folder / ANSWERS, [{by: list(keys), "label": said}])
+    for path in [*folder.glob("*/*"), *folder.glob("*")]:
+        with suppress(OSError):  # only where nothing is in it
+            path.rmdir()
 
 
 def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]) -> str | None:
@@ -144,14 +160,20 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     return f"{typed('train')} {shlex.join(words)}"
 
 
-def is_stage(run: Path) -> bool:
-    """True if a run is a stage of several that were trained in turn."""
+def stages_with(run: Path) -> list[str]:
+    """Return the names of the stages that were trained in turn with a run, and of itself; none if it is no stage."""
     record = run.resolve().parent / "result.json"
     try:
         content = read_plain(record)
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and run.resolve().name in content.get("stages", ())
+        return []
+    stages = content.get("stages", ()) if isinstance(content, dict) else ()
+    return [*stages] if run.resolve().name in stages else []
+
+
+def is_stage(run: Path) -> bool:
+    """True if a run is a stage of several that were trained in turn."""
+    return bool(stages_with(run))
 
 
 def teacher_of_command(learned: Learned) -> str | None:

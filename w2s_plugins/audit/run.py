@@ -155,7 +155,7 @@ def _go_on(
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other audits out of a folder: each would write what it draws over what the other one has drawn.
+    """Keep other commands out of a folder: each would write what it draws over what the other one has drawn.
 
     Raises:
         UserError: another one is in it, or it cannot be written to.
@@ -167,7 +167,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{folder}: another audit is at work in it; wait for its end, and start the same command again"
+                f"{folder}: another command is at work in it; wait for its end, and start the same command again"
             ) from None
     try:
         yield
