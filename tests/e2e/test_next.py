@@ -133,14 +133,14 @@ def test_a_class_that_no_folder_can_be_called(tmp_path: Path) -> None:
 
 
 def test_an_audit_later_leaves_images_in_their_parts(tmp_path: Path) -> None:
-    for folder, ids in (("audit/checked", [5, 1]), ("next/answered", [1, 2])):
+    for folder, ids in (("audit/checked", [5, 0]), ("next/answered", [0, 2])):
         (tmp_path / folder).mkdir(parents=True)
         content = {"id": ids, "label": ["a", "b"]}
         write_label_table(tmp_path / folder / "answers.csv", [content])
     data = SimpleNamespace(data_dir=None, unlabeled=None)
     learned = SimpleNamespace(run=tmp_path, settings=SimpleNamespace(data=data))
     images = SimpleNamespace(by="id", keys=[*range(9)], classes=["a", "b"])
-    assert [*answers_before(Round(learned, images, "", {})).items()] == [(1, 0), (2, 1), (5, 0)]
+    assert [*answers_before(Round(learned, images, "", {})).items()] == [(0, 0), (2, 1), (5, 0)]
 
 
 def test_two_at_once(labels: Labels) -> None:
