@@ -180,7 +180,7 @@ def test_one_audit_at_a_time(here: Run, runs: dict[str, str]) -> None:
     Path("run/audit").mkdir()
     with FileLock("run/audit/.lock"):
         error = of(here, "run other").error
-        assert error.startswith("run/audit: another audit is at work in it; wait for its end")
+        assert error.startswith("run/audit: another command is at work in it; wait for its end")
         # which asks the same student
         of(here, "other run --images 20").ok()
     of(here, "run other --images 20").ok()

@@ -1,16 +1,21 @@
 """``labels next``: images that would teach most are chosen, a person answers, and the answers train the next student."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.parts import small_model
 from w2s_plugins.audit import next_images as module
+from w2s_plugins.audit.labelled import write_labelled
 from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
+from w2s_plugins.audit.next_round import Round, answers_before
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import Done, Run
@@ -57,7 +62,10 @@ def test_two_rounds(labels: Labels, here: Run) -> None:
     command = labels("--answers answers.csv").ok().out.splitlines()[-1]
     here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
 
-    # the student of these stages begins the second round
+    # the student of these stages begins the second round, and not one that has seen answered images only
+    error = labels(run="run-answered/part").error
+    assert "from labelled images alone; expected" in error
+    assert error.endswith("such as run-answered/student")
     student = "run-answered/student"
     assert (
         "10 of 90 images have an answer; 8 are drawn" in labels("--images 8", run=student).ok().out
@@ -103,6 +111,50 @@ def test_what_was_answered_before(labels: Labels) -> None:
     assert labels().error == "RUN run: all of its 90 images have an answer"
 
 
+def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
+    """Earlier answers outlive a kill while the labelled set is written, and images of others are nobody's to delete."""
+    folder, classes = tmp_path / "answered", ["a", "b"]
+    image = Image.new("RGB", (8, 8))
+    write_labelled(folder, [image] * 6, [*range(6)], "id", [0, 0, 0, 0, 1, 1], classes)
+    theirs = folder / "train" / "a" / "1.jpeg"
+    theirs.touch()
+
+    def killed() -> Iterator[Image.Image]:
+        yield image
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_labelled(folder, killed(), [*range(7)], "id", [1] * 7, classes)
+    assert len((folder / "answers.csv").read_text().splitlines()) == 8
+    write_labelled(folder, [image] * 6, [*range(6)], "id", [1] * 6, classes)
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpeg"))
+    in_train = [f"train/b/{number:05}.jpeg" for number in (1, 2, 3, 4, 6)]
+    assert found == ["train/a/1.jpeg", *in_train, "validation/b/00005.jpeg"]
+
+
+def test_a_class_that_no_folder_can_be_called(tmp_path: Path) -> None:
+    folder, image = tmp_path / "answered", Image.new("RGB", (8, 8))
+    write_labelled(folder, [image] * 3, ["1", "2", "3"], "id", [0, 1, 2], ["x" * 256, "a/b", "ü"])
+    assert [path.parent.name for path in folder.rglob("*.jpeg")] == ["ü"]
+
+
+def test_an_audit_later_leaves_images_in_their_parts(tmp_path: Path) -> None:
+    for folder, ids in (("audit/checked", [5, 0]), ("next/answered", [0, 2])):
+        (tmp_path / folder).mkdir(parents=True)
+        content = {"id": ids, "label": ["a", "b"]}
+        write_label_table(tmp_path / folder / "answers.csv", [content])
+    data = SimpleNamespace(data_dir=None, unlabeled=None)
+    learned = SimpleNamespace(run=tmp_path, settings=SimpleNamespace(data=data))
+    images = SimpleNamespace(by="id", keys=[*range(9)], classes=["a", "b"])
+    assert [*answers_before(Round(learned, images, "", {})).items()] == [(0, 0), (2, 1), (5, 0)]
+
+
+def test_two_at_once(labels: Labels) -> None:
+    Path("run/next").mkdir()
+    with FileLock("run/next/.lock"):
+        assert labels().error.startswith("run/next: another command is at work in it; wait")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -119,7 +171,7 @@ def test_what_was_answered_before(labels: Labels) -> None:
 def test_answers_that_cannot_be_read(labels: Labels, text: str, message: str) -> None:
     Path("answers.csv").write_text(text)
     assert message in labels("--answers answers.csv").error
-    assert not Path("run/next/answered").exists()
+    assert not Path("run/next").exists()
 
 
 def test_what_it_needs(labels: Labels) -> None:

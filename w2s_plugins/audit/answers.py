@@ -73,8 +73,8 @@ def open_answers(file: str, classes: Sequence[str]) -> tuple[LabelRows, str | No
     Raises:
         UserError: it cannot be read, or says what is no class.
     """
-    # who cannot tell has a class of its own
-    (table,), _, how = read_tables([[file]], [*dict.fromkeys([*classes, UNSURE])])
+    # who cannot tell has a class of its own; a person can correct what is no class
+    (table,), _, how = read_tables([[file]], [*dict.fromkeys([*classes, UNSURE])], "error")
     return table, how["combine"]
 
 
@@ -181,7 +181,7 @@ def keep_answers(plan: Plan, answered: Answered, folder: Path) -> None:
     except UserError:
         gone = 1
     if gone:
-        _set_aside(folder, "there are fewer now")
+        _set_aside(folder, "because there are fewer now")
     steps = next(steps for steps in plan.draws if _is_first_of(answered.steps, steps))
     write_sheet(folder / KEPT, plan, plan.id_of(steps), answered.rows, answered)
 

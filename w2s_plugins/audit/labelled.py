@@ -5,6 +5,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -25,6 +26,7 @@ from .page import encode
 
 LOCAL = "local-dir:"  # begins the name of an exported model
 ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
+LONGEST = 255  # bytes of the name of a folder
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
 KEPT = (
@@ -51,6 +53,8 @@ KEPT = (
     "hflip",
     "vflip",
 )
+
+is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
 
 _logger = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ def write_labelled(
     classes: Sequence[str],
 ) -> None:
     """Write images as ``train/CLASS/`` and ``validation/CLASS/``, and the answers about them, in place of earlier ones.
+    Images that a person has put there stay.
 
     Args:
         folder: where to.
@@ -93,29 +98,45 @@ def write_labelled(
         labels: their classes; images with `NO_LABEL` are left out.
         classes: their names.
     """
-    delete(folder)
+    # The answers first, whatever happens then: they cannot be made again. A run that learns from these images is not
+    # asked about them again.
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+    said = [UNSURE if label == NO_LABEL else classes[label] for label in labels]
+    write_label_table(folder / ANSWERS, [{by: list(keys), "label": said}])
     # a class may have a name that no folder can have
     unfit = {
         name
         for name in classes
-        if not name.isprintable() or Path(name).name != name or name == ".."
+        if not name.isprintable()
+        or Path(name).name != name
+        or name == ".."
+        or len(name.encode()) > LONGEST
     }
     if unfit:
         _logger.warning(
             f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out"
         )
+    # a training may be reading them: those that are right stay
+    wanted = set()
     for number, (image, label) in enumerate(zip(images, labels), start=1):
         name = classes[label]
         if label == NO_LABEL or name in unfit:
             continue
         # by its number in the draw, so that more answers leave each image in its part
         of_class = folder / ("train" if number % VALIDATION else "validation") / name
+        file, content = of_class / f"{number:05}.jpeg", encode(image)
+        wanted.add(file)
         with write_errors(of_class):
-            of_class.mkdir(parents=True, exist_ok=True)
-            (of_class / f"{number:05}.jpeg").write_bytes(encode(image))
-    # a run that learns from these images is not asked about them again
-    said = [UNSURE if label == NO_LABEL else classes[label] for label in labels]
-    write_label_table(folder / ANSWERS, [{by: list(keys), "label": said}])
+            if not file.is_file() or file.read_bytes() != content:
+                of_class.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+    for path in folder.glob("*/*/*"):
+        if is_written(path.name) and path not in wanted:
+            delete(path)
+    for path in [*folder.glob("*/*"), *folder.glob("*")]:
+        with suppress(OSError):  # only where nothing is in it
+            path.rmdir()
 
 
 def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]) -> str | None:
@@ -145,18 +166,19 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     return f"{typed('train')} {shlex.join(words)}"
 
 
-def is_stage(run: Path) -> bool:
-    """True if a run is a stage of several that were trained in turn."""
-    return run.resolve().name in stages_beside(run)
-
-
-def stages_beside(run: Path) -> list[str]:
-    """Return the names of the stages in the folder that a run is in, in their order."""
+def stages_with(run: Path) -> list[str]:
+    """Return the names of the stages that were trained in turn with a run, and of itself; none if it is no stage."""
     try:
         content = read_plain(run.resolve().parent / "result.json")
     except (OSError, ValueError):
         return []
-    return [*content.get("stages", ())] if isinstance(content, dict) else []
+    stages = content.get("stages", ()) if isinstance(content, dict) else ()
+    return [*stages] if run.resolve().name in stages else []
+
+
+def is_stage(run: Path) -> bool:
+    """True if a run is a stage of several that were trained in turn."""
+    return bool(stages_with(run))
 
 
 def teacher_of_command(learned: Learned) -> str | None:

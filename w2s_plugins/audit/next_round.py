@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..data import MapDataset
-from ..errors import UserError, say, typed, write_errors
+from ..errors import UserError, say, typed
 from ..labels.store import LabelReader
 from ..labels.table import LabelRows
 from ..labels.table_writer import write_label_table
@@ -38,15 +38,23 @@ from .labelled import (
     ANSWERS,
     VALIDATION,
     command_with_labelled,
-    is_stage,
+    is_written,
     pictures,
-    stages_beside,
     write_labelled,
 )
 from .next_images import order_to_ask, rows_to_consider
 from .page import write_page
 from .plan import is_draw, is_round
-from .subjects import IMAGES, Images, Subject, images_of, locate_run, student_logits
+from .run import alone_in
+from .subjects import (
+    IMAGES,
+    Images,
+    Subject,
+    check_stage,
+    images_of,
+    locate_run,
+    student_logits,
+)
 
 FOLDER = "next"  # in that of a run
 ANSWERED = "answered"  # in that one: the labelled set
@@ -115,33 +123,18 @@ def ask_next(
             f"RUN {run}: a table of labels; expected the folder of a run that has ended"
         )
 
-    refuse_answered(folder)
+    check_stage(folder, run)
 
     # the images, and what is known of them
     learned = open_learned(folder, data_dir)
     of_run = images_of([Subject(folder.name, run, learned)], data_dir)
     own = Round(learned, of_run, command, {})
-    own.answers = answers_before(own)
-    with write_errors(own.folder):
-        own.folder.mkdir(exist_ok=True)
-    if answers is None:
-        draw(own, images)
-    else:
-        tell(own, answers)
-
-
-def refuse_answered(run: Path) -> None:
-    """Raise a `UserError` for a stage without unlabelled images, which others beside it have: a person has labelled all
-    of its own.
-    """
-    if not is_stage(run) or read_run_args(run, "RUN").get("unlabeled"):
-        return
-    beside = [run.parent / name for name in reversed(stages_beside(run))]
-    found = [one for one in beside if one.is_dir() and read_run_args(one, "RUN").get("unlabeled")]
-    if found:
-        raise UserError(
-            f"RUN {run}: has learned from labelled images alone; expected a stage with others, such as {found[0]}"
-        )
+    with alone_in(own.folder):
+        own.answers = answers_before(own)
+        if answers is None:
+            draw(own, images)
+        else:
+            tell(own, answers)
 
 
 # ---------------------------------------------------------------- the draw
@@ -246,7 +239,8 @@ def answers_before(own: Round) -> dict[str | int, int]:
         folders.insert(0, Path(loading.data_dir))
         # labelled images beside the others; without a weight they only measured the student
         has_learned = read_run_args(run, "RUN").get("task_loss_weight")
-        if has_learned and not (folders[0] / ANSWERS).is_file():
+        is_own = not (folders[0] / ANSWERS).is_file() or has_others(folders[0])
+        if has_learned and is_own and not has_others(folders[-1]):
             _logger.warning(
                 f"WARNING: RUN {run} has also learned from the labelled images of {loading.data_dir}, which the printed "
                 f"command does not have: copy them into {folders[-1]}"
@@ -255,8 +249,17 @@ def answers_before(own: Round) -> dict[str | int, int]:
         file = folder / ANSWERS
         if file.is_file():
             table, combine = open_answers(str(file), own.images.classes)
-            known |= answers_in(own, table, combine, str(file))
+            last = answers_in(own, table, combine, str(file))
+            known |= last
+            if folder == folders[-1]:
+                # an audit after them leaves each image in its part, training or validation
+                known = {key: known[key] for key in [*last, *known]}
     return known
+
+
+def has_others(folder: Path) -> bool:
+    """True if there are images beside those that were written as a labelled set."""
+    return any(not is_written(path.name) for path in folder.glob("*/*/*"))
 
 
 def answers_in(

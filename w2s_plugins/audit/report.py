@@ -239,7 +239,9 @@ def say_of_classes(
         for label in worst
         for value, low, high, count in [accuracies[label]]
     ]
-    say(f"* {name} by class, by the upper end of the interval: {', '.join(texts)}; all in {folder / 'classes.csv'}")
+    say(
+        f"* {name} by class, by the upper end of the interval: {', '.join(texts)}; all in {folder / 'classes.csv'}"
+    )
     # one answer may speak of many images, by chance
     counts = confusion_of(about, answers._replace(others=np.zeros(len(about))), len(classes))
     wrong = np.where(counts > 1, confusion, 0) * (1 - np.eye(len(classes)))

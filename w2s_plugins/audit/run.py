@@ -147,15 +147,15 @@ def _go_on(
         return
     kept = kept_answers(plan, folder)
     drawn = draw(own, images, kept)
-    if kept is not None:
-        tell(own, replace(kept, drawn=drawn), "the answers so far")
-    else:
+    if kept is None:
         set_aside_others(plan, folder)
+    elif len(evidence_of(own, kept).rows):
+        tell(own, replace(kept, drawn=drawn), "the answers so far")
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other audits out of a folder: each would write what it draws over what the other one has drawn.
+    """Keep other commands out of a folder: each would write what it draws over what the other one has drawn.
 
     Raises:
         UserError: another one is in it, or it cannot be written to.
@@ -167,7 +167,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{folder}: another audit is at work in it; wait for its end, and start the same command again"
+                f"{folder}: another command is at work in it; wait for its end, and start the same command again"
             ) from None
     try:
         yield
@@ -202,6 +202,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     # more images include those that were drawn before
     plan, folder = audit.plan, audit.folder
     columns = [*audit.columns.values()]
+    count_of_these = 0 if kept is None else int(np.isin(kept.rows, plan.images(columns)).sum())
     steps = steps_to(plan, contenders(audit, kept), images, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
@@ -217,9 +218,14 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     else:
         text = f"{audit.subjects[0].typed}: {count} images"
     say(f"{text}; {drawn} are drawn")
-    if kept is not None and drawn == len(kept.rows) and drawn < count:
-        more = min(MORE, count - drawn)
-        say(f"all of these have an answer already; --images {drawn + more} draws {more} more")
+    if kept is not None and len(kept.rows) > count_of_these:
+        say(f"answers about {len(kept.rows) - count_of_these} of them do not count here")
+    is_done = kept is not None and drawn == len(kept.rows)
+    if is_done and count_of_these < count:
+        more = min(MORE, count - count_of_these)
+        say(
+            f"all of these have an answer already; --images {count_of_these + more} draws {more} more"
+        )
 
     # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
     chosen = [plan.opinions[column] for column in columns]
@@ -253,10 +259,11 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     sheet = folder / f"answers-{name[:7]}-{drawn}.csv"
     if not sheet.exists():
         write_sheet(sheet, plan, name, rows, kept)
-    say(
-        f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
-        f"{audit.command} --answers FILE",
-    )
+    if not is_done:
+        say(
+            f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
+            f"{audit.command} --answers FILE",
+        )
     return drawn
 
 
@@ -281,6 +288,9 @@ def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | N
     """Return the steps of a draw of so many images for some opinions, which goes on after those with answers."""
     before = [] if kept is None else kept.steps
     answered = 0 if kept is None else len(kept.rows)
+    # answers do not count if one of these says nothing of the image, or has learned them
+    idle = 0 if kept is None else int((~np.isin(kept.rows, plan.images(columns))).sum())
+    images += idle
     own = Step([*columns], max(images, answered))
     if before and before[-1].columns == own.columns:
         before = before[:-1]
@@ -303,7 +313,7 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     lost = int((answered.truth == NO_LABEL).sum())
     count, drawn = len(answered.rows), answered.drawn
     say(
-        f"{file}: answers about {count} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
+        f"{file}: answers about {count} of the {drawn} drawn images, {lost} of them '{UNSURE}' (cannot tell)"
     )
     if answered.unknown:
         _logger.warning(

@@ -23,12 +23,15 @@ from ..labels.store import Part
 from ..made_of import Ingredient, find_changed, to_plain
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
+from ..run.args_file import read_run_args
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import label_images
 from ..teachers.teacher import TeacherModel, open_alone
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import whole_pass
+from .answers import open_answers
+from .labelled import ANSWERS, is_stage, stages_with
 from .plan import Opinion, Plan, find_opinion
 
 LABELS = "labels"  # the name of what runs have learned from
@@ -102,6 +105,7 @@ def open_subjects(typed: Sequence[str], data_dir: str | None) -> list[Subject]:
         shown = f"./{text}" if shown == LABELS else shown
         subject = Subject(shown, text, None)
         if folder is not None:
+            check_stage(folder, text)
             subject.weights = file_sha256(folder / "export" / "model.safetensors")
             subject.learned = open_learned(folder, data_dir)
         subjects.append(subject)
@@ -120,6 +124,19 @@ def locate_run(name: str) -> Path | None:
         raise no_model("RUN", name, "the folder of a run that has ended, or a table of labels")
     check_export(model.parent, "audit of")
     return folder
+
+
+def check_stage(folder: Path, run: str) -> None:
+    """Raise a `UserError` for a stage that has learned from images with true labels alone, if another one has not."""
+    beside = folder.resolve().parent
+    others = [
+        name for name in stages_with(folder) if read_run_args(beside / name, "RUN").get("unlabeled")
+    ]
+    if others and folder.resolve().name not in others:
+        raise UserError(
+            f"RUN {run}: a stage that has learned from labelled images alone; expected one with images without "
+            f"labels, such as {folder.parent / others[-1]}"
+        )
 
 
 def images_of(subjects: Sequence[Subject], data_dir: str | None) -> Images:
@@ -267,6 +284,8 @@ def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
     """Return the labels that a run has learned from."""
     rows, classes = _places(learned, images)
     labels = classes[learned.labels(student.opened())[rows]]
+    if is_stage(learned.run):  # one before it may be among the teachers
+        rows[_has_learned(learned, images)] = -1
     return _opinion(np.where(rows < 0, NO_LABEL, labels), images)
 
 
@@ -282,8 +301,21 @@ def _answers(learned: Learned, student: _Student, images: Images, kept: Path) ->
     confidence, best = (torch.cat(parts).numpy(force=True) for parts in zip(*most_likely))
     delete(kept)
     rows, classes = _places(learned, images)
+    rows[_has_learned(learned, images)] = -1
     says, other = (np.where(rows < 0, NO_LABEL, classes[best[rows, i]]) for i in (0, -1))
     return _opinion(says, images, other, confidence[rows, 0])
+
+
+def _has_learned(learned: Learned, images: Images) -> np.ndarray:
+    """Return of which images (N,) a run has learned a person's answers: what it says of them tells nothing."""
+    loading = learned.settings.data
+    file = Path(loading.data_dir or "") / ANSWERS
+    # without a weight they only measured the student
+    has_weight = read_run_args(learned.run, "RUN").get("task_loss_weight")
+    known = set()
+    if has_weight and loading.unlabeled and loading.data_dir and file.is_file():
+        known = {*map(str, open_answers(str(file), images.classes)[0].keys)}
+    return np.array([str(key) in known for key in images.keys], dtype=bool)
 
 
 def _places(learned: Learned, images: Images) -> tuple[np.ndarray, np.ndarray]:

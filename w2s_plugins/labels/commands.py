@@ -218,9 +218,11 @@ def _names(class_names: str | None) -> list[str] | None:
 def read_tables(
     crowds: Sequence[Sequence[str]],
     names: Sequence[str] | None,
+    missing: str | None = None,
 ) -> tuple[list[LabelRows], Sequence[str], dict[str, Any]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
-    what the names set, see `parse_labels`. What a training would log is shown.
+    what the names set, see `parse_labels`. What a training would log is shown. ``missing`` is as in `TableFile.labels`,
+    if the names do not set it.
     """
     # lines of a log would have times and names of modules before them
     logging.basicConfig(level=logging.INFO)
@@ -237,7 +239,7 @@ def read_tables(
     all_files, how = parse_labels(",".join(every_name), alone=True)
     paths = {file: local_labels(file, file).path for file in all_files}
     try:
-        read = read_alike(paths, names, how["missing"])
+        read = read_alike(paths, names, how["missing"] or missing)
     except UserError as error:
         # what to do about columns of annotators is said as a line that can be copied
         text, *advice = re.split("(?:;| or,) if columns are annotators", str(error))
