@@ -186,7 +186,7 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     # what was typed is what is read, and what is checked
     said = [labels.truth[key] for key in audit["keys"]]
     done = labels("--answers", file).ok()
-    assert "answers about 12 of the 12 drawn images, of which 1 are '?', cannot tell" in done.out
+    assert "answers about 12 of the 12 drawn images, 1 of them '?' (cannot tell)" in done.out
     assert "\ndifference " in done.out and "no random sample" in done.out
     assert "--teacher labels:weak.csv --model w2s_cnn2" in done.out.splitlines()[-1]
     checked = {

@@ -170,7 +170,8 @@ def test_answers_of_a_draw_that_is_gone_are_set_aside(here: Run, runs: dict[str,
     Path("run/audit/plan.json").unlink()
     done = of(here, "run --images 40").ok()
     assert (
-        "do not count, they are of another draw; they are kept as run/audit/earlier-1" in done.err
+        "do not count, because they are of another draw; they are kept as run/audit/earlier-1"
+        in done.err
     )
     assert Path("run/audit/earlier-1-answers.csv").read_bytes() == content
     assert "40 are drawn" in of(here, "run --images 40").ok().out

@@ -208,7 +208,7 @@ def set_aside_others(plan: Plan, folder: Path) -> None:
     try:
         kept_answers(plan, folder)
     except UserError:
-        _set_aside(folder, "they are of another draw")
+        _set_aside(folder, "because they are of another draw")
 
 
 def _set_aside(folder: Path, reason: str) -> None:

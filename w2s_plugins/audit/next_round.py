@@ -294,7 +294,7 @@ def tell(own: Round, file: str) -> None:
     lost = sum(label == NO_LABEL for label in told.values())
     changed = sum(own.answers.get(key, label) != label for key, label in told.items())
     say(
-        f"{file}: answers about {len(told)} images, of which {lost} are '{UNSURE}', cannot tell; with those before "
+        f"{file}: answers about {len(told)} images, {lost} of them '{UNSURE}' (cannot tell); with those before "
         f"{len(answers)}"
     )
     if changed:

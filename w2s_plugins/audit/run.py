@@ -259,11 +259,11 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     sheet = folder / f"answers-{name[:7]}-{drawn}.csv"
     if not sheet.exists():
         write_sheet(sheet, plan, name, rows, kept)
-    if not is_done:
-        say(
-            f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
-            f"{audit.command} --answers FILE",
-        )
+    todo = "change some" if is_done else f"download your answers, or fill in {sheet}"
+    say(
+        f"* open {page} in a browser and {todo}; then",
+        f"{audit.command} --answers FILE",
+    )
     return drawn
 
 
