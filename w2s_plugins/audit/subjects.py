@@ -381,5 +381,5 @@ def warn_of_silent(subjects: Sequence[Subject], plan: Plan, columns: Sequence[in
     if both < len(plan.keys):
         logger.warning(
             f"WARNING: {len(plan.keys) - both} of {len(plan.keys)} images are left out: not all of {names} say "
-            "something of them"
+            "something of them, or one has learned your answers about them"
         )
