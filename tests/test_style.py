@@ -205,7 +205,7 @@ TOKENS = {
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_500,
-    "audit": 15_000,
+    "audit": 17_000,
     "metrics": 2_500,
     "distributed": 1_500,
     "monitor": 1_500,
