@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from .conftest import TINY, Run, in_file, read_lines, read_result, taught
+from .conftest import TINY, Run, in_file, read_result, taught
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
 FLAGS = [*TINY, "--model w2s_cnn5 --tune lora:rank=2"]
@@ -107,8 +107,7 @@ def test_the_recipe_trains_adapters_of_a_transformer(here: Run, weak: Path, tmp_
     recorded = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
     assert recorded["tune"] == "lora"
     assert recorded["for_transformers"] == {}
-    done = here(*flags, 2, "--resume auto").ok()
-    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) > 1
+    here(*flags, 1, "--resume auto").ok()
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
     assert type(model).__name__ == "VisionTransformer"
 

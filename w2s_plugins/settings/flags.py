@@ -2,7 +2,9 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -109,7 +111,9 @@ def fit_to_network(args: Namespace) -> None:
     later = {name: now for name, (_, now) in changes.items()}
     later = check_flags(later, train_parser(), "--for-transformers")
     decides = next(iter(changes))
-    if getattr(args, decides) not in changes[decides] or not has_attention(args):
+    if getattr(args, decides) not in changes[decides] or not has_attention(
+        args.model, args.model_kwargs
+    ):
         return
     made = []
     for name, now in later.items():
@@ -119,15 +123,15 @@ def fit_to_network(args: Namespace) -> None:
     logger.info(f"{args.model} has attention: {' '.join(made)} (--for-transformers)")
 
 
-def has_attention(args: Namespace) -> bool:
+def has_attention(model: str, model_kwargs: Mapping[str, Any]) -> bool:
     """Return whether the student has blocks with attention; of one that cannot be made, whose error comes later, False."""
     try:
         # its structure alone: no memory, no weights
         with quietly(), torch.device("meta"):
-            model = create_model("--model", args.model, pretrained=False, **args.model_kwargs)
+            made = create_model("--model", model, pretrained=False, **model_kwargs)
     except Exception:
         return False
-    return is_transformer(model)
+    return is_transformer(made)
 
 
 def check_features(settings: TrainSettings) -> None:
