@@ -1,6 +1,8 @@
 """Flags checked against each other and brought into this project's terms."""
 
 import logging
+import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from tests.parts import assert_refused, flags_in, lines, train_settings, words
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
 from w2s_plugins.cli.values import split_names
+from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
 from w2s_plugins.settings.flags import resolve_train_args
@@ -25,6 +28,46 @@ TEACHER = f"{DIGITS} --teacher resnet18"
 def resolve(*argv: str) -> SimpleNamespace:
     """The flags as a run resolves them."""
     return SimpleNamespace(**resolve_train_args(*parse(train_parser(), words(*argv))).flags)
+
+
+@pytest.mark.parametrize(
+    ("argv", "tune", "rate"),
+    [
+        ("--model vit_base_patch16_224", "lora", 0.002),
+        ("--model xcit_nano_12_p16_224", "lora", 0.002),
+        ("--model tf_efficientnet_lite0", "last:0.3", 0.0006),
+        # attention that only pools
+        ("--model resnet50_clip", "last:0.3", 0.0006),
+        # what is typed stays
+        ("--model test_vit --lr 0.01", "lora", 0.01),
+        ("--model test_vit --tune last:0.3", "last:0.3", 0.0006),
+        ("--model test_vit --tune all --lr 0.001", "all", 0.001),
+        ("--model test_vit --tune lora", "lora", 0.002),
+        ("--model w2s_cnn5 --tune lora", "lora", 0.0006),
+    ],
+)
+def test_the_recipe_follows_the_network(argv: str, tune: str, rate: float) -> None:
+    flags = resolve(TEACHER, "--config weak-labels --task-loss-weight 0", argv)
+    assert (flags.tune, flags.lr, flags.for_transformers) == (tune, rate, {})
+    # also if all flags are on the command line, as in a study
+    listed = shlex.join(["tune=['last:0.3','lora']", "lr=[0.0006,0.002]"])
+    if "--tune" not in argv and "--lr" not in argv:
+        again = resolve(TEACHER, f"--tune last:0.3 --lr 0.0006 --for-transformers {listed}", argv)
+        assert (again.tune, again.lr) == (tune, rate)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tnue=['all','lora']", "unknown key 'tnue' (nearest: tune)"),
+        ("tune=lora", "tune: 'lora'; expected [A, B]"),
+        ("tune=['all','lroa']", "--tune lroa"),
+        ("epochs=[300,'x']", "--for-transformers: epochs: 'x' is a str, expected int"),
+    ],
+)
+def test_changes_for_a_transformer_that_are_none(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(TEACHER, "--model test_vit", "--for-transformers", change)
 
 
 # ---------------------------------------------------------------- data

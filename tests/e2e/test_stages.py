@@ -109,6 +109,24 @@ def test_a_stage_that_begins_with_weights_takes_none_from_the_next(tmp_path: Pat
     assert ["initial_checkpoint" in run.flags for run in runs] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("typed", "changes"),
+    [
+        ({}, ["tune", "lr"]),
+        ({"lr": 0.01}, ["tune"]),
+        ({"tune": "lora"}, ["lr"]),
+        ({"tune": "last:0.3"}, []),
+    ],
+)
+def test_what_is_typed_stays_for_a_transformer(
+    typed: dict[str, object], changes: list[str]
+) -> None:
+    flags = dict(unlabeled="photos", data_dir="birds", teacher="labels:a.csv", experiment="x")
+    flags |= dict(model="test_vit", stages="weak-labels-plus-few-true")
+    plan = plan_runs({**flags, **typed}, {*flags, *typed})
+    assert [[*run.flags["for_transformers"]] for run in plan.runs] == [changes] * 4
+
+
 def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Over what a stage says, which wins over files of flags, and over what is its own: its teacher."""
     (tmp_path / "stages.yaml").write_text(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from .conftest import TINY, Run, in_file, read_result, taught
@@ -94,6 +95,21 @@ def test_the_rate_of_the_recipe_may_spoil_a_transformer(
     # in the log when it is noticed, and below the figures at the end
     assert (said in done.err) == warned
     assert (said in done.out.partition("student, last epoch")[2]) == warned
+
+
+def test_the_recipe_trains_adapters_of_a_transformer(here: Run, weak: Path, tmp_path: Path) -> None:
+    """It says so, writes it down, and goes on with them."""
+    flags = (*TINY, "--teacher", weak, "--config weak-labels --img-size 32 --model test_vit")
+    flags = (*flags, "--task-loss-weight 0 --output", tmp_path, "--experiment run --epochs")
+    done = here(*flags, 1).ok()
+    assert "test_vit has attention: --tune lora (--for-transformers)" in done.err  # TINY has a rate
+    assert "may spoil" not in done.err
+    recorded = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
+    assert recorded["tune"] == "lora"
+    assert recorded["for_transformers"] == {}
+    here(*flags, 1, "--resume auto").ok()
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert type(model).__name__ == "VisionTransformer"
 
 
 def test_a_warning_is_in_the_closing_of_several_runs(here: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import copy
 import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,7 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     for file in files:
         overlay(given, read_config(file, parser))
     overlay(given, typed)
+    keep_typed(given, typed)
     # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
@@ -195,6 +196,20 @@ def overlay(values: dict[str, object], later: dict[str, object]) -> None:
     if replaced and loss and replaced != loss:
         values.pop("loss_kwargs", None)
     values.update(later)
+
+
+def keep_typed(values: dict[str, object], typed: Collection[str]) -> None:
+    """Take flags that were typed out of those that change for a transformer, in place: what is typed stays. If the first
+    of them was, and not as it would become, none changes.
+    """
+    changes = values.get("for_transformers")
+    if not isinstance(changes, dict) or not changes or "for_transformers" in typed:
+        return
+    decides, change = next(iter(changes.items()))
+    others = {name: change for name, change in changes.items() if name not in typed}
+    if decides in typed:
+        others = others if values[decides] in change[1:] else {}
+    values["for_transformers"] = others
 
 
 def read_config(

@@ -89,6 +89,22 @@ def of_timm(model: nn.Module) -> TimmModel:
     return cast(TimmModel, model)
 
 
+# blocks of transformers without that word in their name; others of timm so called only weigh channels
+ATTN = {
+    "ClassAttn",
+    "CrossCovarianceAttn",
+    "FactorAttnConvRelPosEnc",
+    "GlobalSubSampleAttn",
+    "TalkingHeadAttn",
+}
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """Return whether a network has blocks with attention; attention that only pools is none."""
+    names = {type(module).__name__ for module in model.modules()}
+    return any(name in ATTN or ("Attention" in name and "Pool" not in name) for name in names)
+
+
 def create_model(
     flag: str,
     name: str,

@@ -2,20 +2,25 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
+from ..cli.declare import option
 from ..cli.forms import LABELS_PREFIX, check_device, parse_selection_model
+from ..cli.parser import check_flags, train_parser
 from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
-from ..errors import UserError, logger, name_runs, near_path, nearest
+from ..errors import UserError, logger, name_runs, near_path, nearest, quietly
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..models.foreign import refuse_addresses
+from ..models.loading import create_model, is_transformer
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import check_kind
@@ -40,6 +45,7 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
     check_names(args)
+    fit_to_network(args)
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
@@ -83,6 +89,49 @@ def check_names(args: Namespace) -> None:
                 f"--torchcompile: unknown choice '{args.torchcompile}'{nearest(args.torchcompile, backends)}; one of "
                 f"{', '.join(backends)}"
             )
+
+
+def fit_to_network(args: Namespace) -> None:
+    """Give a student with attention the values that a recipe has for it, in place, and say so.
+
+    The rate at which a recipe trains blocks of a convolutional network spoils those of a transformer
+    (docs/evidence/transformer.md).
+
+    Raises:
+        UserError: a change that is none.
+    """
+    changes, args.for_transformers = args.for_transformers, {}
+    if not changes:
+        return
+    for name, change in changes.items():
+        if not isinstance(change, list) or len(change) != 2:
+            raise UserError(
+                f"--for-transformers: {name}: {change!r:.60}; expected [A, B], B instead of A"
+            )
+    later = {name: now for name, (_, now) in changes.items()}
+    later = check_flags(later, train_parser(), "--for-transformers")
+    decides = next(iter(changes))
+    if getattr(args, decides) not in changes[decides] or not has_attention(
+        args.model, args.model_kwargs
+    ):
+        return
+    made = []
+    for name, now in later.items():
+        if getattr(args, name) == changes[name][0]:
+            setattr(args, name, now)
+            made.append(f"{option(name)} {now}")
+    logger.info(f"{args.model} has attention: {' '.join(made)} (--for-transformers)")
+
+
+def has_attention(model: str, model_kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the student has blocks with attention; of one that cannot be made, whose error comes later, False."""
+    try:
+        # its structure alone: no memory, no weights
+        with quietly(), torch.device("meta"):
+            made = create_model("--model", model, pretrained=False, **model_kwargs)
+    except Exception:
+        return False
+    return is_transformer(made)
 
 
 def check_features(settings: TrainSettings) -> None:

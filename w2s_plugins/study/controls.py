@@ -9,7 +9,7 @@ from typing import Any
 
 from ..cli.declare import Role, option, shown_value
 from ..cli.forms import LABELS_PREFIX, parse_slice
-from ..cli.parser import check_flags, fill, overlay, read_config, train_parser
+from ..cli.parser import check_flags, fill, keep_typed, overlay, read_config, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, one_line
 from ..files import read_plain
@@ -137,6 +137,7 @@ def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str
     values = dict(flags)
     for layer in (dict(file), last):
         overlay(values, layer)
+    keep_typed(values, last)
     for name in sorted(file.keys() & last.keys()):
         if file[name] != last[name]:
             logger.info(

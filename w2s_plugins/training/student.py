@@ -18,6 +18,7 @@ from ..models.loading import (
     create_model,
     find_weights,
     input_config,
+    is_transformer,
     load_weights,
     of_timm,
     pretrained_source,
@@ -161,10 +162,9 @@ def _create_model(
 
 def _warn_of_fast_blocks(starting: StudentSettings, optim: OptimSettings, model: nn.Module) -> None:
     """Warn of a rate that suits a convolutional student, as in the recipe, but is too fast for blocks with attention."""
-    attention = any("Attention" in type(module).__name__ for module in model.modules())
     plain_adam = optim.opt.startswith("adam") and not optim.layer_decay
     tunes_blocks = starting.tune.part == "last"
-    if tunes_blocks and attention and plain_adam and (optim.lr or 0) > 1e-4:
+    if tunes_blocks and is_transformer(model) and plain_adam and (optim.lr or 0) > 1e-4:
         logger.warning(
             f"WARNING: --tune {starting.tune.text} at --lr {optim.lr} may spoil a transformer; --tune lora --lr 0.002 did "
             "better (docs/evidence/transformer.md)"
