@@ -50,8 +50,8 @@ def test_the_recipe_follows_the_network(argv: str, tune: str, rate: float) -> No
     flags = resolve(TEACHER, "--config weak-labels --task-loss-weight 0", argv)
     assert (flags.tune, flags.lr, flags.for_transformers) == (tune, rate, {})
     # also if all flags are on the command line, as in a study
-    listed = shlex.join(["tune=['last:0.3','lora']", "lr=[0.0006,0.002]"])
-    if "--tune" not in argv and "--lr" not in argv:
+    listed = shlex.join(["lr=[0.0006,0.002]", "tune=['last:0.3','lora']"])
+    if "--tune last" not in argv:
         again = resolve(TEACHER, f"--tune last:0.3 --lr 0.0006 --for-transformers {listed}", argv)
         assert (again.tune, again.lr) == (tune, rate)
 

@@ -199,17 +199,18 @@ def overlay(values: dict[str, object], later: dict[str, object]) -> None:
 
 
 def keep_typed(values: dict[str, object], typed: Collection[str]) -> None:
-    """Take flags that were typed out of those that change for a transformer, in place: what is typed stays. If the first
-    of them was, and not as it would become, none changes.
+    """Take flags that were typed out of those that change for a transformer, in place: what is typed stays. If another
+    part of the student was typed than would be trained then, none changes.
     """
     changes = values.get("for_transformers")
     if not isinstance(changes, dict) or not changes or "for_transformers" in typed:
         return
-    decides, change = next(iter(changes.items()))
-    others = {name: change for name, change in changes.items() if name not in typed}
-    if decides in typed:
-        others = others if values[decides] in change[1:] else {}
-    values["for_transformers"] = others
+    part = changes.get("tune")
+    later = part[1:] if isinstance(part, list) else []
+    is_other = "tune" in typed and values["tune"] not in later
+    values["for_transformers"] = {
+        name: change for name, change in changes.items() if name not in typed and not is_other
+    }
 
 
 def read_config(

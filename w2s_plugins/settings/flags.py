@@ -110,10 +110,9 @@ def fit_to_network(args: Namespace) -> None:
             )
     later = {name: now for name, (_, now) in changes.items()}
     later = check_flags(later, train_parser(), "--for-transformers")
-    decides = next(iter(changes))
-    if getattr(args, decides) not in changes[decides] or not has_attention(
-        args.model, args.model_kwargs
-    ):
+    # a rate is that of the part which is trained
+    is_other = "tune" in changes and args.tune not in changes["tune"]
+    if is_other or not has_attention(args.model, args.model_kwargs):
         return
     made = []
     for name, now in later.items():
