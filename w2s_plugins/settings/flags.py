@@ -119,7 +119,8 @@ def fit_to_network(args: Namespace) -> None:
         if getattr(args, name) == changes[name][0]:
             setattr(args, name, now)
             made.append(f"{option(name)} {now}")
-    logger.info(f"{args.model} has attention: {' '.join(made)} (--for-transformers)")
+    if made:
+        logger.info(f"{args.model} has attention: {' '.join(made)} (--for-transformers)")
 
 
 def has_attention(model: str, model_kwargs: Mapping[str, Any]) -> bool:
