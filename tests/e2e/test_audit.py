@@ -301,9 +301,13 @@ def test_answers_about_all_images_leave_nothing_open(labels: Labels, sheet: Path
     done = labels("--answers", sheet).ok()
     assert re.search("labels +66.7 +66.7 to 66.7\n", done.out) and "Worse: the labels" in done.out
     assert "can be called </script>" in done.err
+    assert "what a person has said" not in done.err
     # answers that are there go on counting, and fewer images cannot be drawn
     done = labels("--images 9").ok()
     assert "90 are drawn" in done.out and "the answers so far: answers about 90" in done.out
+    # the labels themselves are no person's answers
+    done = labels("--answers weak.csv").ok()
+    assert "what labels says: is weak.csv what a person has said?" in done.err
     write_label_table(sheet, [{"filename": page_of("run")["keys"][:1], "label": ["six"]}])
     assert "--stages" not in labels("--answers", sheet).ok().out  # nothing for validation
 

@@ -341,6 +341,13 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
         raise UserError(f"{file}: is about no image of which all of these say something")
     result = estimate(*evidence)
     names = ["labels", "student"] if audit.of_one_run else [*audit.columns]
+    # somebody may have named the file of the labels themselves
+    right = evidence.opinions.says[evidence.rows] == evidence.truth[:, None]
+    same = [name for name, all_right in zip(names, right.all(axis=0)) if all_right]
+    if same and len(right) >= ENOUGH and not right.all():
+        _logger.warning(
+            f"WARNING: all of these answers are what {same[0]} says: is {file} what a person has said?"
+        )
     say_accuracies(names, result)
     images = len(evidence.opinions.says)
     if audit.of_one_run:
