@@ -20,11 +20,12 @@ from ..errors import UserError, typed, write_errors
 from ..files import delete, read_plain, write_text
 from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
+from ..run.args_file import read_run_args
+from ..teachers.name import TeacherName
 from ..training.learned import Learned
 from .answers import UNSURE
 from .page import encode
 
-LOCAL = "local-dir:"  # begins the name of an exported model
 ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
 LONGEST = 255  # bytes of the name of a folder
 VALIDATION = 5  # every fifth checked image is for validation
@@ -166,6 +167,15 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     return f"{typed('train')} {shlex.join(words)}"
 
 
+def has_learned_labelled(learned: Learned) -> bool:
+    """True if a run has learned from labelled images beside those without labels; without a weight these only measured
+    it.
+    """
+    # the settings of a run that is opened again have no weight of them
+    beside = learned.settings.data.unlabeled and learned.settings.data.data_dir
+    return bool(beside and read_run_args(learned.run, "RUN").get("task_loss_weight"))
+
+
 def stages_with(run: Path) -> list[str]:
     """Return the names of the stages that were trained in turn with a run, and of itself; none if it is no stage."""
     try:
@@ -189,8 +199,8 @@ def teacher_of_command(learned: Learned) -> str | None:
     stages = learned.run.resolve().parent
     typed_ones = []
     for part in split_names(teacher):
-        path = Path(part.removeprefix(LOCAL)).resolve()
-        if not part.startswith(LOCAL) or stages not in path.parents:
+        name = TeacherName.parse(part)
+        if name.kind != "local-dir" or stages not in Path(name.rest).resolve().parents:
             typed_ones.append(part)
     return ",".join(typed_ones) or teacher
 

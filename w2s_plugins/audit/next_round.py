@@ -25,7 +25,6 @@ from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..registry import load_plugins
-from ..run.args_file import read_run_args
 from ..students.probe import create_encoder
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -38,6 +37,7 @@ from .labelled import (
     ANSWERS,
     VALIDATION,
     command_with_labelled,
+    has_learned_labelled,
     is_written,
     pictures,
     write_labelled,
@@ -237,10 +237,8 @@ def answers_before(own: Round) -> dict[str | int, int]:
     folders = [run / "audit" / "checked", run / FOLDER / ANSWERED]
     if loading.data_dir and loading.unlabeled:
         folders.insert(0, Path(loading.data_dir))
-        # labelled images beside the others; without a weight they only measured the student
-        has_learned = read_run_args(run, "RUN").get("task_loss_weight")
         is_own = not (folders[0] / ANSWERS).is_file() or has_others(folders[0])
-        if has_learned and is_own and not has_others(folders[-1]):
+        if has_learned_labelled(own.learned) and is_own and not has_others(folders[-1]):
             _logger.warning(
                 f"WARNING: RUN {run} has also learned from the labelled images of {loading.data_dir}, which the printed "
                 f"command does not have: copy them into {folders[-1]}"

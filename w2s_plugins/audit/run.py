@@ -202,8 +202,10 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     # more images include those that were drawn before
     plan, folder = audit.plan, audit.folder
     columns = [*audit.columns.values()]
+    # answers do not count if one of these says nothing of the image, or has learned them
     count_of_these = 0 if kept is None else int(np.isin(kept.rows, plan.images(columns)).sum())
-    steps = steps_to(plan, contenders(audit, kept), images, kept)
+    idle = 0 if kept is None else len(kept.rows) - count_of_these
+    steps = steps_to(plan, contenders(audit, kept), images + idle, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
     plan.draws = [*earlier, steps]
@@ -218,8 +220,8 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     else:
         text = f"{audit.subjects[0].typed}: {count} images"
     say(f"{text}; {drawn} are drawn")
-    if kept is not None and len(kept.rows) > count_of_these:
-        say(f"answers about {len(kept.rows) - count_of_these} of them do not count here")
+    if idle:
+        say(f"answers about {idle} of them do not count here")
     is_done = kept is not None and drawn == len(kept.rows)
     if is_done and count_of_these < count:
         more = min(MORE, count - count_of_these)
@@ -288,9 +290,6 @@ def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | N
     """Return the steps of a draw of so many images for some opinions, which goes on after those with answers."""
     before = [] if kept is None else kept.steps
     answered = 0 if kept is None else len(kept.rows)
-    # answers do not count if one of these says nothing of the image, or has learned them
-    idle = 0 if kept is None else int((~np.isin(kept.rows, plan.images(columns))).sum())
-    images += idle
     own = Step([*columns], max(images, answered))
     if before and before[-1].columns == own.columns:
         before = before[:-1]

@@ -31,7 +31,7 @@ from ..teachers.teacher import TeacherModel, open_alone
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import whole_pass
 from .answers import open_answers
-from .labelled import ANSWERS, is_stage, stages_with
+from .labelled import ANSWERS, has_learned_labelled, is_stage, stages_with
 from .plan import Opinion, Plan, find_opinion
 
 LABELS = "labels"  # the name of what runs have learned from
@@ -308,12 +308,9 @@ def _answers(learned: Learned, student: _Student, images: Images, kept: Path) ->
 
 def _has_learned(learned: Learned, images: Images) -> np.ndarray:
     """Return of which images (N,) a run has learned a person's answers: what it says of them tells nothing."""
-    loading = learned.settings.data
-    file = Path(loading.data_dir or "") / ANSWERS
-    # without a weight they only measured the student
-    has_weight = read_run_args(learned.run, "RUN").get("task_loss_weight")
+    file = Path(learned.settings.data.data_dir or "") / ANSWERS
     known = set()
-    if has_weight and loading.unlabeled and loading.data_dir and file.is_file():
+    if has_learned_labelled(learned) and file.is_file():
         known = {*map(str, open_answers(str(file), images.classes)[0].keys)}
     return np.array([str(key) in known for key in images.keys], dtype=bool)
 
