@@ -1,0 +1,162 @@
+"""The candidates without true labels, and the true labels alone, on nine sets: the runs of docs/evidence/nine-sets.md.
+
+    python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --seeds 0 1
+    python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --rows nine_sets.csv
+
+`DATA` is what sets.py makes, and the weights are those of tf_efficientnet_lite0. For each set and seed a small network,
+the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
+stays: repeat the command to go on. The second command writes the rows, and for each set and seed what all students say
+of the images that they have learned from (SET-SEED.npz in the output folder), which choose.py reads.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
+
+from forked import ADAPTCONF, COMMON, PROBE, train  # noqa: E402
+from sets import SETS, divide_by_thing  # noqa: E402
+
+from benchmarks.recipe import WEAK, WHOLE  # noqa: E402
+
+PIXELS = 64
+LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
+# by student: who teaches it, and its flags
+STUDENTS = {
+    "teacher": ("truth", WEAK),
+    "probe, elr": ("teacher", f"{LITE0} {PROBE} elr"),
+    "probe, balanced_elr": ("teacher", f"{LITE0} {PROBE} balanced_elr"),
+    "probe, kd": ("teacher", f"{LITE0} {PROBE} kd"),
+    "probe, adaptconf": ("teacher", f"{LITE0} {PROBE} adaptconf"),
+    "last third": ("teacher", f"{LITE0} --config weak-labels"),
+    "adapters": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002"),
+    "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
+    "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
+    "direct": ("truth", f"{LITE0} --config weak-labels-ceiling"),
+}
+CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
+PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
+COLUMNS = ["set", "seed", "student", "flags", "labelled", "unlabelled", "top1", "on_photos", "seconds", "cpu", "commit"]
+
+
+def folder_name(student: str) -> str:
+    """Return the folder of a student."""
+    return student.replace(", ", "-").replace(" ", "-")
+
+
+def run(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Divide the images of a set, and train whom it has not trained yet."""
+    data, labelled, photos, more = SETS[name]
+    folder = args.output / data / f"seed{seed}"
+    if not (folder / "test.tar").exists():
+        parts = args.data / data
+        divide_by_thing(parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder)
+    common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
+    taught = f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher --target-cache {folder}/cache"
+    for student, (teacher, flags) in STUDENTS.items():
+        if student not in args.students:
+            continue
+        own = flags.format(weights=args.weights)
+        from_whom = taught if teacher == "teacher" else ""
+        train(folder / folder_name(student), f"{from_whom} {own} {common} --train-split labelled.tar")
+
+
+def right_on_test(place: Path) -> float:
+    """Return the top-1 of a run on the test images, in percent."""
+    target, says = np.loadtxt(place / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)[:, :2].T
+    return 100 * float((target == says).mean())
+
+
+def predict(place: Path, photos: Path, classes: list[str]) -> dict[str, list[float]]:
+    """Return the probabilities (C,) of each image without labels, by its name."""
+    table = place / "photos.csv"
+    if not table.exists():
+        subprocess.run([*PREDICT, place, photos, "--all", "--output", table], check=True)
+    with table.open(newline="") as file:
+        return {row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)}
+
+
+def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
+    """Write the rows of a set and seed, and the file of what all students say."""
+    data, labelled, photos, more = SETS[name]
+    folder = args.output / data / f"seed{seed}"
+    classes = (folder / "classes.txt").read_text().split()
+    from sets import read
+
+    true = [Path(key).parent.name for key in read(folder / "rest.tar")]
+    keys = list(read(folder / "photos.tar"))
+    truth = np.array([classes.index(kind) for kind in true])
+    found = {}
+    for student, (_, flags) in STUDENTS.items():
+        place = folder / folder_name(student)
+        if not (place / "seconds.json").exists():
+            continue
+        says = predict(place, folder / "photos.tar", classes)
+        found[student] = np.array([says[key] for key in keys], dtype=np.float32)
+        writer.writerow(
+            {
+                "set": name,
+                "seed": seed,
+                "student": student,
+                "flags": " ".join(f"{flags} {more}".replace("--finetune {weights} ", "").split()),
+                "labelled": labelled,
+                "unlabelled": len(keys),
+                "top1": f"{right_on_test(place):.2f}",
+                "on_photos": f"{100 * (found[student].argmax(axis=1) == truth).mean():.2f}",
+                "seconds": f"{float((place / 'seconds.json').read_text()):.0f}",
+                "cpu": args.cpu,
+                "commit": args.commit,
+            }
+        )
+    np.savez_compressed(
+        args.output / f"{name}-{seed}.npz",
+        truth=truth,
+        classes=classes,
+        names=list(found),
+        probabilities=np.stack(list(found.values()), axis=1),
+        top1=[right_on_test(folder / folder_name(student)) for student in found],
+    )
+
+
+def main() -> None:
+    """Train, or write the rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument("--rows", type=Path, help="write the rows of what is finished to this file")
+    parser.add_argument("--cpu", default="", help="a column of the rows")
+    parser.add_argument("--commit", default="", help="another")
+    args = parser.parse_args()
+    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    if args.rows:
+        with args.rows.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for name in args.sets:
+                for seed in args.seeds:
+                    if (args.output / SETS[name][0] / f"seed{seed}").exists():
+                        collect(args, name, seed, writer)
+        return
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    for seed in args.seeds:
+        for name in args.sets:
+            run(args, name, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Nine sets of images for the studies, made from public files: what docs/evidence/nine-sets.md was measured on.
+
+    python docs/evidence/studies/sets.py SOURCE DATA
+
+`SOURCE` has what can be had without an account. A set whose files are missing is left out:
+
+    cifar10/, grocery/, gtsrb/       train.tar and validation.tar of CLASS/IMAGE
+    pacs/                            photo.tar, art_painting.tar, cartoon.tar and sketch.tar of CLASS/IMAGE
+    fashion-mnist/                   the four idx files of Debian's package dataset-fashion-mnist
+    emoji-datasource-google-16.0.0.tgz, emoji-datasource-twitter-16.0.0.tgz, lobehub-fluent-emoji-3d-1.1.0.tgz
+                                     of the npm registry
+
+`DATA` gets a folder with train.tar and validation.tar for each set.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# by set: its folder, images with labels and without, flags of every run
+SETS = {
+    "CIFAR-10": ("cifar10", 1000, 2000, "--val-slice 0:1000"),
+    "groceries": ("grocery", 800, 1840, "--val-slice 0:1500"),
+    "traffic signs": ("gtsrb", 1500, 2000, "--hflip 0 --val-slice 0:1500"),
+    "photos": ("photos", 200, 800, ""),
+    "paintings": ("paintings", 300, 1000, ""),
+    "cartoons": ("cartoons", 300, 1200, ""),
+    "sketches": ("sketches", 400, 1600, "--val-slice 0:1500"),
+    "Fashion-MNIST": ("fashion", 700, 2000, "--val-slice 0:1500"),
+    "emoji": ("emoji", 800, 1600, ""),
+}
+# pictures of one thing, which stay together when a set is divided: an emoji, a sign that was photographed many times
+PICTURES_OF_A_SIGN = 30
+PACS = {"photos": "photo", "paintings": "art_painting", "cartoons": "cartoon", "sketches": "sketch"}
+TRAINED_ON = {"photos": 1000, "paintings": 1300, "cartoons": 1500, "sketches": 2000}
+# a class of emoji has at least as many, and no flags of countries, which nobody knows by their look alone
+EMOJI_OF_A_CLASS = 12
+EMOJI_TESTED = 3  # one emoji in so many
+
+
+def group_of(folder: str, name: str) -> tuple[str, str]:
+    """Return what a picture shows, by its class and file name: other pictures of the same thing have the same."""
+    kind, stem = Path(name).parent.name, Path(name).stem
+    if folder == "gtsrb":
+        return kind, str(int(stem) // PICTURES_OF_A_SIGN)
+    if folder == "emoji":
+        return kind, stem.split("_")[0]
+    return kind, stem
+
+
+def write(file: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write a tar file of names and contents."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as target:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            target.addfile(member, io.BytesIO(content))
+
+
+def read(file: Path) -> dict[str, bytes]:
+    """Return the files of a tar file by name."""
+    with tarfile.open(file) as source:
+        return {
+            member.name: source.extractfile(member).read()
+            for member in source
+            if member.isfile()
+        }
+
+
+def make_pacs(source: Path, data: Path) -> None:
+    """Shuffle each domain, and divide it."""
+    for folder, domain in PACS.items():
+        images = read(source / "pacs" / f"{domain}.tar")
+        names = sorted(images)
+        random.Random(0).shuffle(names)
+        cut = TRAINED_ON[folder]
+        write(data / folder / "train.tar", ((name, images[name]) for name in names[:cut]))
+        write(data / folder / "validation.tar", ((name, images[name]) for name in names[cut:]))
+
+
+def make_fashion(source: Path, data: Path) -> None:
+    """Write Fashion-MNIST as PNG files of classes 0 to 9."""
+    for part, name in (("train", "train"), ("validation", "t10k")):
+        with gzip.open(source / "fashion-mnist" / f"{name}-images-idx3-ubyte.gz") as file:
+            images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+        with gzip.open(source / "fashion-mnist" / f"{name}-labels-idx1-ubyte.gz") as file:
+            labels = np.frombuffer(file.read(), np.uint8, offset=8)
+        if part == "train":
+            images, labels = images[:20000], labels[:20000]
+        write(
+            data / "fashion" / f"{part}.tar",
+            ((f"{label}/{n:05}.png", png(image)) for n, (image, label) in enumerate(zip(images, labels))),
+        )
+
+
+def png(image: np.ndarray) -> bytes:
+    """Return a grey image as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def make_emoji(source: Path, data: Path) -> None:
+    """Write the emoji of three vendors on white, by subcategory; all pictures of an emoji are in one part."""
+    archives = {
+        vendor: read_tgz(source / f"{package}.tgz", keep)
+        for vendor, package, keep in (
+            ("google", "emoji-datasource-google-16.0.0", "package/img/google/64/"),
+            ("twitter", "emoji-datasource-twitter-16.0.0", "package/img/twitter/64/"),
+            ("fluent", "lobehub-fluent-emoji-3d-1.1.0", "package/assets/"),
+        )
+    }
+    with tarfile.open(source / "emoji-datasource-google-16.0.0.tgz") as file:
+        emoji = json.load(file.extractfile("package/emoji.json"))
+    classes: dict[str, list[str]] = {}
+    for one in emoji:
+        classes.setdefault(one["subcategory"], []).append(Path(one["image"]).stem)
+    parts: dict[str, list[tuple[str, bytes]]] = {"train": [], "validation": []}
+    for kind, names in sorted(classes.items()):
+        if len(names) < EMOJI_OF_A_CLASS or kind == "country-flag":
+            continue
+        order = sorted(names)
+        random.Random(0).shuffle(order)
+        for number, name in enumerate(order):
+            part = "train" if number % EMOJI_TESTED else "validation"
+            for vendor, images in archives.items():
+                if name in images:
+                    parts[part].append(
+                        (f"{kind.replace(' ', '')}/{name}_{vendor}.png", on_white(images[name]))
+                    )
+    for part, members in parts.items():
+        write(data / "emoji" / f"{part}.tar", members)
+
+
+def read_tgz(file: Path, keep: str) -> dict[str, bytes]:
+    """Return the pictures in a folder of an npm package by the code points of their emoji."""
+    found = {}
+    with tarfile.open(file) as source:
+        for member in source:
+            if member.isfile() and member.name.startswith(keep):
+                found[Path(member.name).stem] = source.extractfile(member).read()
+    return found
+
+
+def on_white(content: bytes) -> bytes:
+    """Return a picture of 64 px on white as a PNG file."""
+    image = Image.open(io.BytesIO(content)).convert("RGBA").resize((64, 64), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image)
+    file = io.BytesIO()
+    canvas.convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def divide_by_thing(
+    train: Path, validation: Path, labelled: int, photos: int, seed: int, folder: Path
+) -> None:
+    """Divide a set so that all pictures of a thing are among the labelled ones or among those without labels.
+
+    The folder gets labelled.tar, photos.tar of numbered images, rest.tar (the same with their classes), classes.txt
+    and test.tar.
+    """
+    images = read(train)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(images):
+        groups.setdefault(group_of(train.parent.name, name), []).append(name)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    names = [name for group in order for name in groups[group]]
+    third = max(len(names) // 3, labelled)
+    with_labels = random.Random(seed).sample(names[:third], labelled)
+    without = random.Random(seed).sample(names[third:], min(photos, len(names) - third))
+    write(folder / "labelled.tar", ((name, images[name]) for name in with_labels))
+    write(folder / "rest.tar", ((name, images[name]) for name in without))
+    write(
+        folder / "photos.tar",
+        ((f"{n:05}{Path(name).suffix}", images[name]) for n, name in enumerate(without)),
+    )
+    kinds = sorted({name.split("/")[0] for name in names})
+    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in kinds))
+    (folder / "test.tar").symlink_to(validation.resolve())
+
+
+def link(source: Path, data: Path, folders: Iterable[str]) -> Iterator[str]:
+    """Link the sets that are ready; yield those that are not there."""
+    for folder in folders:
+        if (source / folder).exists():
+            (data / folder).symlink_to((source / folder).resolve())
+        else:
+            yield folder
+
+
+def main() -> None:
+    """Make the sets."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path)
+    parser.add_argument("data", type=Path)
+    args = parser.parse_args()
+    args.data.mkdir(parents=True)
+    for missing in link(args.source, args.data, ("cifar10", "grocery", "gtsrb")):
+        print(f"{args.source / missing} is not there")
+    for make in (make_pacs, make_fashion, make_emoji):
+        try:
+            make(args.source, args.data)
+        except FileNotFoundError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    main()
