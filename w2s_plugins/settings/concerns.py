@@ -344,7 +344,7 @@ class WeakTeacherSettings(Concern):
     refine_labels: bool | None
     """Refine stored answers by the student's own features."""
     teacher_assign: str
-    """Of several teachers the ``mean``, or the one nearest to the ``student``."""
+    """Of several teachers the ``mean``, the one nearest to the ``student``, or the ``posterior`` of all of them."""
     # No flags: they follow from `teacher_targets`, and from what stands behind the names of labels.
     view_epochs: int
     """The N of ``cached-views:N``, 0 for other kinds; features of the student are stored alike."""
@@ -392,6 +392,17 @@ class WeakTeacherSettings(Concern):
     def stores_targets(self) -> bool:
         """Whether the teacher is asked before training, or labels are read."""
         return bool(self.teacher and self.teacher_targets != "online")
+
+    @property
+    def weighs_evidence(self) -> bool:
+        """Whether several teachers are evidence for a posterior."""
+        return self.teacher_assign.partition(":")[0] == "posterior"
+
+    @property
+    def last_is_right(self) -> float | None:
+        """The N of ``posterior:N``, how often the last teacher is right in percent; None if that is not known."""
+        number = self.teacher_assign.partition(":")[2]
+        return float(number) if number else None
 
     def in_order(self, models: Iterable[Part], labels: Iterable[Part]) -> list[Part]:
         """Return what there is for each name, in their order: of its models, and of its labels. What all names of

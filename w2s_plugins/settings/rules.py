@@ -153,6 +153,7 @@ ONE_CLASS_ONLY = (
     Term("--few-shot-eval", lambda settings: settings.episodes.few_shot_eval),
     Term("--label-noise", lambda settings: settings.labels.label_noise),
     Term("--refine-labels", lambda settings: settings.teacher.refine_labels),
+    Term("--teacher-assign posterior", lambda settings: settings.teacher.weighs_evidence),
     Term("--clean-select knn", lambda settings: settings.labels.selects_by_labels),
 )
 
@@ -223,6 +224,11 @@ def refines_what_is_not_stored(settings: TrainSettings) -> bool:
     return bool(teacher.refine_labels and teacher.teacher and not teacher.stores_targets)
 
 
+def weighs_what_is_not_stored(settings: TrainSettings) -> bool:
+    teacher = settings.teacher
+    return bool(teacher.weighs_evidence and teacher.teacher and not teacher.stores_targets)
+
+
 def holds_out_no_part(settings: TrainSettings) -> bool:
     part = settings.data.select_split
     if part is None:
@@ -285,6 +291,16 @@ RULES = (
     Rule(
         lambda settings: settings.loss.loss and not settings.teacher.teacher,
         "--loss {0.loss.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)",
+    ),
+    Rule(
+        weighs_what_is_not_stored,
+        "--teacher-assign {0.teacher.teacher_assign} finds out from stored answers what each teacher confuses: give "
+        "--teacher-targets cached",
+    ),
+    Rule(
+        lambda settings: settings.teacher.weighs_evidence and settings.teacher.refine_labels,
+        "--teacher-assign {0.teacher.teacher_assign} and --refine-labels both change what the teachers say: leave one "
+        "out",
     ),
     Rule(
         refines_what_is_not_stored,

@@ -122,7 +122,7 @@ def match_labels(
     # The mean of two that differ is a tie, which is for the reader to know of.
     first, *others = answers
     differ = sum(first.differs(other) for other in others)
-    if np.any(differ) and settings.teacher_assign != "student":
+    if np.any(differ) and settings.teacher_assign == "mean":
         logger.info(
             f"--teacher {settings.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
             "?combine=majority would take these as one crowd"

@@ -17,6 +17,7 @@ from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clip import read_prompts
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
+from ..teachers.posterior import PosteriorTargets
 from ..teachers.stored import AnswerStore, CachedTargets, StudentViews
 from ..teachers.teacher import (
     Encoder,
@@ -126,7 +127,10 @@ def cached_targets(
     # Models and files of labels stand in the order in which they were named, and in which a mean adds them up: another
     # order would round otherwise.
     answers = settings.in_order(readers, (labels.train for labels in data.given_labels))
-    return CachedTargets(answers, store.how.world.device, data.target_kind)
+    targets = CachedTargets(answers, store.how.world.device, data.target_kind)
+    if settings.weighs_evidence and len(answers) > 1:
+        return PosteriorTargets(targets, len(data.samples), settings.last_is_right)
+    return targets
 
 
 def refining_encoder(

@@ -23,11 +23,10 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
 from forked import ADAPTCONF, COMMON, PROBE, train  # noqa: E402
-from sets import SETS, divide_by_thing  # noqa: E402
+from sets import SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE  # noqa: E402
 
-PIXELS = 64
 LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
 # by student: who teaches it, and its flags
 STUDENTS = {
@@ -44,7 +43,19 @@ STUDENTS = {
 }
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
 PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
-COLUMNS = ["set", "seed", "student", "flags", "labelled", "unlabelled", "top1", "on_photos", "seconds", "cpu", "commit"]
+COLUMNS = [
+    "set",
+    "seed",
+    "student",
+    "flags",
+    "labelled",
+    "unlabelled",
+    "top1",
+    "on_photos",
+    "seconds",
+    "cpu",
+    "commit",
+]
 
 
 def folder_name(student: str) -> str:
@@ -58,20 +69,28 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     folder = args.output / data / f"seed{seed}"
     if not (folder / "test.tar").exists():
         parts = args.data / data
-        divide_by_thing(parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder)
+        divide_by_thing(
+            parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
+        )
     common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
-    taught = f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher --target-cache {folder}/cache"
+    taught = (
+        f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher --target-cache {folder}/cache"
+    )
     for student, (teacher, flags) in STUDENTS.items():
         if student not in args.students:
             continue
         own = flags.format(weights=args.weights)
         from_whom = taught if teacher == "teacher" else ""
-        train(folder / folder_name(student), f"{from_whom} {own} {common} --train-split labelled.tar")
+        train(
+            folder / folder_name(student), f"{from_whom} {own} {common} --train-split labelled.tar"
+        )
 
 
 def right_on_test(place: Path) -> float:
     """Return the top-1 of a run on the test images, in percent."""
-    target, says = np.loadtxt(place / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)[:, :2].T
+    target, says = np.loadtxt(place / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)[
+        :, :2
+    ].T
     return 100 * float((target == says).mean())
 
 
@@ -81,16 +100,16 @@ def predict(place: Path, photos: Path, classes: list[str]) -> dict[str, list[flo
     if not table.exists():
         subprocess.run([*PREDICT, place, photos, "--all", "--output", table], check=True)
     with table.open(newline="") as file:
-        return {row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)}
+        return {
+            row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)
+        }
 
 
 def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
     """Write the rows of a set and seed, and the file of what all students say."""
-    data, labelled, photos, more = SETS[name]
+    data, labelled, _, more = SETS[name]
     folder = args.output / data / f"seed{seed}"
     classes = (folder / "classes.txt").read_text().split()
-    from sets import read
-
     true = [Path(key).parent.name for key in read(folder / "rest.tar")]
     keys = list(read(folder / "photos.tar"))
     truth = np.array([classes.index(kind) for kind in true])
@@ -141,7 +160,9 @@ def main() -> None:
     parser.add_argument("--cpu", default="", help="a column of the rows")
     parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
-    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    args.data, args.weights, args.output = (
+        p.resolve() for p in (args.data, args.weights, args.output)
+    )
     if args.rows:
         with args.rows.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -70,9 +70,7 @@ def read(file: Path) -> dict[str, bytes]:
     """Return the files of a tar file by name."""
     with tarfile.open(file) as source:
         return {
-            member.name: source.extractfile(member).read()
-            for member in source
-            if member.isfile()
+            member.name: source.extractfile(member).read() for member in source if member.isfile()
         }
 
 
@@ -98,7 +96,10 @@ def make_fashion(source: Path, data: Path) -> None:
             images, labels = images[:20000], labels[:20000]
         write(
             data / "fashion" / f"{part}.tar",
-            ((f"{label}/{n:05}.png", png(image)) for n, (image, label) in enumerate(zip(images, labels))),
+            (
+                (f"{label}/{n:05}.png", png(image))
+                for n, (image, label) in enumerate(zip(images, labels))
+            ),
         )
 
 
@@ -153,7 +154,9 @@ def read_tgz(file: Path, keep: str) -> dict[str, bytes]:
 
 def on_white(content: bytes) -> bytes:
     """Return a picture of 64 px on white as a PNG file."""
-    image = Image.open(io.BytesIO(content)).convert("RGBA").resize((64, 64), Image.Resampling.BICUBIC)
+    image = (
+        Image.open(io.BytesIO(content)).convert("RGBA").resize((64, 64), Image.Resampling.BICUBIC)
+    )
     canvas = Image.new("RGBA", image.size, "white")
     canvas.alpha_composite(image)
     file = io.BytesIO()
