@@ -470,20 +470,56 @@ TRANSFORMER = {
 }
 
 
+def of_transformer(title: str, name: str) -> list[float]:
+    """Return the top-1 of a line of the table on a set, by seed."""
+    rows = rows_of("transformer")
+    flags = TRANSFORMER[title]
+    if not flags:
+        rows = rows[rows["student"] == title.removeprefix("the ").partition(" on ")[0]]
+    rows = rows[rows["flags"].str.removeprefix("--config weak-labels ") == flags]
+    return values_of(rows, set=name)
+
+
 @makes("transformer")
 def transformer() -> str:
     """A small ViT, trained in many ways."""
-    rows, lines = rows_of("transformer"), []
-    for title, flags in TRANSFORMER.items():
-        student = title.removeprefix("the ").partition(" on ")[0]
-        own = rows[rows["student"] == student] if not flags else rows
-        own = own[own["flags"].str.removeprefix("--config weak-labels ") == flags]
+    lines = []
+    for title in TRANSFORMER:
         cells = []
         for name in ("CIFAR-10", "groceries"):
-            values = values_of(own, set=name)
+            values = of_transformer(title, name)
             cells += [show_all(values), show(mean(values))]
         lines.append([title, *cells])
     return grid(["student", "CIFAR-10", "mean", "groceries", "mean"], lines)
+
+
+@makes("transformer-above")
+def transformer_above() -> str:
+    """Differences between lines of that table, seed by seed."""
+    lora, decay = "**`lora`, 0.002: the recipe**", "`last:0.3`, 0.002, `--layer-decay 0.3`"
+    adaptconf = "AdaptConf, whole student, 0.002, `--layer-decay 0.3`"
+    average = "the same with `--model-ema --model-ema-decay 0.9`"
+    fast = "`last:0.3`, 0.0006: the values for convolutional networks"
+    pairs = [
+        *((who, "the teacher") for who in (lora, fast, decay, average, adaptconf)),
+        (lora, decay),
+        (lora, adaptconf),
+        (average, decay),
+    ]
+    names = {
+        lora: "`lora`",
+        fast: "`last:0.3`, 0.0006",
+        average: "`last:0.3` with layer decay and EMA",
+    }
+    names |= {decay: "`last:0.3` with layer decay", adaptconf: "AdaptConf, whole student"}
+    lines = []
+    for own, other in pairs:
+        cells = []
+        for name in ("CIFAR-10", "groceries"):
+            both = zip(of_transformer(own, name), of_transformer(other, name))
+            cells.append(show_difference([round(a - b, 6) for a, b in both]))
+        lines.append([names[own], names.get(other, other), *cells])
+    return grid(["student", "above", "CIFAR-10", "groceries"], lines, left=2)
 
 
 OTHER_RULES = {
