@@ -1,8 +1,10 @@
 """The documents: their commands are accepted, their links lead somewhere, and the site is built from them."""
 
+import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,12 +190,41 @@ def test_links_lead_somewhere() -> None:
             target = (page.parent / name).resolve() if name else page
             headings = (
                 re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-                if place
+                if place and target.exists()
                 else []
             )
             if not target.exists() or (place and place not in map(anchor, headings)):
                 lost.append(f"{page.name}: {link}")
     assert not lost
+
+
+def test_tables_are_made_of_their_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script finds no table that differs; it names a page with another number, and writes the old one again."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the script adds to it
+    script = ROOT / "docs/evidence/studies/tables.py"
+    spec = importlib.util.spec_from_file_location("tables", script)
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert (tables.main(["--check"]), capsys.readouterr().out) == (0, "")
+
+    for page in EVIDENCE:
+        shutil.copy(page, tmp_path)
+    page = tmp_path / "noisy.md"
+    right = page.read_text(encoding="utf-8")
+    page.write_text(right.replace("| 98.61 |", "| 99.61 |"), encoding="utf-8")
+    assert tables.main(["--check", "--pages", str(tmp_path)]) == 1
+    assert "noisy.md: a table differs" in capsys.readouterr().out
+    assert tables.main(["--pages", str(tmp_path)]) == 0
+    assert page.read_text(encoding="utf-8") == right
+
+    page.write_text(right.replace("table: noisy-digits-20", "table: of-nothing"), encoding="utf-8")
+    assert tables.main(["--check", "--pages", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "noisy.md: nothing makes the table of-nothing" in said
+    assert "noisy-digits-20: this table stands in no page" in said
 
 
 def test_the_manifest_for_kubernetes() -> None:

@@ -2,8 +2,9 @@
 
 An answer teaches what is on one image and, because a student generalises, much about those that are like it. So the
 images are chosen one by one, each as the one that is near to the most images to which no labelled image is near: the
-rule of MaxHerding (2024, arXiv 2407.12212). What the student says is not asked. That images count more if it is unsure
-of them, or differs from their label, gained nothing with a few hundred answers: docs/evidence/next-images.md.
+rule of MaxHerding (2024, arXiv 2407.12212). What the student says is not asked. To choose those of which it is least
+sure was worse than chance with few answers, and to count images less on which it agrees with their label changed
+little: docs/evidence/next-images.md.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
 """How many answers name the best of several students: an audit beside uniform drawing, drawing where they differ, CODA.
 
     python docs/evidence/studies/audit_several.py audit_several.csv groceries.npz cifar10.npz
-    python docs/evidence/studies/audit_several.py audit_several.csv
 
-The second line prints the tables. The files are those of audit_students.py. Each case has some of the students and four
-fifths of the images, by chance, and the truly best student is the one that is best on these images. The rules:
+It adds rows to the CSV file, of which tables.py makes the tables. The files are those of audit_students.py. Each case
+has some of the students and four fifths of the images, by chance, and the truly best student is the one that is best on
+these images. The rules:
 
     audit   as `w2s-labels audit` draws, in rounds: after 50 answers, and 50 more, it goes on with those that may be best.
     audit at once   without rounds.
@@ -215,45 +215,13 @@ def summarise(audits: Sequence[tuple[Case, list[Found]]]) -> Iterator[dict[str, 
         )
 
 
-COLUMNS = {
-    "best named": ("named", 0),
-    "points lost": ("lost", 2),
-    "intervals decide": ("decided", 0),
-    "wrongly": ("decided_wrongly", 1),
-    "called most likely best": ("likely", 0),
-    "wrongly so": ("likely_wrongly", 1),
-    "all differences held": ("differences_held", 0),
-    "accuracies held": ("accuracies_held", 0),
-    "half width": ("half_width", 1),
-}
-
-
-def report(rows: pandas.DataFrame) -> None:
-    """Print means over sets, for each person, number of students and rule, after 25, 50, 100 and 200 answers."""
-    by = ["person", "mistakes", "students", "rule"]
-    for about, own in rows.groupby(by, sort=False):
-        means = own.groupby("answers")[[name for name, _ in COLUMNS.values()]].mean()
-        cells = [
-            " ".join("-" if value != value else f"{value:.{digits}f}" for value in means[name])
-            for name, digits in COLUMNS.values()
-        ]
-        print(f"| {' | '.join(map(str, [*about, *cells]))} |")
-    print("columns:", ", ".join([*by, *COLUMNS]))
-    for (students, rule), own in rows[rows["person"] == 1].groupby(
-        ["students", "rule"], sort=False
-    ):
-        once = own.drop_duplicates("set")
-        ends = [sorted(once[name]) for name in ("half_for_good", "most_for_good")]
-        print(students, rule, "named for good in half, in four fifths, of each set:", *ends)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Add rows to a file, or print its tables."""
+    """Add rows to a file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="CSV file of the rows")
-    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--students", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--cases", type=int, default=14, help="students and images")
@@ -278,8 +246,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             rows = pandas.DataFrame([about | row for row in summarise(audits)]).round(3)
             rows.to_csv(args.rows, mode="a", header=not args.rows.exists(), index=False)
-    if not args.files:
-        report(pandas.read_csv(args.rows))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ those that photographs.py has stored in its folder for its row "probe, elr".
     python docs/evidence/studies/photographs/photographs.py DATA lite0.safetensors output/photographs \\
         --what "probe, elr"
     python docs/evidence/studies/next_images.py output/photographs next_images.csv
-    python docs/evidence/studies/next_images.py --report next_images.csv --figure next-images.svg
+    python docs/evidence/studies/next_images.py next_images.csv --figure next-images.svg
+
+tables.py makes the tables of the rows.
 """
 
 import argparse
@@ -32,7 +34,6 @@ from w2s_plugins.audit.next_images import order_to_ask  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.losses import create_loss  # noqa: E402
 from w2s_plugins.losses.base import LossContext, LossInputs  # noqa: E402
-from w2s_plugins.monitor import format_table  # noqa: E402
 from w2s_plugins.study.statistics import t_interval  # noqa: E402
 
 SETS = {
@@ -281,11 +282,11 @@ def play(pool: Pool, rule: Rule, seed: int, draw: int = 0) -> list[tuple[int, fl
     return found
 
 
-# ---------------------------------------------------------------- rows, table and figure
+# ---------------------------------------------------------------- rows and figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Play what is not in the file yet, or print the table and draw the figure."""
+    """Play what is not in the file yet, or draw the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -294,14 +295,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
-    parser.add_argument("--report", action="store_true")
     parser.add_argument("--figure", type=Path, help="write the figure to this file")
     args = parser.parse_args(argv)
-    if args.report:
-        report(pandas.read_csv(args.rows))
     if args.figure:
         draw(pandas.read_csv(args.rows), args.figure)
-    if args.report or args.figure:
         return
     torch.set_num_threads(1)
     for seed in args.seeds:
@@ -332,32 +329,10 @@ def play_all(pool: Pool, name: str, seed: int, rules: Sequence[str], file: Path)
         print(name, seed, rule, *(f"{student:.1f}" for _, _, student in found), flush=True)
 
 
-def values_of(rows: pandas.DataFrame, name: str, rule: str, answers: int, who: str) -> np.ndarray:
+def of_seeds(rows: pandas.DataFrame, name: str, rule: str, answers: int, who: str) -> np.ndarray:
     """Return on how many percent direct or the student is right, (S,) by seed, in their order."""
     chosen = (rows["set"] == name) & (rows["rule"] == rule) & (rows["answers"] == answers)
     return rows.loc[chosen].sort_values(by="seed")[who].to_numpy()
-
-
-def report(rows: pandas.DataFrame) -> None:
-    """Print for each set the students of random drawing, and by how much those of each rule are above them: means over
-    seeds and 95 % intervals; then the means of direct.
-    """
-    for name in (name for name in SETS if name in {*rows["set"]}):
-        taught = values_of(rows, name, TAUGHT, 0, "student").mean()
-        print(f"\n{SETS[name]}: taught by weak labels alone {taught:.1f}")
-        lines = []
-        for rule in RULES:
-            cells, direct = [rule], []
-            for answers in ROUNDS:
-                own, other = (
-                    values_of(rows, name, one, answers, "student") for one in (rule, "random")
-                )
-                found = t_interval(own - other)
-                interval = f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
-                cells.append(f"{own.mean():.1f}" if rule == "random" else interval)
-                direct.append(f"{values_of(rows, name, rule, answers, 'direct').mean():.1f}")
-            lines.append([*cells, ", ".join(direct)])
-        print(format_table(lines, ["rule", *map(str, ROUNDS), "direct"]))
 
 
 def draw(rows: pandas.DataFrame, file: Path) -> None:
@@ -375,7 +350,7 @@ def draw(rows: pandas.DataFrame, file: Path) -> None:
     shown = {"next": "C0o-", "k-centres": "C2s-", "margin": "C1^-", "random": "C7x-"}
     for panel, name in zip(panels[0], names):
         for number, (rule, marker) in enumerate(shown.items()):
-            found = [t_interval(values_of(rows, name, rule, n, "student")) for n in ROUNDS]
+            found = [t_interval(of_seeds(rows, name, rule, n, "student")) for n in ROUNDS]
             panel.errorbar(
                 np.array(ROUNDS) * 1.03 ** (number - 1.5),
                 [one["value"] for one in found],
@@ -385,7 +360,7 @@ def draw(rows: pandas.DataFrame, file: Path) -> None:
                 markersize=4,
                 linewidth=1,
             )
-        taught = values_of(rows, name, TAUGHT, 0, "student").mean()
+        taught = of_seeds(rows, name, TAUGHT, 0, "student").mean()
         panel.axhline(taught, color="k", linewidth=0.8, linestyle=":", label="without answers")
         panel.set(xscale="log", xticks=ROUNDS, xticklabels=ROUNDS, title=SETS[name])
         panel.minorticks_off()

@@ -1,4 +1,4 @@
-"""What do students learn from the labels of a real crowd? The runs and the tables of docs/evidence/crowd.md.
+"""What do students learn from the labels of a real crowd? The runs and the rows of docs/evidence/crowd.md.
 
 A folder has train.tar and validation.tar of CLASS/IMAGE and crowd.csv (filename, annotator, label; three answers an
 image). For each seed 2,000 images are drawn, those of benchmarks.recipe, and labelled in five ways from that CSV:
@@ -10,13 +10,15 @@ All students learn by train_w2s.py and are tested on the first 2,000 test images
 begun by a fork after the imports. What is finished stays: repeat the command to go on.
 
     python docs/evidence/studies/crowd/crowd.py cifar10 lite0.safetensors output/crowd --what probe recipe
-    python docs/evidence/studies/crowd/crowd.py cifar10 lite0.safetensors output/crowd --report
+    python docs/evidence/studies/crowd/crowd.py cifar10 lite0.safetensors output/crowd --rows crowd.csv
+
+The second line writes a row for each finished run, of which tables.py makes the table.
 """
 
 import argparse
+import csv
 import json
 import os
-import statistics
 import sys
 import tarfile
 import time
@@ -31,17 +33,12 @@ from sklearn.model_selection import GroupKFold
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import ADAPTCONF, COMMON, PROBE, draw_dots, half_of, regress, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, regress, train  # noqa: E402
 
-from benchmarks.recipe import LAST, RESAMPLES, WHOLE, difference, divide, right  # noqa: E402
+from benchmarks.recipe import LAST, WHOLE, divide, right  # noqa: E402
 from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
-from w2s_plugins.metrics.resampling import resampled_means  # noqa: E402
-from w2s_plugins.monitor import format_table  # noqa: E402
-from w2s_plugins.study.statistics import bounds  # noqa: E402
 
-LABELS = "the labels themselves"
-ALL = "the labels of all images"
 KINDS = ["one", "majority", "mean", "dawid-skene", "worst"]
 TESTED = "--val-slice 0:2000 --val-split test.tar"
 LITE0 = "--model tf_efficientnet_lite0 --img-size 64"
@@ -64,10 +61,11 @@ SCRATCH = (
 FROM_SCRATCH = {f"resnet20, {loss}": f"{SCRATCH} {loss}" for loss in ("hard", "elr", "adaptconf")}
 # and of those of true labels
 TRUE = {"direct": "labelled.tar", "ceiling": "rest.tar"}
+COLUMNS = ["set", "seed", "student", "flags", "labels", "right", "top1", "seconds", "cpu", "commit"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do what is asked for, or print the tables."""
+    """Do what is asked for, or write the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,16 +80,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument(
-        "--report", action="store_true", help="print the tables of what is finished"
-    )
-    parser.add_argument("--figure", type=Path, help="write the figure to this file")
+    parser.add_argument("--rows", type=Path, help="write the rows of what is finished to this file")
+    parser.add_argument("--cpu", default="", help="a column of the rows")
+    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args(argv)
     args.data, args.weights, args.output = (
         p.resolve() for p in (args.data, args.weights, args.output)
     )
-    if args.report or args.figure:
-        return report(args)
+    if args.rows:
+        return write_rows(args)
     os.chdir(ROOT)
     torch.set_num_threads(1)
     for seed in args.seeds:
@@ -258,110 +255,43 @@ def stored_features(
     return features, test, test_features
 
 
-# ---------------------------------------------------------------- tables
+# ---------------------------------------------------------------- rows
 
 
-def report(args: argparse.Namespace) -> None:
-    """Print the tables of the seeds that are finished, and draw the figure."""
-    found = collect(args)
-    if args.report:
-        rows = [
-            [name, *(mean_of(by_seed(cells[kind])) for kind in KINDS)]
-            for name, cells in found.items()
-        ]
-        first = args.output / f"seed{args.seeds[0]}"
-        rows.append([ALL, *(f"{labels_right(first, kind, 'all_').mean():.1f}" for kind in KINDS)])
-        print(format_table(rows, ["means", *KINDS]), "\n")
-        for other in ("recipe", "probe, elr", "logistic", "resnet20, hard", "resnet20, elr"):
-            rows = [
-                [name, *(over(cells[kind], found[other][kind]) for kind in KINDS)]
-                for name, cells in found.items()
-                if name not in (LABELS, other, *TRUE)
-            ]
-            print(format_table(rows, [f"over {other}", *KINDS]), "\n")
-        rows = [
-            [name, *(over(cells["majority"], cells[kind], paired=name != LABELS) for kind in KINDS)]
-            for name, cells in found.items()
-            if name not in TRUE
-        ]
-        print(format_table(rows, ["majority over", *KINDS]), "\n")
-        print(
-            format_table(
-                [[name, f"{median_seconds(args, name):.0f}"] for name in found if name != LABELS],
-                ["CPU seconds", ""],
-            )
-        )
-    if args.figure:
-        shown = {
-            LABELS: "k|",
-            "recipe": "C0o",
-            "adaptconf, part": "C1^",
-            "probe, elr": "C2s",
-            "logistic": "C3x",
-            "ceiling": "C7|",
-        }
-        values = {name: {kind: by_seed(found[name][kind]) for kind in KINDS} for name in shown}
-        draw_dots(values, shown, args.figure)
-
-
-def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """Return of each student, kind of labels and seed what is right, 0 or 100: of test images, or of the labels."""
-    found = {LABELS: {kind: {} for kind in KINDS}}
-    for seed in args.seeds:
-        for kind in KINDS:
-            found[LABELS][kind][seed] = labels_right(args.output / f"seed{seed}", kind)
-    for name in [*STUDENTS, *FROM_SCRATCH, "logistic", *TRUE]:
-        found[name] = {kind: {} for kind in KINDS}
-        for kind in KINDS:
-            for seed in args.seeds:
-                place = (
-                    args.output
-                    / f"seed{seed}"
-                    / (name if name in TRUE else f"{name.replace(', ', '-')}_{kind}")
-                )
-                if (place / "seconds.json").exists():
-                    found[name][kind][seed] = right(place)
-    return found
-
-
-def median_seconds(args: argparse.Namespace, name: str) -> float:
-    """Return the median over all runs of a student."""
-    files = args.output.glob(
-        f"seed*/{name}/seconds.json"
-        if name in TRUE
-        else f"seed*/{name.replace(', ', '-')}_*/seconds.json"
-    )
-    return statistics.median([json.loads(file.read_text()) for file in files] or [0])
-
-
-def by_seed(answers: dict[int, np.ndarray]) -> list[float]:
-    """Return the mean of each seed."""
-    return [float(rows.mean()) for rows in answers.values()]
-
-
-def over(first: dict[int, np.ndarray], second: dict[int, np.ndarray], paired: bool = True) -> str:
-    """Return the difference on the seeds of both, with its 95 % interval; of labels over seeds alone, and of a single
-    seed over test images alone.
-    """
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds or first is second:
-        return ""
-    if not paired:
-        return mean_of([float(first[seed].mean() - second[seed].mean()) for seed in seeds])
-    rows = np.stack([first[seed] - second[seed] for seed in seeds])
-    if len(rows) > 1:
-        return f"{difference(rows)} [{len(rows)}]"
-    low, high = bounds(resampled_means(rows, RESAMPLES)[0])
-    return f"{rows.mean():+.1f} [{low:+.1f}, {high:+.1f}] [1]"
-
-
-def mean_of(values: Sequence[float]) -> str:
-    """Return the mean over seeds, with half of its 95 % interval by Student's t."""
-    if len(values) < 2:
-        return f"{values[0]:.1f} [1]" if values else ""
-    return f"{statistics.mean(values):.1f} ± {half_of(values):.1f}" + (
-        f" [{len(values)}]" if len(values) < 5 else ""
-    )
+def write_rows(args: argparse.Namespace) -> None:
+    """Write a row for each finished run: its top-1, and of weak labels on how many percent of its images they are right."""
+    names = {
+        **STUDENTS,
+        **FROM_SCRATCH,
+        "logistic": "",
+        **dict.fromkeys(TRUE, "--config weak-labels-ceiling"),
+    }
+    with args.rows.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for seed in args.seeds:
+            folder = args.output / f"seed{seed}"
+            for name, flags in names.items():
+                part = "all_" if name in FROM_SCRATCH else ""
+                for kind in ["true"] if name in TRUE else KINDS:
+                    place = folder / (name if name in TRUE else f"{name.replace(', ', '-')}_{kind}")
+                    if not (place / "seconds.json").exists():
+                        continue
+                    labels = np.full(1, 100.0) if name in TRUE else labels_right(folder, kind, part)
+                    writer.writerow(
+                        {
+                            "set": "CIFAR-10",
+                            "seed": seed,
+                            "student": name,
+                            "flags": flags,
+                            "labels": kind,
+                            "right": f"{labels.mean():.1f}",
+                            "top1": f"{right(place).mean():.2f}",
+                            "seconds": f"{json.loads((place / 'seconds.json').read_text()):.0f}",
+                            "cpu": args.cpu,
+                            "commit": args.commit,
+                        }
+                    )
 
 
 if __name__ == "__main__":
