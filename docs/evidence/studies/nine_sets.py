@@ -14,6 +14,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,11 @@ STUDENTS = {
     "teacher": ("truth", WEAK),
     "probe, elr": ("teacher", f"{LITE0} {PROBE} elr"),
     "probe, balanced_elr": ("teacher", f"{LITE0} {PROBE} balanced_elr"),
+    # the true shares of the classes, as far as the labelled images tell them, each class counted once more
+    "probe, balanced_elr, shares": (
+        "teacher",
+        f"{LITE0} {PROBE} balanced_elr --loss-kwargs shares=[{{shares}}]",
+    ),
     "probe, kd": ("teacher", f"{LITE0} {PROBE} kd"),
     "probe, adaptconf": ("teacher", f"{LITE0} {PROBE} adaptconf"),
     "last third": ("teacher", f"{LITE0} --config weak-labels"),
@@ -76,10 +82,13 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     taught = (
         f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher --target-cache {folder}/cache"
     )
+    classes = (folder / "classes.txt").read_text().split()
+    counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
+    shares = ",".join(str(counted[kind] + 1) for kind in classes)
     for student, (teacher, flags) in STUDENTS.items():
         if student not in args.students:
             continue
-        own = flags.format(weights=args.weights)
+        own = flags.format(weights=args.weights, shares=shares)
         from_whom = taught if teacher == "teacher" else ""
         train(
             folder / folder_name(student), f"{from_whom} {own} {common} --train-split labelled.tar"
