@@ -26,6 +26,7 @@ import functools
 import math
 import os
 import time
+from collections.abc import Sequence
 
 import torch
 from timm.optim.lookahead import Lookahead
@@ -132,10 +133,15 @@ def train_all(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict |
         stop_between_runs()
         return record
 
+    def audit(runs: Sequence[str], images: int, plugins: Sequence[str]) -> None:
+        # Few files of stages end with an audit, so the others don't wait for what it needs.
+        from w2s_plugins.audit.run import begin_audit
+
+        begin_audit(runs, images, plugins)
+
+    given = {name: getattr(args, name) for name in explicit_flags}
     with stop_outside_of_runs():
-        return carry_out(
-            {name: getattr(args, name) for name in explicit_flags}, explicit_flags.typed, train_one
-        )
+        return carry_out(given, explicit_flags.typed, train_one, audit)
 
 
 def train(args: argparse.Namespace, explicit_flags: set[str]) -> dict:

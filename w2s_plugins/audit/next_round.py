@@ -7,7 +7,6 @@ of audits count as well, and a table of answers is believed if it is about the s
 
 import hashlib
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ from .labelled import (
 from .next_images import order_to_ask, rows_to_consider
 from .page import write_page
 from .plan import is_draw, is_round
-from .run import alone_in
+from .run import alone_in, command_for
 from .subjects import (
     IMAGES,
     Images,
@@ -115,8 +114,7 @@ def ask_next(
     """
     setup_logging(primary=True)
     load_plugins(plugins)
-    moved = [] if data_dir is None else ["--data-dir", data_dir]
-    command = f"{typed('labels')} {shlex.join(['next', run, *moved])}"
+    command = command_for("next", [run], data_dir, plugins)
     folder = locate_run(run)
     if folder is None:
         raise UserError(

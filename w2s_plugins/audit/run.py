@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..cli.forms import LABELS_PREFIX
-from ..errors import UserError, say, typed, write_errors
+from ..errors import UserError, quietly, say, typed, write_errors
 from ..files import delete
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
@@ -102,9 +102,47 @@ def audit(
     """
     setup_logging(primary=True)
     load_plugins(plugins)
-    moved = [] if data_dir is None else ["--data-dir", data_dir]
-    command = f"{typed('labels')} {shlex.join(['audit', *runs, *moved])}"
+    _open(runs, command_for("audit", runs, data_dir, plugins), images, answers, data_dir)
 
+
+def begin_audit(runs: Sequence[str], images: int, plugins: Sequence[str]) -> None:
+    """Draw images of runs that this process has made; if that cannot be, say why: the runs are none the worse for it.
+
+    Args:
+        runs: their folders.
+        images: to draw.
+        plugins: modules or files that this process has imported.
+    """
+    command = command_for("audit", runs, None, plugins)
+    _logger.info(f"audit: {len(runs)} students are asked about all of their images")
+    try:
+        # what these are made of was logged when they were trained
+        with quietly(logging.INFO):
+            _open(runs, command, images)
+    except UserError as error:
+        _logger.warning(f"WARNING: no images are drawn: {error}; put that right, then {command}")
+
+
+def command_for(
+    name: str, runs: Sequence[str], data_dir: str | None, plugins: Sequence[str]
+) -> str:
+    """Return the command of this name for some runs, as it would be typed again."""
+    words = [name, *runs]
+    if data_dir is not None:
+        words += ["--data-dir", data_dir]
+    if plugins:
+        words += ["--plugins", *plugins]
+    return f"{typed('labels')} {shlex.join(words)}"
+
+
+def _open(
+    runs: Sequence[str],
+    command: str,
+    images: int,
+    answers: str | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Open what an audit is about, and draw, or tell what answers say."""
     # a plan is of these images
     subjects = open_subjects(runs, data_dir)
     pictured = images_of(subjects, data_dir)
@@ -363,8 +401,10 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
-    if subject is not None:
+    if subject is not None and subject.learned is not None:
         say_temperature(names[best], subject, audit, evidence, 1 + answers.others)
+        if not audit.of_one_run:
+            say(f"* {names[best]} is exported to {subject.learned.run / 'export'}")
     say_checked(audit, answered, subject or next(iter(chosen), None))
 
 

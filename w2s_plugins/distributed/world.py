@@ -29,6 +29,11 @@ class World:
     def primary(self) -> bool:
         return self.rank == 0
 
+    @classmethod
+    def alone(cls, device: str) -> "World":
+        """This process without others, whom it asks nothing, whether there are any or not."""
+        return cls(torch.device(device), 0, 1, False)
+
 
 @dataclass
 class Precision:

@@ -2,7 +2,7 @@
 them. Each is an ordinary run in a folder of its own; one that is there already is taken as it is.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 import yaml
 
 from ..cli.outcome import list_changes, other_values
+from ..distributed.world import barrier, count_processes
 from ..errors import UserError, kept_warnings, logger, near_folder, quietly, say
 from ..files import write_json
 from ..made_of import Ingredient, check_same
@@ -26,6 +27,8 @@ from .planning import LocalPlan, LocalRun, plan_runs
 
 Record = dict[str, Any]
 Train = Callable[[dict[str, Any]], Record]  # trains one model with the flags that it is given
+# draws so many images of some runs, about which a person says which run is best; last the plugins of the runs
+Audit = Callable[[Sequence[str], int, Sequence[str]], None]
 # what comes of the runs: the record of all, and the table that the command ends with
 SUMMARIES = {
     "--protocol w2s": scores.summary_of_protocol,
@@ -34,7 +37,7 @@ SUMMARIES = {
 }
 
 
-def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | None:
+def carry_out(explicit_flags: Flags, typed: Set[str], train: Train, audit: Audit) -> Record | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
 
@@ -42,6 +45,7 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | 
         explicit_flags: flags that were set by hand.
         typed: names of those that are on the command line.
         train: trains one model with the flags that it is given, and returns its record.
+        audit: see `Audit`; stages may end with it.
 
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
@@ -66,15 +70,22 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | 
 
     # of several ranks the others take part where models are asked, which --folds does
     secondary = dist.is_initialized() and dist.get_rank() > 0
-    if secondary and plan.flag != "--folds":
-        return None
-    record, table = SUMMARIES[plan.flag](plan)
-    if secondary:
-        return None
-    record["warnings"] = [*unsure, *record["warnings"]]
-    write_json(plan.folder / RESULT, record)
-    say(*with_warnings(table, record["warnings"]))
-    return record
+    record = None
+    if not secondary or plan.flag == "--folds":
+        record, table = SUMMARIES[plan.flag](plan)
+        if not secondary:
+            record["warnings"] = [*unsure, *record["warnings"]]
+            write_json(plan.folder / RESULT, record)
+            say(*with_warnings(table, record["warnings"]))
+
+    # one process draws images for a person, and the others wait here, where a signal ends them as well
+    audited = [run for run in plan.runs if run.audited]
+    if audited and not secondary:
+        folders = [str(run.folder) for run in audited]
+        audit(folders, chain.count_answers(audited), plan.flags["plugins"])
+    if audited and count_processes() > 1:
+        barrier()
+    return None if secondary else record
 
 
 class InThisProcess(Executor[LocalRun]):

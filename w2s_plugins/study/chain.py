@@ -13,15 +13,17 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
       initial_checkpoint: stage:lora # goes on from its weights
       lr: 1.0e-05
 
-A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says.
+A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. The
+last item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas
 
+from ..cli.declare import read_table
 from ..errors import UserError, logger
 from ..metrics.figures import HEADLINE
 from ..monitor import format_table
@@ -68,19 +70,8 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     students = [stage for stage in plan.runs if stage.name not in judges]
     last_above = {stage.name: above[stage.name] for stage in students if stage.name in above}
     warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
-    # a reader would take the last one, which an earlier one may be better than
-    take = last
-    why = "no stage was measured on the same labelled images, so it is simply the last one"
-    if above:
-        why = "of those that were measured on the same images, none is above it"
-        best = min(above, key=lambda name: above[name]["value"])
-        if above[best]["value"] < 0:
-            take = next(stage for stage in plan.runs if stage.name == best)
-            warnings.append(
-                f"the last stage, {last.name}, is below an earlier one, {best} "
-                "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
-                + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
-            )
+    advice, doubt = advise(plan, above)
+    warnings += doubt
     rows = []
     for stage in plan.runs:
         model, metrics = stage.record["model"], stage.record["metrics"]
@@ -97,7 +88,43 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
         rows.append(row)
     table = format_table([list(row.values()) for row in rows], list(rows[0]))
     record = dict(stages=plan.records(), last_above=last_above, warnings=warnings)
-    return record, f"{table}\n* take {take.name}, exported to {take.folder / 'export'} ({why})"
+    return record, f"{table}\n* {advice}"
+
+
+def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str]]:
+    """Return which student to take, and what a reader has to know of that.
+
+    Args:
+        plan: its stages are finished.
+        above: how far the last one is above others, from `gain_over`, by their names.
+    """
+    # of candidates the last one is no better than others until somebody has said so
+    audited = [stage for stage in plan.runs if stage.audited]
+    if audited:
+        names = ", ".join(stage.name for stage in audited)
+        return f"which of {names} is best, {count_answers(audited)} answers of yours will tell", []
+    # a reader would take the last one, which an earlier one may be better than
+    take, doubt = plan.runs[-1], []
+    why = "no stage was measured on the same labelled images, so it is simply the last one"
+    if above:
+        why = "of those that were measured on the same images, none is above it"
+        best = min(above, key=lambda name: above[name]["value"])
+        if above[best]["value"] < 0:
+            doubt.append(
+                f"the last stage, {take.name}, is below an earlier one, {best} "
+                "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
+                + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
+            )
+            take = next(stage for stage in plan.runs if stage.name == best)
+    return f"take {take.name}, exported to {take.folder / 'export'} ({why})", doubt
+
+
+def count_answers(stages: Sequence[LocalRun]) -> int:
+    """Return about how many images a person is asked: those that ``labels audit`` draws, if there are so many."""
+    drawn = read_table("commands.yaml")["labels"]["audit"]["--images"]["default"]
+    # of a stream nobody knows how many there are
+    seen = [stage.record["data"]["splits"]["train"]["num_samples"] for stage in stages]
+    return min([drawn, *filter(None, seen)])
 
 
 def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, Any] | None:

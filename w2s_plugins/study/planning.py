@@ -5,7 +5,7 @@ file of a study are four ways to write such a list. Needs no torch.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,27 @@ class LocalRun(PlannedRun):
         flags: that are set.
         settings: all of its flags, as it writes them.
         assign_by: an earlier stage, by whose figures its ``teacher_assign`` is chosen.
+        audited: a person is asked at the end whether this stage, or another one of these, is best.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     assign_by: str = ""
+    audited: bool = False
+
+
+@dataclass
+class Stage:
+    """A stage as its file describes it.
+
+    Args:
+        flags: of its own.
+        assign_by: see `LocalRun`, like ``audited``.
+    """
+
+    flags: dict[str, Any]
+    assign_by: str
+    audited: bool = False
 
 
 LocalPlan = RunPlan[LocalRun]
@@ -139,13 +155,14 @@ def runs_of_stages(
     stages = read_stages(flags["stages"])
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
-        if not any(takes(of_stage, name) for _, of_stage in stages.values()):
+        if not any(takes(stage.flags, name) for stage in stages.values()):
             raise UserError(
                 f"{where}: {option(name)} {shown_value(flags[name])} is for no stage: "
                 f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file"
             )
     earlier: list[str] = []
-    for name, (assign_by, of_stage) in stages.items():
+    for name, stage in stages.items():
+        assign_by, of_stage = stage.assign_by, stage.flags
         if assign_by and assign_by not in earlier:
             raise UserError(
                 f"{where}: {name}: assign_by: {assign_by}: no stage of this name comes "
@@ -163,7 +180,7 @@ def runs_of_stages(
         if "teacher_assign" in typed:
             assign_by = ""
         run_flags = overlaid(common, of_stage, typed, f"--stages, {name}")
-        yield LocalRun(name, "", run_flags, assign_by=assign_by, needs=needs)
+        yield LocalRun(name, "", run_flags, assign_by=assign_by, audited=stage.audited, needs=needs)
         earlier.append(name)
 
 
@@ -208,16 +225,22 @@ def fill_in_earlier(
     return needs
 
 
-def read_stages(file: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return ``assign_by`` and flags of the stages in a file by their names. Raises `UserError` for anything else."""
+def read_stages(file: str) -> dict[str, Stage]:
+    """Return the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
+    # the last item may say which stages a person is asked about, and is none itself
+    asked = content.pop() if "audit" in content[-1] else {}
     # flags that one stage cannot have for itself
     of_all = flags_about(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
-    stages = {}
+    stages: dict[str, Stage] = {}
     for number, stage in enumerate(content, start=1):
+        if "audit" in stage:
+            raise UserError(
+                f"{where}: audit is item {number}; expected it last, behind the stages that it is about"
+            )
         name = stage.pop("name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in stages:
             raise UserError(
@@ -229,8 +252,45 @@ def read_stages(file: str) -> dict[str, tuple[str, dict[str, Any]]]:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = assign_by, flags
+        stages[name] = Stage(flags, assign_by)
+    for name in read_audited(asked, stages, where):
+        stages[name].audited = True
     return stages
+
+
+def read_audited(item: Mapping[str, Any], stages: Collection[str], where: str) -> list[str]:
+    """Return the names of the stages that a file ends with an audit of; none if it does not.
+
+    Args:
+        item: the last one of the file, empty if that is a stage.
+        stages: names of all.
+        where: begins the messages.
+
+    Raises:
+        UserError: it is no list of two stages at least.
+    """
+    if not item:
+        return []
+    names = item["audit"]
+    others = [str(key) for key in item if key != "audit"]
+    if others:
+        raise UserError(f"{where}: audit stands with {', '.join(others)}; expected it alone")
+    if not isinstance(names, list) or {*map(type, names)} - {str}:
+        raise UserError(
+            f"{where}: audit: {names!r:.60}; expected a list of names of stages, such as "
+            f"[{', '.join(stages)}]"
+        )
+    unknown = next((name for name in names if name not in stages), None)
+    if unknown is not None:
+        raise UserError(
+            f"{where}: audit: {unknown}: no stage of this name{nearest(unknown, stages)}"
+        )
+    if len({*names}) < 2:
+        raise UserError(
+            f"{where}: audit: {', '.join(names) or '[]'}; expected two stages at least, of which "
+            "answers name the best one"
+        )
+    return names
 
 
 # ---------------------------------------------------------------- folds

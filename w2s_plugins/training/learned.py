@@ -29,7 +29,7 @@ from ..target_kind import require_one_class
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data
-from .device import create_precision, join_group
+from .device import create_precision
 from .labels import attach_labels, find_label_files, match_labels
 from .loaders import answer_store, student_views
 from .run_files import check_unchanged, ingredients
@@ -135,7 +135,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
     with said_of(f"RUN {run}: its flags say "):
         # A message about a flag would be read as one about this command, which has no such flag.
         check_paths(loading, teaching)
-        world = join_group(settings.compute.device)
+        world = World.alone(settings.compute.device)
         labels = find_label_files(teaching, world)
         data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
