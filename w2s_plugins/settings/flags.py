@@ -116,7 +116,8 @@ def fit_to_network(args: Namespace) -> None:
         return
     made = []
     for name, now in later.items():
-        if getattr(args, name) == changes[name][0]:
+        # a part that stays says which one the rate is of
+        if getattr(args, name) == changes[name][0] != now:
             setattr(args, name, now)
             made.append(f"{option(name)} {now}")
     if made:

@@ -137,7 +137,9 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         check_paths(loading, teaching)
         world = World.alone(settings.compute.device)
         labels = find_label_files(teaching, world)
-        data = build_data(settings, labels)
+        # A stream is refused as one, and not because answers about it cannot be stored.
+        plain = TrainSettings.from_flags({**vars(args), "teacher_targets": "online"})
+        data = build_data(plain, labels)
         if isinstance(data.train, IterableDataset):
             raise UserError(
                 f"--dataset {loading.dataset}: a stream, of which no images can be drawn"
