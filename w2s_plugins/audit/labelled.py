@@ -4,9 +4,10 @@ import itertools
 import logging
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -21,6 +22,7 @@ from ..files import delete, read_plain, write_text
 from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
 from ..run.args_file import read_run_args
+from ..settings.flags import has_attention
 from ..teachers.name import TeacherName
 from ..training.learned import Learned
 from .answers import UNSURE
@@ -54,6 +56,9 @@ KEPT = (
     "hflip",
     "vflip",
 )
+
+# what of the student is trained, and how fast
+OF_PART = ("tune", "lr", "layer_decay")
 
 is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
 
@@ -161,10 +166,26 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
             value = teacher_of_command(learned)
         if value not in (None, flags[name].default):
             words += words_of(flags[name], value)
+    for name, value in flags_of_part(learned.settings.flags).items():
+        words += words_of(flags[name], value)
     words += ["--data-dir", str(folder), "--class-map", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]
     words += ["--experiment", name_of_next(learned, folder.name)]
     return f"{typed('train')} {shlex.join(words)}"
+
+
+def flags_of_part(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags by which stages train the part of the student that a run has trained, at its rate; none if they
+    train it anyway, or cannot: probes, and rates of another optimizer.
+
+    Args:
+        flags: of the run, all of them.
+    """
+    if flags["linear_probe"] or flags["opt"] != "adamw":
+        return {}
+    # as weak-labels-plus-few-true.yaml says
+    usual = "lora" if has_attention(flags["model"], flags["model_kwargs"]) else "last:0.3"
+    return {} if flags["tune"] == usual else {name: flags[name] for name in OF_PART}
 
 
 def has_learned_labelled(learned: Learned) -> bool:
