@@ -75,6 +75,16 @@ same.yaml  ->  [{name: a}, {name: a}]
 tune.yaml  ->  [{name: a, tune: hed}]
 later.yaml  ->  [{name: a}, {name: b, teacher: 'stage:c'}]
 assign.yaml  ->  [{name: a}, {name: b, assign_by: c}]
+audit_other.yaml  ->  [{name: probe}, {name: all}, {audit: [probe, al]}]
+audit_first.yaml  ->  [{audit: [a, b]}, {name: a}, {name: b}]
+audit_twice.yaml  ->  [{name: a}, {name: b}, {audit: [a, b]}, {audit: [a, b]}]
+audit_one.yaml  ->  [{name: a}, {name: b}, {audit: [a, a]}]
+audit_none.yaml  ->  [{name: a}, {name: b}, {audit: []}]
+audit_text.yaml  ->  [{name: a}, {name: b}, {audit: 'a, b'}]
+audit_number.yaml  ->  [{name: a}, {name: b}, {audit: [a, 2]}]
+audit_null.yaml  ->  [{name: a}, {name: b}, {audit: null}]
+audit_named.yaml  ->  [{name: a}, {name: b}, {audit: [a, b], name: c, lr: 1}]
+audit_alone.yaml  ->  [{audit: [a, b]}]
 model.yaml  ->  [{name: a}, {name: b, model: 'stage:a'}]
 output.yaml  ->  [{name: a, output: x}]
 no_given.yaml  ->  [{name: a, teacher: given}]
@@ -555,6 +565,16 @@ SEVERAL --stages same.yaml  ->  stage 2 has no name of its own
 SEVERAL --stages tune.yaml  ->  a: --tune hed: expected one of all, head
 SEVERAL --stages later.yaml  ->  b: teacher: stage:c: no stage of this name comes before it
 SEVERAL --stages assign.yaml  ->  b: assign_by: c: no stage of this name comes before it
+SEVERAL --stages audit_other.yaml  ->  audit: al: no stage of this name (nearest: all)
+SEVERAL --stages audit_first.yaml  ->  audit is item 1; expected it last, behind the stages that it is about
+SEVERAL --stages audit_twice.yaml  ->  audit is item 3; expected it last
+SEVERAL --stages audit_one.yaml  ->  audit: a, a; expected two stages at least
+SEVERAL --stages audit_none.yaml  ->  audit: []; expected two stages at least
+SEVERAL --stages audit_text.yaml  ->  audit: 'a, b'; expected a list of names of stages, such as [a, b]
+SEVERAL --stages audit_number.yaml  ->  audit: ['a', 2]; expected a list of names of stages
+SEVERAL --stages audit_null.yaml  ->  audit: None; expected a list of names of stages
+SEVERAL --stages audit_named.yaml  ->  audit stands with name, lr; expected it alone
+SEVERAL --stages audit_alone.yaml  ->  audit: a: no stage of this name
 SEVERAL --stages model.yaml  ->  b: model: stage:a: a stage makes nothing of this kind
 SEVERAL --stages output.yaml  ->  a: output is that of all stages
 SEVERAL --stages no_given.yaml  ->  a: teacher: given: the command line has no --teacher

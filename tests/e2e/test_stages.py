@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tests.parts import refusal, write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.files import recipe_path
+from w2s_plugins.study.ahead import settle
 from w2s_plugins.study.chain import choose_assign
 from w2s_plugins.study.planning import plan_runs
 
@@ -125,6 +126,34 @@ def test_what_is_typed_stays_for_a_transformer(
     flags |= dict(model="test_vit", stages="weak-labels-plus-few-true")
     plan = plan_runs({**flags, **typed}, {*flags, *typed})
     assert [[*run.flags["for_transformers"]] for run in plan.runs] == [changes] * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "trained"),
+    [
+        ("w2s_cnn5", [("last:0.3", 0.0006, None), ("lora", 0.002, None), ("all", 0.001, None)]),
+        ("test_vit", [("last:0.3", 0.002, 0.3), ("lora", 0.002, None), ("all", 0.002, 0.65)]),
+    ],
+)
+def test_candidates_fit_the_network(
+    model: str, trained: list[tuple[object, ...]], weak: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blocks with attention get a rate each, and stay the part that the stage is about."""
+    flags = dict(dataset="w2s/digits", model=model, experiment="x", stages="weak-labels-candidates")
+    flags |= dict(teacher="w2s_cnn2", teacher_checkpoint=str(weak), task_loss_weight=0.0)
+    plan = plan_runs(flags)
+    with caplog.at_level("INFO"):
+        for run in plan.runs:
+            settle(run)
+    probe, *others = (run.settings for run in plan.runs)
+    assert probe["linear_probe"] and (probe["loss"], probe["lr"]) == ("balanced_elr", 0.003)
+    assert [(one["tune"], one["lr"], one["layer_decay"]) for one in others] == trained
+    said = [text for text in caplog.messages if "has attention" in text]
+    assert said == [
+        f"test_vit has attention: --lr 0.002 --layer-decay {decay} (--for-transformers)"
+        for decay in (0.3, 0.65)
+        if model == "test_vit"
+    ]
 
 
 def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -255,7 +284,9 @@ def commands(recipe: Path) -> str:
     return header[header.index("python train_w2s.py") :].removeprefix("python train_w2s.py")
 
 
-@pytest.mark.parametrize("name", ["weak-labels", "weak-labels-plus-few-true"])
+@pytest.mark.parametrize(
+    "name", ["weak-labels", "weak-labels-plus-few-true", "weak-labels-candidates"]
+)
 def test_recipes(
     here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,11 +310,18 @@ def test_recipes(
     done = here(*shlex.split(command), "--epochs 1 --workers 0", "--output", tmp_path).ok()
     record = read_result(tmp_path / "student")
     assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == (
-        "stages" in record
+        "plus" in name
     )
-    folder = tmp_path / "student" / ("student" if "stages" in record else "") / "export"
+    last_stage = [*record.get("stages", [""])][-1]
+    folder = tmp_path / "student" / last_stage / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
+    if name == "weak-labels-candidates":
+        assert list(record["stages"]) == ["probe", "last", "adapters", "all"]
+        losses = [stage["loss"]["name"] for stage in record["stages"].values()]
+        assert losses == ["balanced_elr", "elr", "elr", "elr"]
+        assert "* which of probe, last, adapters, all is best, 100 answers" in done.out
+        assert "128 images; 100 are drawn" in done.out
     if name == "weak-labels-plus-few-true":
         first, part, last = record["stages"].values()
         taught = {

@@ -200,7 +200,7 @@ def test_a_row_of_the_table(row: list[str]) -> None:
         resolve(*argv)
         assert name in set().union(
             *(
-                loaded(token) if name not in ("enhanced", "weak-labels-plus-few-true") else {token}
+                {token} if SHIPPED[name].parent.name == "stages" else loaded(token)
                 for token in argv
                 if token in SHIPPED
             )
@@ -460,3 +460,16 @@ def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
     assert ceiling == {flag: value for flag, value in direct.items() if flag not in own}
     args, _ = parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18"])
     assert args.ceiling_config == ["weak-labels-ceiling"]
+
+
+def test_candidates_are_the_recipe_for_other_parts() -> None:
+    """Each of them but the probe."""
+    _, *others, end = yaml.safe_load(SHIPPED["weak-labels-candidates"].read_text())
+    recipe = yaml.safe_load(SHIPPED["weak-labels"].read_text())
+    own = ("name", "tune", "lr", "epochs", "for_transformers", "ceiling_config")
+    same = {flag: value for flag, value in recipe.items() if flag not in own}
+    last = others[0]
+    for stage in others:
+        assert {flag: value for flag, value in stage.items() if flag not in own} == same
+    assert [last[flag] for flag in own[1:4]] == [recipe[flag] for flag in own[1:4]]
+    assert end == {"audit": ["probe", "last", "adapters", "all"]}
