@@ -80,7 +80,7 @@ def test_the_end_is_a_page(here: Run, flags: list[object]) -> None:
     words = shlex.split(lines[-1])
     words = words[words.index("--unlabeled") :]
     here(*words, "--epochs 1 --workers 0 --output .").ok()
-    assert read_result("chain-checked")["stages"].keys() == {"direct", "taught", "part", "student"}
+    assert "student" in read_result("chain-checked")["stages"]
 
 
 def test_it_goes_on(
