@@ -1,6 +1,7 @@
 """Loaders made of timm's transforms, collate functions and prefetcher."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -29,12 +30,23 @@ from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import Episodes, EpisodeSampler, check_shape
 from .map_style import AnyDataset, MapDataset, Transform
-from .order import Batches, KeyedBatches, KeyedSampler, TwoPartSampler, ViewKeys, check_batch_size
+from .order import (
+    Batches,
+    KeyedBatches,
+    KeyedSampler,
+    TwoPartSampler,
+    ViewKeys,
+    WithStrongViews,
+    check_batch_size,
+)
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import start_worker
+from .wrapper import without_transform
 
 # what decides which views are in which batch; the last one is timm's, for sizes that change
-BatchOrder = KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler
+BatchOrder = (
+    KeyedBatches | EpisodeSampler | TwoPartSampler | WithStrongViews | ScheduledBatchSampler
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ class TrainViews:
         worker_seeding: how timm seeds the workers of a stream.
         keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
         labelled_count: samples of a batch that are of the labelled set, where there is one beside the training set.
+        strong: arguments of `create_transform` for a second view of each sample without a label, at the end of the
+            batch; None for no such views.
         epoch_size: samples in an epoch; where there are fewer they come round again.
     """
 
@@ -114,6 +128,7 @@ class TrainViews:
     worker_seeding: str = "all"
     keeps_share: bool = False
     labelled_count: int = 0
+    strong: dict[str, Any] | None = None
     epoch_size: int = 0
 
 
@@ -198,7 +213,8 @@ def _average_batch_size(batches: object) -> float:
     """Return how many samples a batch has, where sizes change on average."""
     if isinstance(batches, ScheduledBatchSampler):
         return float(batches.average_batch_size)
-    if isinstance(batches, (BatchSampler, Batches, EpisodeSampler, TwoPartSampler)):
+    keyed = BatchSampler, Batches, EpisodeSampler, TwoPartSampler, WithStrongViews
+    if isinstance(batches, keyed):
         return float(batches.batch_size)
     raise TypeError(f"{type(batches).__name__} does not say how large a batch is")
 
@@ -241,6 +257,13 @@ def create_train_loader(
     if labelled_set is not None:
         others = _with_transforms(labelled_set, views, data_config, settings)
         samples = ConcatDataset([samples, others])
+    # strong views are samples of their own, which follow all others
+    strong_views = len(samples) if views.strong and keys is None else None  # pyright: ignore[reportArgumentType]  # sized
+    if strong_views is not None:
+        others = dataclasses.replace(views, transform=views.strong)
+        with _flag_errors("--strong-views"):
+            strong = _with_transforms(without_transform(dataset), others, data_config, settings)
+        samples = ConcatDataset([samples, strong])
 
     # which views are in which batch
     if keys is not None:
@@ -249,6 +272,8 @@ def create_train_loader(
         batches = Batches(keys, settings.batch_size)
     else:
         order = batches = _batches(dataset, views, settings, labelled_set)
+        if strong_views is not None and isinstance(order, (KeyedBatches, TwoPartSampler)):
+            order = batches = WithStrongViews(order, views.labelled_count, strong_views)
 
     # a batch, in a data worker and on the device: timm's collate function, with mixing where there is any
     mixup = None

@@ -131,6 +131,37 @@ def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled_count: int
         )
 
 
+class WithStrongViews(Sampler[list[ViewKey]]):
+    """Batches that end with the samples without labels once more: as other samples, which follow all others.
+
+    Args:
+        batches: of the first views.
+        labelled_count: samples at the start of a batch that have labels.
+        first: the index of the strong view of sample 0.
+    """
+
+    def __init__(self, batches: "KeyedBatches | TwoPartSampler", labelled_count: int, first: int):
+        self.batches = batches
+        self.labelled_count = labelled_count
+        self.first = first
+        self.batch_size = 2 * batches.batch_size - labelled_count
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of batches to skip."""
+        self.epoch = epoch
+        self.batches.set_epoch(epoch, start)
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        # new ones in every epoch, also where first views come round again
+        for keys in self.batches:
+            unlabelled = keys[self.labelled_count :]
+            yield [*keys, *(ViewKey(self.epoch, self.first + key.index) for key in unlabelled)]
+
+
 class TwoPartSampler(Sampler[list[ViewKey]]):
     """Batches of some labelled samples, which come first, and others without labels, which make the epoch.
 

@@ -265,6 +265,8 @@ class ViewSettings(Concern):
     aa: str | None
     """Policy of AutoAugment, RandAugment or AugMix."""
     # Several views of an image in one epoch or batch.
+    strong_views: str | None
+    """Policy, as `aa`, of a second view of each image without a label; None for no such views."""
     aug_repeats: float
     """Views of a sample in an epoch; 0 is one."""
     aug_splits: int

@@ -120,6 +120,7 @@ def build_task(
         mix=partial(nearest_teacher, target_kind=data.target_kind) if by_student else None,
         cached=targets is not None,
         labelled=settings.data.labelled_in_batch,
+        strong_views=settings.views.strong_views is not None,
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
         **shared,
     )

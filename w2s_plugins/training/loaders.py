@@ -100,7 +100,16 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
         worker_seeding=loading.worker_seeding,
         keeps_share=settings.teacher.stores_targets,
         labelled_count=loading.labelled_in_batch,
+        strong=strong_transform_of(views, data_config),
     )
+
+
+def strong_transform_of(views: ViewSettings, data_config: dict) -> dict[str, object] | None:
+    """Return the arguments of timm's transform of ``--strong-views``: as the first view, and the policy after it."""
+    if views.strong_views is None:
+        return None
+    first = transform_of(views, data_config)
+    return {**first, "no_aug": False, "auto_augment": views.strong_views}
 
 
 def transform_of(views: ViewSettings, data_config: dict) -> dict[str, object]:

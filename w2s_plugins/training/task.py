@@ -109,6 +109,7 @@ class StudentModule(nn.Module):
         mix: makes one target of the answers of several teachers. None if there is one teacher.
         labelled_count: so many samples at the start of a batch have true labels. This loss leaves them out, because the
             criterion on ground truth takes them.
+        strong_views: a batch ends with a strong view of each sample without a label, see `consistency`.
     """
 
     def __init__(
@@ -118,10 +119,12 @@ class StudentModule(nn.Module):
         extractor: Extractor | None = None,
         mix: Mix | None = None,
         labelled_count: int = 0,
+        strong_views: bool = False,
     ):
         super().__init__()
         self.student = student
         self.labelled_count = labelled_count
+        self.strong_views = strong_views
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
@@ -150,15 +153,22 @@ class StudentModule(nn.Module):
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
         # Leave out the samples with true labels at the start of the batch, because the teacher was not asked about
-        # them: its answers, which are about the others, are put in after that.
+        # them, and the strong views at its end: its answers, which are about the others, are put in after that.
+        stop = count_without_strong(len(logits), self.labelled_count) if self.strong_views else None
         inputs = LossInputs(logits, teacher.logits, target, features, None, index, progress)
+        if self.labelled_count or self.strong_views:
+            inputs = inputs.rows(slice(self.labelled_count, stop))
         if self.labelled_count:
-            inputs = inputs.rows(slice(self.labelled_count, None)).replace(target=None)
+            inputs = inputs.replace(target=None)
         # A loss expects one target, so the answers of several teachers become one first.
         weak, figures = teacher.logits, {}
         if self.mix is not None:
             weak, figures = self.mix(weak, inputs.student_logits)
         terms = self.loss(inputs.replace(teacher_logits=weak, teacher_features=teacher.features))
+        # Of a strong view the student learns what it says of the first one itself.
+        if stop is not None:
+            terms = {**terms, "strong": consistency(inputs.student_logits, logits[stop:])}
+            logits = logits[:stop]
         return StudentOutput(logits if target is not None else logits.detach(), terms, figures)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -175,6 +185,21 @@ class StudentModule(nn.Module):
         layers = layers_of(of_timm(self.student), coarse)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix(OF_STUDENT), last)
+
+
+def count_without_strong(batch_size: int, labelled_count: int) -> int:
+    """Return how many samples of a batch are no strong views: of those without labels there are as many."""
+    return (batch_size + labelled_count) // 2
+
+
+def consistency(first: Tensor, strong: Tensor) -> Tensor:
+    """Return the cross-entropy of strong views (B, C) to the classes that the student says of the first ones (B, C).
+
+    This is the loss of FixMatch (2020, arXiv 2001.07685) on all images, sure or not: a threshold, fixed or its own for
+    each class as in FreeMatch, was no better here (docs/evidence/few-true-labels.md).
+    """
+    with torch.autocast(strong.device.type, enabled=False):
+        return nn.functional.cross_entropy(strong.float(), first.detach().argmax(dim=1))
 
 
 class WeakToStrongTask(TrainingTask):
@@ -201,6 +226,8 @@ class WeakToStrongTask(TrainingTask):
         mix: makes one target of several teachers. The teacher must have ``by_member`` then, which returns (M, B, C).
         labelled: so many samples at the start of each batch have true labels. The criterion takes these, and the
             teacher is asked about the others. If it is 0, both take the whole batch.
+        strong_views: each batch ends with a strongly augmented view of each sample without a label, in their order. The
+            student learns there what it says of the first view; nobody else is asked about it.
         device: where the task's own tensors are.
         dtype: dtype of the model.
         verbose: whether timm's base class logs.
@@ -220,6 +247,7 @@ class WeakToStrongTask(TrainingTask):
         extractor: Extractor | None = None,
         mix: Mix | None = None,
         labelled: int = 0,
+        strong_views: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
@@ -235,6 +263,7 @@ class WeakToStrongTask(TrainingTask):
             distill_loss_weight=(distill_loss_weight, float),
             num_samples=(num_samples, Size),
             labelled=(labelled, NotNegative),
+            strong_views=(strong_views, bool),
             teacher=(teacher, Callable),
         )
         for name, (value, annotation) in checked.items():
@@ -246,6 +275,7 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         # The teacher stays outside the module that is trained, so that it is in no checkpoint and in no optimizer.
         self.cached, self.labelled_count, self.num_samples = cached, labelled, num_samples
+        self.strong_views = strong_views
         self.progress = 0.0
         # A loss says what it needs. It is told sizes and shapes once, here, so that it can make its parameters and
         # memory.
@@ -266,9 +296,9 @@ class WeakToStrongTask(TrainingTask):
         self.num_classes = num_classes
         loss.setup(LossContext(num_classes, num_samples, student_shapes, teacher_shapes))
         # Student and loss are trained together. Only the student is evaluated and exported.
-        self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(
-            self.device
-        )
+        self.trainable_module = StudentModule(
+            student, loss, extractor, mix, labelled, strong_views
+        ).to(self.device)
         self.eval_model = student
 
     @property
@@ -336,7 +366,7 @@ class WeakToStrongTask(TrainingTask):
                     f"the task's index is {_kind(index)}: expected positions of {len(input)} samples"
                 )
             # Samples with true labels, at the start, are of another data set, whose positions follow.
-            check_positions(index[self.labelled_count :], self.num_samples)
+            check_positions(index[self.asked_about(len(input))], self.num_samples)
 
     def _check_target(self, target: Tensor | None, size: int | None) -> None:
         """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
@@ -368,12 +398,21 @@ class WeakToStrongTask(TrainingTask):
         if module.extractor is not None:
             return
         # Also (M, B, C) of several teachers, of which the last two are looked at.
-        shape = (size - self.labelled_count, self.num_classes)
+        asked = self.asked_about(size)
+        shape = (len(range(size)[asked]), self.num_classes)
         is_float = isinstance(logits, Tensor) and logits.is_floating_point()
         if logits is None or not is_float or logits.shape[-2:] != shape:
             raise UserError(
                 f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point"
             )
+
+    def asked_about(self, batch_size: int) -> slice:
+        """Return the samples of a batch that the teacher is asked about: not those with true labels at its start, nor
+        the strong views at its end.
+        """
+        if not self.strong_views:
+            return slice(self.labelled_count, None)
+        return slice(self.labelled_count, count_without_strong(batch_size, self.labelled_count))
 
     def teacher_forward(
         self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None
@@ -383,13 +422,12 @@ class WeakToStrongTask(TrainingTask):
         If images were mixed (mixup, cutmix), stored answers have to be mixed in the same way, because they are about
         single images. ``share`` (B, 1) says how, see `TargetKind.mix`.
         """
-        # Samples with true labels stand at the start of a batch. The teacher is not asked about them.
         asked_about = index if self.cached else input
         if asked_about is None:
             raise UserError(
                 "the task's index is missing: stored answers are found by the positions of the samples"
             )
-        query = asked_about[self.labelled_count :]
+        query = asked_about[self.asked_about(len(input))]
         module, teacher = unwrap_model(self.trainable_module), self.teacher
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None and isinstance(teacher, FeatureTeacher):
@@ -427,7 +465,8 @@ class WeakToStrongTask(TrainingTask):
         if self.task_loss_weight != 0 and target is not None:
             # In float32, as distillation losses are: half precision loses small differences of logits.
             with torch.autocast(strong.logits.device.type, enabled=False):
-                known = slice(self.labelled_count or None)
+                # All of them, or those at the start. Strong views are not in the logits any more.
+                known = slice(self.labelled_count or len(strong.logits))
                 result["task"] = self.criterion(strong.logits[known].float(), target[known])
             total = total + self.task_loss_weight * result["task"]
         return {"loss": torch.as_tensor(total), **result}

@@ -11,6 +11,7 @@ of the images that they have learned from (SET-SEED.npz in the output folder), w
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
@@ -27,6 +29,8 @@ from forked import ADAPTCONF, COMMON, PROBE, train  # noqa: E402
 from sets import SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE  # noqa: E402
+from w2s_plugins.files import recipe_path  # noqa: E402
+from w2s_plugins.study.chain import choose_assign  # noqa: E402
 
 LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
 # by student: who teaches it, and its flags
@@ -46,6 +50,10 @@ STUDENTS = {
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
     "direct": ("truth", f"{LITE0} --config weak-labels-ceiling"),
+    # the stages after direct, see `write_stage`
+    "part": ("truth", f"{LITE0} --config {{part}} --select best"),
+    "both": ("teacher and direct", f"{LITE0} --config {{student}}"),
+    "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
 }
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
 PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
@@ -64,6 +72,16 @@ COLUMNS = [
 ]
 
 
+def write_stage(name: str, folder: Path) -> str:
+    """Write a stage of weak-labels-plus-few-true, but for what names others, as a file for --config; return its path."""
+    stages = yaml.safe_load(recipe_path("weak-labels-plus-few-true").read_text())
+    stage = next(stage for stage in stages if stage["name"] == name)
+    others = ("name", "unlabeled", "teacher", "assign_by", "val_interval")
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({flag: stage[flag] for flag in stage if flag not in others}))
+    return str(file)
+
+
 def folder_name(student: str) -> str:
     """Return the folder of a student."""
     return student.replace(", ", "-").replace(" ", "-")
@@ -79,19 +97,28 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
             parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
         )
     common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
-    taught = (
-        f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher --target-cache {folder}/cache"
-    )
     classes = (folder / "classes.txt").read_text().split()
     counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
     shares = ",".join(str(counted[kind] + 1) for kind in classes)
     for student, (teacher, flags) in STUDENTS.items():
         if student not in args.students:
             continue
-        own = flags.format(weights=args.weights, shares=shares)
-        from_whom = taught if teacher == "teacher" else ""
+        stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
+        own = flags.format(weights=args.weights, shares=shares, **stages)
+        from_whom = ""
+        if teacher == "teacher":
+            from_whom = f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher"
+        elif teacher == "teacher and direct":
+            assign = choose_assign(
+                "part", json.loads((folder / "part" / "result.json").read_text())
+            )
+            from_whom = (
+                f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher,{folder}/direct "
+                f"--teacher-assign {assign}"
+            )
         train(
-            folder / folder_name(student), f"{from_whom} {own} {common} --train-split labelled.tar"
+            folder / folder_name(student),
+            f"{from_whom} --target-cache {folder}/cache {own} {common} --train-split labelled.tar",
         )
 
 
