@@ -191,14 +191,14 @@ def test_the_longest_tests_come_first(pytestconfig):
 # reason gets it here, in the commit that says why.
 TOKENS = {
     "settings": 8_000,
-    "training": 26_000,
+    "training": 26_500,
     "study": 21_000,
     "labels": 18_500,
     "losses": 15_000,
     "data": 15_000,
     "models": 13_000,
     "cli": 8_000,
-    "teachers": 10_000,
+    "teachers": 11_000,
     "root": 8_000,
     "run": 5_500,
     "hub": 6_500,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 199_000
+SLACK, ALL_TOKENS = 1.1, 200_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

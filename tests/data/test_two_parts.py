@@ -84,3 +84,35 @@ def test_neither_ranks_nor_workers_nor_interruptions_change_a_batch(loader) -> N
     assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == whole[3:]
     ranks = zip(*(loader(4, rank=rank, world_size=2).epoch(1) for rank in range(2)))
     assert [by_sample(both) for both in ranks] == whole
+
+
+STRONG = "--strong-views", "rand-m10-n3-mstd101"
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--teacher-targets", "cached-views:2")], ids=["new", "stored"]
+)
+def test_strong_views_follow(loader, flags: tuple[str, ...]) -> None:
+    """The batches are those without them, to the bit, and then the same samples in order, in other views each epoch."""
+    seen: set[bytes] = set()
+    for epoch in (0, 2):
+        plain = [*loader(8, *flags).epoch(epoch)]
+        strong = [*loader(8, *STRONG, *flags).epoch(epoch)]
+        assert len(plain) == len(strong) == len(loader(8, *STRONG, *flags))
+        for before, batch in zip(plain, strong):
+            assert torch.equal(batch.input[:8], before.input)
+            assert torch.equal(batch.index[:8], before.index)
+            assert torch.equal(batch.target[:8], before.target)
+            # six without labels, which follow all 43 + 5 samples
+            assert (batch.index[8:] - UNLABELLED - LABELLED).tolist() == before.index[2:].tolist()
+            assert (batch.target[8:] == NO_LABEL).all()
+            assert not torch.equal(batch.input[8:], before.input[2:])
+            seen |= {image.numpy().tobytes() for image in batch.input[8:]}
+    assert len(seen) == 2 * 42
+
+
+def test_strong_views_of_any_rank_worker_or_start(loader) -> None:
+    whole = [by_sample([b]) for b in loader(8, *STRONG).epoch(1)]
+    assert [by_sample([b]) for b in loader(8, *STRONG, workers=2).epoch(1, 3)] == whole[3:]
+    ranks = zip(*(loader(4, *STRONG, rank=rank, world_size=2).epoch(1) for rank in range(2)))
+    assert [by_sample(both) for both in ranks] == whole

@@ -33,6 +33,8 @@ def digits(tmp_path: Path) -> None:
         "--amp --model-ema --model-ema-decay 0.9 --grad-accum-steps 2 --loss elr --train-slice 0:30 --select best "
         "--select-split 0.1",
         "--teacher-targets cached-views:2 --loss adaptconf",
+        "--teacher-targets cached-views:2 --loss elr --strong-views rand-m10-n3-mstd101 --amp --amp-dtype bfloat16 "
+        "--model-ema --model-ema-decay 0.9 --train-slice 0:30 --select best --select-split 0.1",
     ],
 )
 def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: str) -> None:
@@ -67,9 +69,22 @@ def test_labels_of_a_file_are_needed_of_images_without_labels_only(
     assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
 
 
-def test_two_ranks(fork: Fork, weak: Path, tmp_path: Path) -> None:
+def test_strong_views_without_true_labels(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Nothing but the teacher and the student itself says what is on an image."""
+    flags = [
+        *BRIEF,
+        "--unlabeled photos --class-names 0,1,2,3,4,5,6,7,8,9 --model w2s_cnn2 --output out",
+    ]
+    teacher = ["--teacher w2s_cnn2 --teacher-checkpoint", weak]
+    here(*flags, *teacher, "--strong-views rand-m5-n2 --experiment run").ok()
+    terms = [event["terms"] for event in read_events(tmp_path / "out/run", "train")]
+    assert terms and all(each["strong"] > 0 for each in terms)
+
+
+@pytest.mark.parametrize("how", ["--fsdp", "--strong-views rand-m5-n2 --teacher-targets cached"])
+def test_two_ranks(fork: Fork, weak: Path, tmp_path: Path, how: str) -> None:
     run = fork(
-        *FLAGS, "--teacher-checkpoint", weak, "--batch-size 8 --fsdp --experiment two", processes=2
+        *FLAGS, "--teacher-checkpoint", weak, f"--batch-size 8 {how} --experiment two", processes=2
     )
     assert run.wait() == [0, 0], run.text(0) + run.text(1)
     (last,) = (e for e in read_events(tmp_path / "out/two", "eval") if e["epoch"] == 1)

@@ -84,6 +84,47 @@ def test_ground_truth_and_teacher_each_have_their_part_of_a_batch(tmp_path, cach
     assert task.teacher_forward(images, index).logits.shape == (6, 10)
 
 
+@pytest.mark.parametrize("labelled", [0, 2])
+def test_of_a_strong_view_the_student_learns_what_it_says_of_the_first(labelled):
+    """Neither the teacher nor the true labels have a say in them, and no gradient goes through the first view."""
+    images = random_images()  # eight: some with labels, then as many first as strong views
+    count = (8 + labelled) // 2
+    target, index = TARGET.clone(), torch.arange(8)
+    target[labelled:] = TARGET[labelled:] if labelled == 0 else -1
+    asked = []
+
+    def teacher(query):
+        asked.append(query)
+        return small_model(1).eval()(query).detach()
+
+    task = WeakToStrongTask(
+        small_model(0, "w2s_cnn5").eval(),
+        teacher,
+        create_loss("kd"),
+        labelled=labelled,
+        strong_views=True,
+        num_samples=8,
+        verbose=False,
+    )
+    result = task(images, target, index)
+    assert torch.equal(asked[0], images[labelled:count])
+    logits = task.student(images)
+    torch.testing.assert_close(result["output"], logits[:count])
+    expected = F.cross_entropy(logits[count:], logits[labelled:count].argmax(dim=1))
+    torch.testing.assert_close(result["strong"], expected)
+    known = labelled or count
+    torch.testing.assert_close(result["task"], F.cross_entropy(logits[:known], target[:known]))
+    plain = make("kd", labelled=labelled)
+    terms = plain.loss(LossInputs(logits[labelled:count], teacher(images[labelled:count])))
+    total = result["task"] + result["strong"] + sum(terms.values())
+    torch.testing.assert_close(result["loss"], total)
+    # the class of the first view is a target, not something that is trained
+    ours = torch.autograd.grad(result["strong"], [*task.student.parameters()], allow_unused=True)
+    alone = torch.autograd.grad(expected, [*task.student.parameters()], allow_unused=True)
+    for a, b in zip(ours, alone):
+        torch.testing.assert_close(a, b)
+
+
 def test_ground_truth_does_not_reach_a_loss_at_weight_zero():
     loss = Recorder()
     make(loss, task_loss_weight=0.0)(random_images(), TARGET)
