@@ -33,6 +33,7 @@ NEEDS_INDEX = (
     "--mixup-off-epoch",
     "--aug-splits",
     "--aug-repeats",
+    "--strong-views",
     "--train-img-sizes",
     "--epoch-slice",
 )

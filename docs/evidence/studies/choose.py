@@ -1,14 +1,10 @@
 """Which candidate to take without true labels: a person's answers, or a score of what the students say.
 
     python docs/evidence/studies/choose.py choose.csv output/nine_sets/*.npz
-    python docs/evidence/studies/choose.py choose.csv --report nine_sets.csv
 
-The first line needs the files of nine_sets.py, and writes a row for each set, seed and way to choose: the candidate, and
-its top-1 on the test images. The second one prints the tables from the rows alone. Ways:
+It needs the files of nine_sets.py, and writes a row for each set, seed and way to choose: the candidate, and its top-1 on
+the test images; tables.py compares them with the same candidate always, and with the best in hindsight. Ways:
 
-    NAME                always the same candidate.
-    best                the candidate that is best on the test images: in hindsight.
-    least worst loss    the candidate whose largest loss on the other sets is the smallest.
     60 answers, 100 answers   the one that most probably is the best after so many answers to `w2s-labels audit`, drawn
                         as it draws; the mean over audits.
     agreement, SND, BNM, InfoMax, MaNo   the candidate with the highest score of its answers, without truth
@@ -35,7 +31,6 @@ ANSWERS = 60, 100
 DRAWS = 1000  # of a posterior
 SHARPNESS = 0.05  # the temperature of SND
 UNSURE = 5.0  # mean cross-entropy to uniform, above which MaNo takes the softmax
-NAMES = [*(f"{count} answers" for count in ANSWERS), "agreement", "SND", "BNM", "InfoMax", "MaNo"]
 
 
 def snd(shares: np.ndarray) -> float:
@@ -135,53 +130,14 @@ def choose(file: Path) -> Iterator[dict[str, object]]:
         }
 
 
-def chosen(rows: pandas.DataFrame, top1: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the top-1 of each way to choose (columns) on each set and seed.
-
-    Args:
-        rows: of the file that this script writes.
-        top1: of each student (columns) on each set and seed.
-    """
-    own = top1[CANDIDATES].copy()
-    best = own.max(axis=1)
-    # of each candidate the largest loss on the other sets, the mean over seeds
-    loss = own.rsub(best, axis=0).groupby("set", sort=False).mean()
-    for name in loss.index:
-        least = loss.drop(name).max().idxmin()
-        own.loc[[name], "least worst loss"] = own.loc[[name], least]
-        own.loc[[name], "least worst candidate"] = least
-    ways = rows.pivot(index=["set", "seed"], columns="way", values="top1")
-    own["best"] = best
-    return own.join(ways[NAMES])
-
-
-def report(rows: pandas.DataFrame, students: pandas.DataFrame) -> None:
-    """Print the means over seeds, by set, of each way, and how far each is below the best candidate."""
-    top1 = students.pivot(index=["set", "seed"], columns="student", values="top1")
-    top1 = top1.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
-    table = chosen(rows, top1)
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
-    print("| way |", " | ".join(sets), "| mean | below the best: mean | worst set |")
-    for way in [*CANDIDATES, "least worst loss", *NAMES, "best"]:
-        by_set = table[way].astype(float).groupby("set", sort=False).mean()
-        below = (table["best"] - table[way].astype(float)).groupby("set", sort=False).mean()
-        cells = " | ".join(f"{value:.1f}" for value in by_set)
-        print(f"| {way} | {cells} | {by_set.mean():.1f} | {below.mean():.1f} | {below.max():.1f} |")
-    print(table["least worst candidate"].groupby("set", sort=False).first().to_dict())
-
-
 def main() -> None:
-    """Write the rows, or print the tables."""
+    """Write the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path)
-    parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--report", type=Path, help="rows of nine_sets.py")
+    parser.add_argument("files", nargs="+", type=Path)
     args = parser.parse_args()
-    if args.report:
-        report(pandas.read_csv(args.rows), pandas.read_csv(args.report))
-        return
     rows = [row for file in args.files for row in choose(file)]
     pandas.DataFrame(rows).to_csv(args.rows, index=False)
 

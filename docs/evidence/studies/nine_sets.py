@@ -5,7 +5,7 @@
 
 `DATA` is what sets.py makes, and the weights are those of tf_efficientnet_lite0. For each set and seed a small network,
 the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
-stays: repeat the command to go on. The second command writes the rows, and for each set and seed what all students say
+stays: repeat the command to go on. The second command writes the rows, and for each set and seed what the candidates say
 of the images that they have learned from (SET-SEED.npz in the output folder), which choose.py reads.
 """
 
@@ -65,7 +65,6 @@ COLUMNS = [
     "labelled",
     "unlabelled",
     "top1",
-    "on_photos",
     "seconds",
     "cpu",
     "commit",
@@ -142,42 +141,42 @@ def predict(place: Path, photos: Path, classes: list[str]) -> dict[str, list[flo
 
 
 def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
-    """Write the rows of a set and seed, and the file of what all students say."""
+    """Write the rows of a set and seed, and the file of what candidates and teacher say."""
     data, labelled, _, more = SETS[name]
     folder = args.output / data / f"seed{seed}"
     classes = (folder / "classes.txt").read_text().split()
-    true = [Path(key).parent.name for key in read(folder / "rest.tar")]
     keys = list(read(folder / "photos.tar"))
-    truth = np.array([classes.index(kind) for kind in true])
-    found = {}
-    for student, (_, flags) in STUDENTS.items():
+    truth = [classes.index(Path(key).parent.name) for key in read(folder / "rest.tar")]
+    finished = [
+        student for student in STUDENTS if (folder / folder_name(student) / "seconds.json").exists()
+    ]
+    for student in finished:
         place = folder / folder_name(student)
-        if not (place / "seconds.json").exists():
-            continue
-        says = predict(place, folder / "photos.tar", classes)
-        found[student] = np.array([says[key] for key in keys], dtype=np.float32)
-        writer.writerow(
-            {
-                "set": name,
-                "seed": seed,
-                "student": student,
-                "flags": " ".join(f"{flags} {more}".replace("--finetune {weights} ", "").split()),
-                "labelled": labelled,
-                "unlabelled": len(keys),
-                "top1": f"{right_on_test(place):.2f}",
-                "on_photos": f"{100 * (found[student].argmax(axis=1) == truth).mean():.2f}",
-                "seconds": f"{float((place / 'seconds.json').read_text()):.0f}",
-                "cpu": args.cpu,
-                "commit": args.commit,
-            }
-        )
+        flags = f"{STUDENTS[student][1]} {more}".replace("--finetune {weights} ", "")
+        row = {
+            "set": name,
+            "seed": seed,
+            "student": student,
+            "flags": " ".join(flags.split()),
+            "labelled": labelled,
+            "unlabelled": len(keys),
+            "top1": f"{right_on_test(place):.2f}",
+            "seconds": f"{float((place / 'seconds.json').read_text()):.0f}",
+            "cpu": args.cpu,
+            "commit": args.commit,
+        }
+        writer.writerow(row)
+    if not {*CANDIDATES, "teacher"} <= {*finished}:
+        return
+    asked = ["teacher", *CANDIDATES]
+    places = [folder / folder_name(student) for student in asked]
+    answers = [predict(place, folder / "photos.tar", classes) for place in places]
     np.savez_compressed(
         args.output / f"{name}-{seed}.npz",
         truth=truth,
-        classes=classes,
-        names=list(found),
-        probabilities=np.stack(list(found.values()), axis=1),
-        top1=[right_on_test(folder / folder_name(student)) for student in found],
+        names=asked,
+        probabilities=np.array([[says[key] for says in answers] for key in keys], dtype=np.float32),
+        top1=[right_on_test(place) for place in places],
     )
 
 

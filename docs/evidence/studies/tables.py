@@ -575,6 +575,197 @@ def next_images_rules() -> str:
     return grid(["rule", *(SETS[name] for name in names)], lines)
 
 
+# ---------------------------------------------------------------- nine sets
+
+NINE = {
+    "teacher": "the teacher",
+    "probe, elr": "probe, `elr`",
+    "probe, balanced_elr": "probe, `balanced_elr`",
+    "probe, balanced_elr, shares": "the same, told the shares of the classes",
+    "probe, kd": "probe, `kd`",
+    "probe, adaptconf": "probe, `adaptconf`",
+    "AdaptConf": "AdaptConf, whole student",
+    "last third": "**the recipe**: the last third",
+    "adapters": "the recipe with `--tune lora --lr 0.002`",
+    "all": "the recipe with `--tune all --lr 0.001 --epochs 6`",
+    "direct": "`direct`: the teacher's true labels alone",
+    "both": "`weak-labels-plus-few-true`: these and the weak ones",
+}
+CANDIDATES = {
+    "probe, balanced_elr": "`probe`",
+    "last third": "`last`",
+    "adapters": "`adapters`",
+    "all": "`all`",
+}
+WAYS = {
+    "100 answers": "after 100 answers",
+    "60 answers": "after 60 answers",
+    "agreement": "agrees most with the teacher",
+    "SND": "highest SND",
+    "BNM": "highest BNM",
+    "InfoMax": "highest InfoMax",
+    "MaNo": "highest MaNo",
+}
+
+
+def by_student() -> pandas.DataFrame:
+    """Return the top-1 of each student (columns) on each set and seed, as far as they are there."""
+    rows = rows_of("nine_sets")
+    table = rows.pivot(index=["set", "seed"], columns="student", values="top1")
+    return table.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
+
+
+def over_seeds(values: "pandas.Series[float]") -> "pandas.Series[float]":
+    """Return the mean over the seeds of each set, in the order of the sets."""
+    return values.dropna().groupby("set", sort=False).mean().round(6)
+
+
+@makes("nine-sets")
+def nine_sets() -> str:
+    """All students on nine sets."""
+    table = by_student()
+    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    rows = rows_of("nine_sets")
+    seconds = rows.assign(seconds=rows["seconds"].astype(float)).groupby("student")["seconds"]
+    lines = []
+    for student, title in NINE.items():
+        means = over_seeds(table[student])
+        cells = [show(means[name]) if name in means else "-" for name in sets]
+        lines.append([title, *cells, show(seconds.median()[student], 0)])
+    counts = table["last third"].dropna().groupby("set", sort=False).size()
+    lines.append(["seeds", *(str(counts[name]) for name in sets), ""])
+    return grid(["student", *sets, "CPU seconds"], lines)
+
+
+@makes("nine-sets-above")
+def nine_sets_above() -> str:
+    """How far candidates are above their teacher and the best probe, on each set."""
+    table = by_student()
+    probes = table[[name for name in NINE if name.startswith("probe") and "shares" not in name]]
+    last = table["last third"]
+    above = {
+        "the recipe above its teacher": last - table["teacher"],
+        "the recipe above the best of the four probes": last - probes.max(axis=1),
+        "`direct` above the recipe": table["direct"] - last,
+    }
+    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    lines = []
+    for title, values in above.items():
+        means = over_seeds(values)
+        lines.append([title, *(show(means[name], sign="+") for name in sets)])
+    return grid(["", *sets], lines)
+
+
+def chosen() -> pandas.DataFrame:
+    """Return the top-1 of each way to choose (columns) on each set and seed."""
+    table = by_student()[[*CANDIDATES]].dropna()
+    best = table.max(axis=1)
+    # of each candidate the largest loss on the other sets
+    loss = table.rsub(best, axis=0).groupby("set", sort=False).mean()
+    for name in loss.index:
+        least = loss.drop(name).max().idxmin()
+        table.loc[[name], "least worst"] = table.loc[[name], least]
+        table.loc[[name], "which"] = least
+    ways = rows_of("choose").pivot(index=["set", "seed"], columns="way", values="top1")
+    return table.assign(best=best).join(ways)
+
+
+@makes("nine-sets-choice")
+def nine_sets_choice() -> str:
+    """Ways to choose a candidate, and what they lose."""
+    table = chosen()
+    titles = {
+        "best": "the best one, in hindsight",
+        **{way: WAYS[way] for way in ("100 answers", "60 answers")},
+        **{name: f"always {title}" for name, title in CANDIDATES.items()},
+        "least worst": "the least worst loss on the other sets",
+        **{way: title for way, title in WAYS.items() if "answers" not in way},
+    }
+    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    lines = []
+    for way, title in titles.items():
+        means = over_seeds(table[way].astype(float))
+        below = over_seeds(table["best"] - table[way].astype(float))
+        ends = [show(round(below.mean(), 6)), show(below.max())]
+        lines.append([title, *(show(means[name]) for name in sets), *ends])
+    return grid(["who is taken", *sets, "below the best", "at most"], lines)
+
+
+@makes("nine-sets-explained")
+def nine_sets_explained() -> str:
+    """Whether frozen features explain the labels, beside what refining them is worth."""
+    rows = rows_of_folds()
+    table = by_student()
+    gain = over_seeds(table["last third"] - table["teacher"])
+    means = rows.groupby("set", sort=False)[["agrees", "sure", "explained"]].mean().round(6)
+    lines = []
+    for name in gain.sort_values().index:
+        agrees, sure, explained = means.loc[name]
+        cells = [show(agrees), show(sure), show(100 * explained, 0), show(gain[name], sign="+")]
+        lines.append([str(name), *cells])
+    header = [
+        "set",
+        "agrees, %",
+        "teacher is sure, %",
+        "explained, %",
+        "the recipe above its teacher",
+    ]
+    return grid(header, lines)
+
+
+def rows_of_folds() -> pandas.DataFrame:
+    """Return the rows of out_of_fold.py."""
+    return pandas.read_csv(HERE / "out_of_fold.csv")
+
+
+@makes("few-true")
+def few_true() -> str:
+    """What the images without labels add to true labels."""
+    table = by_student()
+    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    lines = []
+    for name in sets:
+        own = table.loc[name].dropna(subset=["both"])
+        gains = (own["both"] - own["direct"]).round(6).tolist()
+        means = [
+            show(mean(own[who].tolist())) for who in ("teacher", "last third", "direct", "both")
+        ]
+        lines.append([name, *means, ", ".join(show(gain, sign="+") for gain in gains)])
+    header = ["set", "teacher", "the recipe", "`direct`", "`student`", "gain of each seed"]
+    return grid(header, lines)
+
+
+STORED = {
+    "mean": "`elr` on the mean of teacher and `direct`",
+    "posterior": "`elr` on their posterior",
+    "both": "**the same, and strong views**",
+    "fixmatch": "FixMatch, no teacher",
+    "freematch": "FreeMatch, no teacher",
+}
+
+
+@makes("stored-inputs")
+def stored_inputs() -> str:
+    """Ways to use images without labels, above `direct`."""
+    rows = rows_of("stored_inputs")
+    table = rows.pivot(index=["set", "seed"], columns="student", values="top1")
+    table = table.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
+    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    direct = over_seeds(table["direct"])
+    lines = [["`direct`", *(show(direct[name]) for name in sets), ""]]
+    names = dict(STORED)
+    for right in ("60 %", "90 %"):
+        names[f"mean, {right}"] = f"the mean, labels right on {right}"
+        names[f"both, {right}"] = f"**posterior and strong views**, labels right on {right}"
+    for way, title in names.items():
+        gains = over_seeds(table[way] - table["direct"])
+        cells = [show(gains[name], sign="+") if name in gains else "-" for name in sets]
+        lines.append([title, *cells, show(round(gains.mean(), 6), sign="+")])
+    counts = table["direct"].dropna().groupby("set", sort=False).size()
+    lines.append(["seeds", *(str(counts[name]) for name in sets), ""])
+    return grid(["", *sets, "mean"], lines)
+
+
 # ---------------------------------------------------------------- audits
 
 RULES = {
