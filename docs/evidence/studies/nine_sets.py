@@ -1,12 +1,14 @@
 """The candidates without true labels, and the true labels alone, on nine sets: the runs of docs/evidence/nine-sets.md.
 
     python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --seeds 0 1
-    python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --rows nine_sets.csv
+    python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --seeds 0 1 --rows nine_sets.csv
+    python docs/evidence/studies/nine_sets.py DATA lite0.safetensors output/nine_sets --figure nine-sets.svg
 
 `DATA` is what sets.py makes, and the weights are those of tf_efficientnet_lite0. For each set and seed a small network,
 the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
 stays: repeat the command to go on. The second command writes the rows, and for each set and seed what the candidates say
-of the images that they have learned from (SET-SEED.npz in the output folder), which choose.py reads.
+of the images that they have learned from (SET-SEED.npz in the output folder), which choose.py reads. The third
+one draws the figure from the rows that are beside this file.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import ADAPTCONF, COMMON, PROBE, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, draw_dots, train  # noqa: E402
 from sets import SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE  # noqa: E402
@@ -54,6 +56,15 @@ STUDENTS = {
     "part": ("truth", f"{LITE0} --config {{part}} --select best"),
     "both": ("teacher and direct", f"{LITE0} --config {{student}}"),
     "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
+}
+# of the figure: names and markers
+SHOWN = {
+    "teacher": ("teacher", "k|"),
+    "AdaptConf": ("AdaptConf, whole", "C1^"),
+    "probe, elr": ("probe, elr", "C2s"),
+    "last third": ("the recipe", "C0o"),
+    "direct": ("direct", "C3x"),
+    "both": ("true and weak labels", "C4D"),
 }
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
 PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
@@ -180,8 +191,22 @@ def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWri
     )
 
 
+def draw(file: Path) -> None:
+    """Draw the means over seeds of some students."""
+    with (Path(__file__).parent / "nine_sets.csv").open(newline="") as rows:
+        values: dict[str, dict[str, list[float]]] = {name: {} for name, _ in SHOWN.values()}
+        for row in csv.DictReader(rows):
+            if row["student"] in SHOWN:
+                of_set = values[SHOWN[row["student"]][0]].setdefault(row["set"], [])
+                of_set.append(float(row["top1"]))
+    for by_set in values.values():
+        for name in SETS:
+            by_set.setdefault(name, [])
+    draw_dots({k: {n: v[n] for n in SETS} for k, v in values.items()}, dict(SHOWN.values()), file)
+
+
 def main() -> None:
-    """Train, or write the rows."""
+    """Train, draw, or write the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -192,12 +217,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--rows", type=Path, help="write the rows of what is finished to this file")
+    parser.add_argument("--figure", type=Path, help="draw the rows that are beside this file")
     parser.add_argument("--cpu", default="", help="a column of the rows")
     parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     args.data, args.weights, args.output = (
         p.resolve() for p in (args.data, args.weights, args.output)
     )
+    if args.figure:
+        draw(args.figure)
+        return
     if args.rows:
         with args.rows.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
