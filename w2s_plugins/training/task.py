@@ -195,8 +195,7 @@ def count_without_strong(batch_size: int, labelled_count: int) -> int:
 def consistency(first: Tensor, strong: Tensor) -> Tensor:
     """Return the cross-entropy of strong views (B, C) to the classes that the student says of the first ones (B, C).
 
-    This is the loss of FixMatch (2020, arXiv 2001.07685) on all images, sure or not: a threshold, fixed or its own for
-    each class as in FreeMatch, was no better here (docs/evidence/few-true-labels.md).
+    This is the loss of FixMatch (2020, arXiv 2001.07685) without its threshold: on all images, sure or not.
     """
     with torch.autocast(strong.device.type, enabled=False):
         return nn.functional.cross_entropy(strong.float(), first.detach().argmax(dim=1))
