@@ -205,3 +205,19 @@ def test_many_classes_of_few_images() -> None:
     found = targets(torch.arange(20))
     assert found.dtype == torch.float32 and found.isfinite().all()
     torch.testing.assert_close(targets.matrices[0].sum(dim=1), torch.ones(1000))
+
+
+@pytest.mark.parametrize("right", [0.26, 0.4, 0.7, 0.99])
+def test_certain_answers_can_be_made_as_unsure_as_they_are_right(right: float) -> None:
+    certain = noisy(right_on(0.7), 1)
+    targets = posterior(noisy(right_on(0.9), 2), certain, right=100 * right)
+    sure = ONE_CLASS.confidence(certain.clamp(min=1e-12).log() / targets.temperature).mean()
+    assert float(sure) == pytest.approx(right, abs=0.002)
+
+
+@pytest.mark.parametrize("right", [1, 25])
+def test_of_a_last_teacher_at_chance_the_others_are_still_found(right: float) -> None:
+    """Nobody can be less sure than chance, where all matrices would be as likely."""
+    people = [noisy(right_on(share), seed) for seed, share in enumerate((0.9, 0.8))]
+    found = posterior(*people, opinion(0.5), right=right)
+    assert accuracy(found(torch.arange(COUNT))) > 0.85

@@ -21,7 +21,10 @@ _STEPS = 50  # of expectation and maximisation at most
 _TOLERANCE = 1e-3  # largest change of a share in a matrix, below which they end
 _PSEUDO = 5.0  # answers about a class that are assumed: half of them right, half of them as the teacher answers overall
 _SAMPLE = 16384  # images at most, by which the last teacher is calibrated
-_TEMPERATURES = (0.05, 50.0)
+_TEMPERATURES = (
+    0.05,
+    1e4,
+)  # the highest is for classes that are certain, whose logits are far apart
 _HALVINGS = 40  # of that interval
 _NEAR = 0.01  # of how sure it is to be
 
@@ -103,12 +106,15 @@ class PosteriorTargets(CachedTargets):
 
     def _calibrate(self, logits: Tensor, right: float) -> float:
         """Return the temperature at which the last teacher is as sure on average as it is often right."""
+        # At chance it would not tell one class from another, and nothing could be found from it: a trace above that.
+        chance = 1 / logits.shape[1]
+        goal = max(right, chance + (1 - chance) / 100)
         # The higher the temperature, the less sure.
         low, high = _TEMPERATURES
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
             sure = self.target_kind.confidence(logits / middle).mean()
-            low, high = (middle, high) if sure > right else (low, middle)
+            low, high = (middle, high) if sure > goal else (low, middle)
         # Somebody who says the same of all classes is never sure, and nobody is less sure than chance.
         sure = float(self.target_kind.confidence(logits / low).mean())
         if abs(sure - right) > _NEAR:

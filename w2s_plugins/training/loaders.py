@@ -112,7 +112,7 @@ def strong_transform_of(views: ViewSettings, data_config: dict) -> dict[str, obj
     if views.strong_views is None:
         return None
     strong = transform_of(views, data_config) | dict(auto_augment=views.strong_views)
-    # A first view without augmentation is followed by the policy alone: no crops, flips or colours of its own.
+    # Of an image without augmentation the policy alone makes the second view, of the largest square in its middle.
     if views.no_aug:
         whole = (1.0, 1.0)
         strong |= dict(
