@@ -8,7 +8,8 @@ two classes is read correctly, and one that says anything of anything is ignored
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,20 @@ _TEMPERATURES = (
 )  # the highest is for classes that are certain, whose logits are far apart
 _HALVINGS = 40  # of that interval
 _NEAR = 0.01  # of how sure it is to be
+
+
+class Evidence(NamedTuple):
+    """What a teacher says of a batch.
+
+    Args:
+        answers: (K, C) probabilities.
+        rows: (K,) of the batch, those that it has seen.
+        matrix: (C, C) of that teacher.
+    """
+
+    answers: Tensor
+    rows: Tensor
+    matrix: Tensor
 
 
 class PosteriorTargets(CachedTargets):
@@ -77,10 +92,7 @@ class PosteriorTargets(CachedTargets):
 
     def _posterior_of(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of samples; of one of which nobody says anything all are equal."""
-        logits = self._prior_of(index)
-        for answers, rows, matrix in self._evidence(index):
-            logits[rows] += likelihood(answers, matrix).log()
-        return logits
+        return weighed(self._prior_of(index), self._evidence(index))
 
     def _prior_of(self, index: Tensor) -> Tensor:
         """Return the log-probabilities (B, C) of the last teacher, calibrated."""
@@ -90,12 +102,12 @@ class PosteriorTargets(CachedTargets):
         logits[rows.to(self.device)] = self.prior(index[rows], self.device).float()
         return (logits / self.temperature).log_softmax(dim=1)
 
-    def _evidence(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield what each other teacher says (K, C), of which rows (K,) of a batch, and its matrix."""
+    def _evidence(self, index: Tensor) -> Iterator[Evidence]:
+        """Yield what each other teacher says of a batch."""
         for reader, matrix in zip(self.witnesses, self.matrices):
             rows = reader.has(index).nonzero().flatten()
             answers = self.target_kind.probabilities(reader(index[rows], self.device).float())
-            yield answers, rows.to(self.device), matrix
+            yield Evidence(answers, rows.to(self.device), matrix)
 
     def _logits_of_some(self) -> Tensor:
         """Return what the last teacher says of some images, which are spread over all that it has seen."""
@@ -132,10 +144,13 @@ class PosteriorTargets(CachedTargets):
         for _ in range(_STEPS):
             sums = [torch.zeros_like(matrix) for matrix in self.matrices]
             for index in torch.arange(self.count).split(_ROWS):
-                # Expectation: what is on each image, if teachers confuse classes as is believed so far.
-                shares = self.target_kind.probabilities(self._posterior_of(index))
+                # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
+                # once for both, because reading is what takes long.
+                evidence = [*self._evidence(index)]
+                logits = weighed(self._prior_of(index), evidence)
+                shares = self.target_kind.probabilities(logits)
                 # Maximisation: how often a teacher says a class of images that are of another one.
-                for total, (answers, rows, _) in zip(sums, self._evidence(index)):
+                for total, (answers, rows, _) in zip(sums, evidence):
                     total += shares[rows].T @ answers
             before, self.matrices = self.matrices, [smooth(total) for total in sums]
             changes = [(a - b).abs().max() for a, b in zip(before, self.matrices)]
@@ -167,6 +182,13 @@ class PosteriorTargets(CachedTargets):
             f"last teacher of {changed:.1f} %"
         )
         return dict(temperature=round(self.temperature, 4), believed=believed, differs=changed)
+
+
+def weighed(logits: Tensor, evidence: Iterable[Evidence]) -> Tensor:
+    """Add to the logits (B, C) of a prior opinion, in place, how likely the evidence is under each class."""
+    for answers, rows, matrix in evidence:
+        logits[rows] += likelihood(answers, matrix).log()
+    return logits
 
 
 def likelihood(answers: Tensor, matrix: Tensor) -> Tensor:
