@@ -192,6 +192,10 @@ def test_teachers(place: Path) -> None:
     "call, message",
     [
         (lambda run: w2s.train(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
+        (
+            lambda run: w2s.train(strong_views="rnd-m9"),
+            "w2s.train: strong_views: 'rnd-m9': unknown policy .nearest: rand.; expected one of rand",
+        ),
         (lambda run: w2s.train(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
         (
             lambda run: w2s.train(config="digit"),

@@ -346,6 +346,50 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
     assert vars(again) == vars(args)
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            "--teacher labels:a.csv,labels:b.csv --teacher-assign posterior:101",
+            "--teacher-assign posterior:101: expected how often the last teacher is right in percent, posterior:1 to "
+            "posterior:100",
+        ),
+        (
+            "--teacher resnet18,resnet34 --teacher-assign posterior:0",
+            "(nearest: posterior:N, posterior)",
+        ),
+        (
+            "--teacher resnet18 --strong-views rnd-m9",
+            "'rnd-m9': unknown policy (nearest: rand); expected one of rand, augmix",
+        ),
+        (
+            "--teacher resnet18 --strong-views ''",
+            "'': unknown policy; expected one of rand, augmix",
+        ),
+        (
+            "--teacher resnet18 --strong-views rand-foo",
+            "'foo' is no part of rand; expected m, n, p",
+        ),
+        (
+            "--teacher resnet18 --strong-views augmix-n3",
+            "'n3' is no part of augmix; expected m, w, d",
+        ),
+        ("--teacher resnet18 --strong-views rand-m9-", "'' is no part of rand"),
+    ],
+)
+def test_how_teachers_are_weighed_and_what_strong_views_are(argv: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(DIGITS, argv)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["rand-m9-mstd0.5-inc1", "rand-m10-n3-mstd101", "rand-mstd1-tweights", "augmix-m5-w4-d2", "3a"],
+)
+def test_policies_of_strong_views(policy: str) -> None:
+    assert resolve(TEACHER, f"--strong-views {policy}").strong_views == policy
+
+
 IDLE = """
 --teacher resnet18 --linear-probe --channels-last --torchcompile --grad-checkpointing  ->  --linear-probe  ->  \
 --channels-last --torchcompile --grad-checkpointing

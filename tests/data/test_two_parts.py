@@ -8,6 +8,7 @@ import torch
 
 from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, labels_of
+from w2s_plugins.data.order import KeyedBatches, KeyedSampler, WithStrongViews
 from w2s_plugins.data.unlabeled import open_unlabeled
 from w2s_plugins.no_label import NO_LABEL
 
@@ -116,3 +117,25 @@ def test_strong_views_of_any_rank_worker_or_start(loader) -> None:
     assert [by_sample([b]) for b in loader(8, *STRONG, workers=2).epoch(1, 3)] == whole[3:]
     ranks = zip(*(loader(4, *STRONG, rank=rank, world_size=2).epoch(1) for rank in range(2)))
     assert [by_sample(both) for both in ranks] == whole
+
+
+@pytest.mark.parametrize("prefetcher", ["", "--no-prefetcher"])
+def test_strong_views_of_images_that_are_not_augmented(tmp_path: Path, prefetcher: str) -> None:
+    """The policy alone follows: where it changes nothing, neither crops nor flips nor erasing do."""
+    photos = write_folder(tmp_path, {"photos": 8}, size=(40, 40)) / "photos"
+    settings = train_settings(
+        f"--unlabeled {photos} --teacher resnet18 --num-classes 3 --batch-size 4 --no-aug --reprob 1",
+        f"--strong-views rand-p0 {prefetcher}",
+        dataset="",
+    )
+    batch = next(train_loader(open_unlabeled(str(photos)), settings, CONFIG).epoch(0))
+    assert torch.equal(batch.input[4:], batch.input[:4])
+
+
+def test_an_image_that_comes_round_twice_has_two_strong_views() -> None:
+    """In one epoch, where the few images are shown several times."""
+    sampler = KeyedSampler(4, seed=0, size=8)
+    batches = WithStrongViews(KeyedBatches(sampler, 8), 0, first=4)
+    (keys,) = batches
+    assert len({*keys[8:]}) == 8
+    assert [(key.index - 4, key.repeat) for key in keys[8:]] == [key[1:] for key in keys[:8]]

@@ -474,3 +474,12 @@ def test_accuracy_by_class_is_that_of_scipy_and_weights() -> None:
     first, second, none = by_class(says, answers, 3)
     assert first[0] == pytest.approx(0.5) and first[3] == 3 and second[0] == 1 and second[3] == 1
     assert first[1] < 0.5 < first[2] and none == pytest.approx((0.5, 0.0015, 0.9985, 0), abs=1e-3)
+
+
+def test_labels_of_a_posterior_are_not_those_of_a_mean(here: Run, runs: dict[str, str]) -> None:
+    """Of the same teachers, which say something else together."""
+    for name, assign in (("mean", "mean"), ("weighed", "posterior:20")):
+        flags = f"--teacher labels:weak.csv,labels:better.csv --teacher-assign {assign}"
+        here(TABLE, *BRIEF, flags, "--experiment", name).ok()
+    done = of(here, "mean weighed --images 20").ok()
+    assert "labels, mean, labels of weighed, weighed: all agree on" in done.out

@@ -125,7 +125,7 @@ def test_what_is_typed_stays_for_a_transformer(
     flags = dict(unlabeled="photos", data_dir="birds", teacher="labels:a.csv", experiment="x")
     flags |= dict(model="test_vit", stages="weak-labels-plus-few-true")
     plan = plan_runs({**flags, **typed}, {*flags, *typed})
-    assert [[*run.flags["for_transformers"]] for run in plan.runs] == [changes] * 4
+    assert [[*run.flags["for_transformers"]] for run in plan.runs] == [changes] * 3
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,33 @@ def test_how_sure_direct_may_be_is_measured(top1: float, assign: str) -> None:
     assert choose_assign("part", {"held_out": {"student": {"top1": top1}}}) == assign
 
 
+@pytest.mark.parametrize(
+    ("judge", "teacher", "message"),
+    [
+        ("", "given,stage:one", "one: the stage holds out no labelled images to measure itself"),
+        (
+            "select_split: 0.5, unlabeled: photos,",
+            "given,stage:one",
+            "one: the stage holds out images without",
+        ),
+        (
+            "select_split: 0.5,",
+            "given",
+            "one: expected several teachers, of which it calibrates the last",
+        ),
+    ],
+)
+def test_a_judge_is_checked_before_it_is_trained(
+    tmp_path: Path, judge: str, teacher: str, message: str
+) -> None:
+    stages = tmp_path / "stages.yaml"
+    stages.write_text(
+        f"[{{name: one, {judge} teacher: null}}, {{name: two, teacher: '{teacher}', assign_by: one}}]"
+    )
+    flags = dict(dataset="w2s/digits", teacher="labels:a.csv", experiment="x", stages=str(stages))
+    assert f"two: assign_by: {message}" in refusal(plan_runs, flags)
+
+
 @pytest.mark.parametrize("figures", [{}, {"held_out": {"student": None}}], ids=range(2))
 def test_how_sure_direct_may_be_needs_a_figure(figures: dict) -> None:
     message = refusal(choose_assign, "part", figures)
@@ -341,6 +368,14 @@ def test_recipes(
         assert (
             "--teacher-assign posterior: the answers of the last teacher are divided by" in done.err
         )
+        assert last["teacher"]["assign"] == assign and len(last["teacher"]["posterior"]) == 3
+        assert first["loss"]["strong_views"] is None
+        card = (folder / "README.md").read_text()
+        assert (
+            f"`direct` says, corrected by what the others confuse (`--teacher-assign {assign}`)"
+            in card
+        )
+        assert f"| strongly augmented second views | `{last['loss']['strong_views']}` |" in card
         assert list(record["last_above"]) == ["direct"], "what measures it is no student to take"
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))

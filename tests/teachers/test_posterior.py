@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from w2s_plugins.errors import UserError
 from w2s_plugins.labels.combine import dawid_skene
-from w2s_plugins.target_kind import ONE_CLASS
+from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT
 from w2s_plugins.teachers.posterior import PosteriorTargets
 from w2s_plugins.teachers.stored import CachedTargets
 
@@ -129,7 +130,8 @@ def test_images_of_which_somebody_says_nothing() -> None:
     targets = PosteriorTargets(
         CachedTargets([Answers(said, spoken), Answers(prior, read)], CPU, ONE_CLASS), COUNT, 60
     )
-    logits = targets(torch.arange(COUNT))
+    said_of = (spoken | read).nonzero().flatten()
+    logits = torch.zeros(COUNT, CLASSES).index_copy(0, said_of, targets(said_of))
     assert logits.isfinite().all()
     alone = ~spoken & read
     torch.testing.assert_close(
@@ -148,3 +150,74 @@ def test_what_it_logs(caplog: pytest.LogCaptureFixture) -> None:
         float(number) for number in line.split("right on ")[1].split(" %")[0].split(", ")
     )
     assert first == pytest.approx(90, abs=2) and second == pytest.approx(50, abs=2)
+
+
+def test_figures() -> None:
+    """A teacher that has seen nothing keeps its place."""
+    nothing = torch.zeros(COUNT, dtype=torch.bool)
+    said = noisy(right_on(0.9), 1)
+    answers = [Answers(said, nothing), Answers(said), Answers(opinion(0.7))]
+    targets = PosteriorTargets(CachedTargets(answers, CPU, ONE_CLASS), COUNT, 70)
+    absent, believed = targets.figures["believed"]
+    assert absent is None and believed == pytest.approx(90, abs=4)
+    assert targets.figures["temperature"] == pytest.approx(targets.temperature, abs=1e-4)
+    assert 20 < targets.figures["differs"] < 40
+
+
+def test_a_last_teacher_that_is_certain_needs_a_number() -> None:
+    """Classes without a confidence: no evidence is stronger than that, so the others would be asked in vain."""
+    certain, other = noisy(right_on(0.7), 1), noisy(right_on(0.9), 2)
+    with pytest.raises(UserError, match=r"certain of every answer.*posterior:70"):
+        posterior(other, certain)
+    believed = posterior(other, certain, right=70)(torch.arange(COUNT))
+    assert accuracy(believed) > accuracy(certain.log()) + 0.1
+
+
+def test_an_image_of_which_nobody_says_anything_is_named() -> None:
+    known = torch.arange(COUNT) != 5
+    answers = [Answers(noisy(right_on(0.9), 1), known), Answers(opinion(0.7), known)]
+    targets = PosteriorTargets(CachedTargets(answers, CPU, ONE_CLASS), COUNT)
+    assert targets(torch.tensor([4, 6])).isfinite().all()
+    with pytest.raises(
+        AssertionError
+    ):  # of the reader, which names the sample where it is a real one
+        targets(torch.tensor([4, 5]))
+
+
+def test_a_last_teacher_that_cannot_be_as_sure_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is right less often than chance, and whoever says the same of all classes is never sure."""
+    flat = torch.full((COUNT, CLASSES), 1 / CLASSES)
+    posterior(noisy(right_on(0.9), 1), flat, right=70)
+    assert (
+        "cannot be made as sure as that; its answers are taken to be right on 25.0 %" in caplog.text
+    )
+
+
+def test_many_classes_of_few_images() -> None:
+    """Also logits of classes that a teacher does not know, and opinions rounded to half precision."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(20, 1000, generator=generator) * 5
+    logits[:, 500:] = UNMAPPED_LOGIT
+    prior = Answers(torch.zeros(20, 1000))
+    prior.logits = logits.clamp(min=-60000).half()
+    witness = Answers(torch.nn.functional.one_hot(torch.arange(20) + 480, 1000).float())
+    targets = PosteriorTargets(CachedTargets([witness, prior], CPU, ONE_CLASS), 20, 60)
+    found = targets(torch.arange(20))
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    torch.testing.assert_close(targets.matrices[0].sum(dim=1), torch.ones(1000))
+
+
+@pytest.mark.parametrize("right", [0.26, 0.4, 0.7, 0.99])
+def test_certain_answers_can_be_made_as_unsure_as_they_are_right(right: float) -> None:
+    certain = noisy(right_on(0.7), 1)
+    targets = posterior(noisy(right_on(0.9), 2), certain, right=100 * right)
+    sure = ONE_CLASS.confidence(certain.clamp(min=1e-12).log() / targets.temperature).mean()
+    assert float(sure) == pytest.approx(right, abs=0.002)
+
+
+@pytest.mark.parametrize("right", [1, 25])
+def test_of_a_last_teacher_at_chance_the_others_are_still_found(right: float) -> None:
+    """Nobody can be less sure than chance, where all matrices would be as likely."""
+    people = [noisy(right_on(share), seed) for seed, share in enumerate((0.9, 0.8))]
+    found = posterior(*people, opinion(0.5), right=right)
+    assert accuracy(found(torch.arange(COUNT))) > 0.85

@@ -226,6 +226,10 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -
         # what a student and its labels say is asked once
         learned, student = subject.learned, _Student(subject.learned)
         of_labels = [one for one in learned.made_of if one.role.split()[0] in OF_LABELS]
+        # the same teachers say something else together where they are weighed as evidence
+        if learned.settings.teacher.weighs_evidence:
+            assign = learned.settings.teacher.teacher_assign
+            of_labels.append(Ingredient("assign", "--teacher-assign", "", assign))
         own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
         says = plan.opinions[own].says
         others = {*columns.values(), *of_tables.values()}

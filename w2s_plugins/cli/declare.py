@@ -191,6 +191,7 @@ TYPES: dict[str, Callable[[str], object]] = {
     "path": Path,
     "recipe_path": recipe_path,
     "share_or_count": forms.share_or_count,
+    "augmentation_policy": forms.augmentation_policy,
     "teacher_names": forms.teacher_names,
 }
 FACTS = tuple(Facts.__dataclass_fields__)

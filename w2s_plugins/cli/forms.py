@@ -32,6 +32,19 @@ TORCH_NAMES = [
     "torch/image_folder",
 ]
 
+# of augmentation, with the numbers that each takes, as timm has them
+AUTO_AUGMENT = ("mstd",)
+POLICIES = {
+    "rand": ("m", "n", "p", "mstd", "mmax", "inc"),
+    "augmix": ("m", "w", "d", "a", "b", "mstd"),
+    "3a": AUTO_AUGMENT,
+    "v0": AUTO_AUGMENT,
+    "v0r": AUTO_AUGMENT,
+    "original": AUTO_AUGMENT,
+    "originalr": AUTO_AUGMENT,
+}
+SETS_OF_OPERATIONS = ("tweights", "t3a", "t3aw")  # of rand
+
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = (
     "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or "
@@ -152,6 +165,26 @@ def share_or_count(text: str) -> float | int:
         raise argparse.ArgumentTypeError(
             f"'{text}': expected a share such as 0.1, or a count such as 500"
         ) from error
+
+
+def augmentation_policy(text: str) -> str:
+    """A policy of timm's: a name and, separated by dashes, letters with a number each."""
+    # timm reads over what has no number, so that it would train without what was meant.
+    name, *sections = text.split("-")
+    if name not in POLICIES:
+        raise argparse.ArgumentTypeError(
+            f"'{text}': unknown policy{nearest(name, POLICIES)}; expected one of {', '.join(POLICIES)}, such as "
+            "rand-m10-n3-mstd101"
+        )
+    keys = POLICIES[name]
+    for section in sections:
+        key = re.sub(r"\d+(\.\d+)?$", "", section)
+        is_set = name == "rand" and section in SETS_OF_OPERATIONS
+        if not is_set and (key not in keys or key == section):
+            raise argparse.ArgumentTypeError(
+                f"'{text}': '{section}' is no part of {name}; expected {', '.join(keys)}, each with a number"
+            )
+    return text
 
 
 def teacher_names(text: str) -> str:

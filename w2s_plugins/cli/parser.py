@@ -320,7 +320,9 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         flag = known[dest]
         try:
             values[dest] = flag.take(value)
-        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{where}: {dest}: {error}") from error
+        except (TypeError, ValueError) as error:
             raise UserError(
                 f"{where}: {dest}: {value!r:.60} is a {type(value).__name__}, expected "
                 f"{flag.expected(value)}"

@@ -156,10 +156,13 @@ class WithStrongViews(Sampler[list[ViewKey]]):
         self.batches.set_epoch(epoch, start)
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
-        # new ones in every epoch, also where first views come round again
         for keys in self.batches:
-            unlabelled = keys[self.labelled_count :]
-            yield [*keys, *(ViewKey(self.epoch, self.first + key.index) for key in unlabelled)]
+            # new ones in every epoch, also where first views come round again
+            strong = [
+                ViewKey(self.epoch, self.first + key.index, key.repeat)
+                for key in keys[self.labelled_count :]
+            ]
+            yield [*keys, *strong]
 
 
 class TwoPartSampler(Sampler[list[ViewKey]]):

@@ -229,6 +229,11 @@ def weighs_what_is_not_stored(settings: TrainSettings) -> bool:
     return bool(teacher.weighs_evidence and teacher.teacher and not teacher.stores_targets)
 
 
+def is_right_too_often(settings: TrainSettings) -> bool:
+    percent = settings.teacher.last_is_right
+    return percent is not None and percent > 100
+
+
 def holds_out_no_part(settings: TrainSettings) -> bool:
     part = settings.data.select_split
     if part is None:
@@ -291,6 +296,11 @@ RULES = (
     Rule(
         lambda settings: settings.loss.loss and not settings.teacher.teacher,
         "--loss {0.loss.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)",
+    ),
+    Rule(
+        is_right_too_often,
+        "--teacher-assign {0.teacher.teacher_assign}: expected how often the last teacher is right in percent, "
+        "posterior:1 to posterior:100",
     ),
     Rule(
         weighs_what_is_not_stored,

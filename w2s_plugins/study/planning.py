@@ -161,6 +161,7 @@ def runs_of_stages(
                 f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file"
             )
     earlier: list[str] = []
+    flags_of: dict[str, Flags] = {}
     for name, stage in stages.items():
         assign_by, of_stage = stage.assign_by, stage.flags
         if assign_by and assign_by not in earlier:
@@ -180,8 +181,30 @@ def runs_of_stages(
         if "teacher_assign" in typed:
             assign_by = ""
         run_flags = overlaid(common, of_stage, typed, f"--stages, {name}")
+        if assign_by:
+            check_judge(run_flags, assign_by, flags_of[assign_by], f"{where}: {name}: assign_by")
+            # its rules are checked before the first stage; the number follows
+            run_flags["teacher_assign"] = "posterior"
+        flags_of[name] = run_flags
         yield LocalRun(name, "", run_flags, assign_by=assign_by, audited=stage.audited, needs=needs)
         earlier.append(name)
+
+
+def check_judge(flags: Flags, judge: str, flags_of_judge: Flags, where: str) -> None:
+    """Raise a `UserError` unless a stage (``judge``) measures itself in a way that speaks for the teachers of another."""
+    # Else that would be known once it has been trained.
+    if not flags_of_judge.get("select_split"):
+        raise UserError(
+            f"{where}: {judge}: the stage holds out no labelled images to measure itself: give it select_split"
+        )
+    if flags_of_judge.get("unlabeled"):
+        raise UserError(
+            f"{where}: {judge}: the stage holds out images without labels: give it unlabeled: null"
+        )
+    if len(split_names(flags.get("teacher"))) < 2:
+        raise UserError(
+            f"{where}: {judge}: expected several teachers, of which it calibrates the last one"
+        )
 
 
 def takes(of_stage: Flags, name: str) -> bool:

@@ -7,12 +7,14 @@ Applied Statistics 28, 20, with a prior opinion of each image in place of the sh
 two classes is read correctly, and one that says anything of anything is ignored.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import logger
+from ..errors import UserError, logger
 from .stored import CachedTargets
 
 _ROWS = 4096  # read at a time
@@ -20,8 +22,26 @@ _STEPS = 50  # of expectation and maximisation at most
 _TOLERANCE = 1e-3  # largest change of a share in a matrix, below which they end
 _PSEUDO = 5.0  # answers about a class that are assumed: half of them right, half of them as the teacher answers overall
 _SAMPLE = 16384  # images at most, by which the last teacher is calibrated
-_TEMPERATURES = (0.05, 50.0)
+_TEMPERATURES = (
+    0.05,
+    1e4,
+)  # the highest is for classes that are certain, whose logits are far apart
 _HALVINGS = 40  # of that interval
+_NEAR = 0.01  # of how sure it is to be
+
+
+class Evidence(NamedTuple):
+    """What a teacher says of a batch.
+
+    Args:
+        answers: (K, C) probabilities.
+        rows: (K,) of the batch, those that it has seen.
+        matrix: (C, C) of that teacher.
+    """
+
+    answers: Tensor
+    rows: Tensor
+    matrix: Tensor
 
 
 class PosteriorTargets(CachedTargets):
@@ -36,6 +56,12 @@ class PosteriorTargets(CachedTargets):
     Attributes:
         matrices: of each other teacher, (C, C), rows are true classes and sum to 1.
         temperature: by which the last teacher's logits are divided.
+        figures: for the record of a run: the ``temperature``, on how many percent of the images that it has seen each
+            other teacher is ``believed`` (None where it has seen none), and of how many percent of all images the
+            posterior ``differs`` from the last teacher's class.
+
+    Raises:
+        UserError: the last teacher is certain of every answer, so that nothing could correct it.
     """
 
     def __init__(self, targets: CachedTargets, count: int, right: float | None = None):
@@ -44,17 +70,29 @@ class PosteriorTargets(CachedTargets):
         self.count = count
         # Views of an image are other images to a teacher, but it confuses the same classes on all of them.
         self.set_epoch(0)
-        self.temperature = 1.0 if right is None else self._calibrate(right / 100)
+        self.temperature = 1.0
+        sure = self._logits_of_some()
+        if right is not None:
+            self.temperature = self._calibrate(sure, right / 100)
+        elif (self.target_kind.confidence(sure) == 1).all():
+            raise UserError(
+                "--teacher-assign posterior: the last --teacher is certain of every answer, so that no other one can "
+                "correct it; say on how many percent of the images it is right, such as posterior:70"
+            )
         self.matrices = self._fit()
-        self._report()
+        self.figures = self._measure()
 
     def __call__(self, index: Tensor) -> Tensor:
-        """Return the logits (B, C) of the samples ``index`` (B,)."""
+        """Return the logits (B, C) of the samples ``index`` (B,). Raises `UserError` where nobody says anything of one."""
         index = index.cpu()
-        logits = self._prior_of(index)
-        for answers, rows, matrix in self._evidence(index):
-            logits[rows] += likelihood(answers, matrix).log()
-        return logits
+        has = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
+        if not has.all():
+            self.prior(index[~has], self.device)  # it raises, and names the sample
+        return self._posterior_of(index)
+
+    def _posterior_of(self, index: Tensor) -> Tensor:
+        """Return the logits (B, C) of samples; of one of which nobody says anything all are equal."""
+        return weighed(self._prior_of(index), self._evidence(index))
 
     def _prior_of(self, index: Tensor) -> Tensor:
         """Return the log-probabilities (B, C) of the last teacher, calibrated."""
@@ -64,26 +102,38 @@ class PosteriorTargets(CachedTargets):
         logits[rows.to(self.device)] = self.prior(index[rows], self.device).float()
         return (logits / self.temperature).log_softmax(dim=1)
 
-    def _evidence(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield what each other teacher says (K, C), of which rows (K,) of a batch, and its matrix."""
+    def _evidence(self, index: Tensor) -> Iterator[Evidence]:
+        """Yield what each other teacher says of a batch."""
         for reader, matrix in zip(self.witnesses, self.matrices):
             rows = reader.has(index).nonzero().flatten()
             answers = self.target_kind.probabilities(reader(index[rows], self.device).float())
-            yield answers, rows.to(self.device), matrix
+            yield Evidence(answers, rows.to(self.device), matrix)
 
-    def _calibrate(self, right: float) -> float:
+    def _logits_of_some(self) -> Tensor:
+        """Return what the last teacher says of some images, which are spread over all that it has seen."""
+        seen = torch.arange(self.count)
+        seen = seen[self.prior.has(seen)]
+        index = seen[:: max(1, math.ceil(len(seen) / _SAMPLE))]
+        return torch.cat([self._prior_of(rows) for rows in index.split(_ROWS)])
+
+    def _calibrate(self, logits: Tensor, right: float) -> float:
         """Return the temperature at which the last teacher is as sure on average as it is often right."""
-        # Some images tell, spread over all of them.
-        self.temperature = 1.0
-        index = torch.arange(0, self.count, max(1, self.count // _SAMPLE))
-        index = index[self.prior.has(index)]
-        logits = torch.cat([self._prior_of(rows) for rows in index.split(_ROWS)])
+        # At chance it would not tell one class from another, and nothing could be found from it: a trace above that.
+        chance = 1 / logits.shape[1]
+        goal = max(right, chance + (1 - chance) / 100)
         # The higher the temperature, the less sure.
         low, high = _TEMPERATURES
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
             sure = self.target_kind.confidence(logits / middle).mean()
-            low, high = (middle, high) if sure > right else (low, middle)
+            low, high = (middle, high) if sure > goal else (low, middle)
+        # Somebody who says the same of all classes is never sure, and nobody is less sure than chance.
+        sure = float(self.target_kind.confidence(logits / low).mean())
+        if abs(sure - right) > _NEAR:
+            logger.warning(
+                f"WARNING: --teacher-assign posterior:{100 * right:g}: the last teacher cannot be made as sure as that; "
+                f"its answers are taken to be right on {100 * sure:.1f} % of the images"
+            )
         return low
 
     def _fit(self) -> list[Tensor]:
@@ -94,10 +144,13 @@ class PosteriorTargets(CachedTargets):
         for _ in range(_STEPS):
             sums = [torch.zeros_like(matrix) for matrix in self.matrices]
             for index in torch.arange(self.count).split(_ROWS):
-                # Expectation: what is on each image, if teachers confuse classes as is believed so far.
-                shares = self.target_kind.probabilities(self(index))
+                # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
+                # once for both, because reading is what takes long.
+                evidence = [*self._evidence(index)]
+                logits = weighed(self._prior_of(index), evidence)
+                shares = self.target_kind.probabilities(logits)
                 # Maximisation: how often a teacher says a class of images that are of another one.
-                for total, (answers, rows, _) in zip(sums, self._evidence(index)):
+                for total, (answers, rows, _) in zip(sums, evidence):
                     total += shares[rows].T @ answers
             before, self.matrices = self.matrices, [smooth(total) for total in sums]
             changes = [(a - b).abs().max() for a, b in zip(before, self.matrices)]
@@ -105,24 +158,37 @@ class PosteriorTargets(CachedTargets):
                 break
         return self.matrices
 
-    def _report(self) -> None:
-        """Log how the teachers are believed, and what that changes."""
+    def _measure(self) -> dict[str, object]:
+        """Return the `figures`, and log them."""
         right = [0.0 for _ in self.witnesses]
-        said, differs = list(right), 0
+        seen = [0 for _ in self.witnesses]
+        differs = 0
         for index in torch.arange(self.count).split(_ROWS):
-            posterior = self(index)
-            shares, classes = posterior.softmax(dim=1), posterior.argmax(dim=1)
-            differs += int((classes != self._prior_of(index).argmax(dim=1)).sum())
+            shares = self.target_kind.probabilities(self._posterior_of(index))
+            classes = self.target_kind.decide(shares)
+            differs += int((classes != self.target_kind.decide(self._prior_of(index))).sum())
             for number, (answers, rows, _) in enumerate(self._evidence(index)):
                 own = shares[rows].gather(1, answers.argmax(dim=1, keepdim=True))
                 right[number] += float(own.sum())
-                said[number] += len(rows)
-        believed = ", ".join(f"{100 * a / b:.1f}" for a, b in zip(right, said) if b)
+                seen[number] += len(rows)
+        believed = [
+            round(100 * hits / count, 1) if count else None for hits, count in zip(right, seen)
+        ]
+        changed = round(100 * differs / self.count, 1)
+        listed = ", ".join("-" if share is None else f"{share:.1f}" for share in believed)
         logger.info(
             f"--teacher-assign posterior: the answers of the last teacher are divided by {self.temperature:.2f}; the "
-            f"others are taken to be right on {believed} % of the images; the posterior says another class than the "
-            f"last teacher of {100 * differs / self.count:.1f} %"
+            f"others are taken to be right on {listed} % of the images; the posterior says another class than the "
+            f"last teacher of {changed:.1f} %"
         )
+        return dict(temperature=round(self.temperature, 4), believed=believed, differs=changed)
+
+
+def weighed(logits: Tensor, evidence: Iterable[Evidence]) -> Tensor:
+    """Add to the logits (B, C) of a prior opinion, in place, how likely the evidence is under each class."""
+    for answers, rows, matrix in evidence:
+        logits[rows] += likelihood(answers, matrix).log()
+    return logits
 
 
 def likelihood(answers: Tensor, matrix: Tensor) -> Tensor:

@@ -86,6 +86,11 @@ def build_task(
         f"Loss {task_weight:g} x {losses.task_loss} on ground truth + {distill_weight:g} x {losses.loss} "
         f"{losses.loss_kwargs or ''}"
     )
+    if settings.views.strong_views is not None:
+        logger.info(
+            f"--strong-views {settings.views.strong_views}: of a second view the student learns, by {distill_weight:g} x "
+            "cross-entropy, what it says of the first one"
+        )
     if losses.loss is None:
         raise UserError("--teacher needs a --loss")  # `resolve` has chosen one
     loss = create_loss(losses.loss, **losses.loss_kwargs)

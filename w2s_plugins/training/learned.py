@@ -59,7 +59,8 @@ class Learned:
 
     def labels(self, student: Opened) -> np.ndarray:
         """Return the class (N,) that each image was given: by the teacher, before anything is made of its answers, or
-        by the data. A teacher is asked about plain images, if its answers are not stored.
+        by the data. Of several teachers it is that of their mean, or of their posterior if the run has learned from
+        that. A teacher is asked about plain images, if its answers are not stored.
 
         Raises:
             UserError: the teacher has other weights now.

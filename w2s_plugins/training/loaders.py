@@ -106,11 +106,26 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
 
 
 def strong_transform_of(views: ViewSettings, data_config: dict) -> dict[str, object] | None:
-    """Return the arguments of timm's transform of ``--strong-views``: as the first view, and the policy after it."""
+    """Return the arguments of timm's transform of ``--strong-views``: as the first view, with this policy in place of
+    ``--aa``.
+    """
     if views.strong_views is None:
         return None
-    first = transform_of(views, data_config)
-    return {**first, "no_aug": False, "auto_augment": views.strong_views}
+    strong = transform_of(views, data_config) | dict(auto_augment=views.strong_views)
+    # Of an image without augmentation the policy alone makes the second view, of the largest square in its middle.
+    if views.no_aug:
+        whole = (1.0, 1.0)
+        strong |= dict(
+            no_aug=False,
+            train_crop_mode=None,
+            scale=whole,
+            ratio=whole,
+            hflip=0.0,
+            vflip=0.0,
+            color_jitter=None,
+            re_prob=0.0,
+        )
+    return strong
 
 
 def transform_of(views: ViewSettings, data_config: dict) -> dict[str, object]:

@@ -38,6 +38,7 @@ from ..run.position import Position
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
 from ..students.refine import RefinedTargets
+from ..teachers.posterior import PosteriorTargets
 from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
@@ -92,7 +93,10 @@ def make_record(
     return {
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
-        "loss": _loss(settings.loss, bool(settings.teacher.teacher)),
+        "loss": dict(
+            _loss(settings.loss, bool(settings.teacher.teacher)),
+            strong_views=settings.views.strong_views,
+        ),
         "data": _data(loading, settings.compute, data, run.student, run.teacher),
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=select, epoch=chosen["epoch"], split=ranked_by(settings, chosen)),
@@ -154,13 +158,20 @@ def _teacher(run: Run, weak: dict) -> dict | None:
     sources = settings.in_order(models, (labels.source for labels in run.data.given_labels))
     if not sources:
         return None
-    refined = dict(refined=run.targets.figures) if isinstance(run.targets, RefinedTargets) else {}
+    # How one target is made of several answers, and what was found in doing that.
+    made: dict[str, object] = {}
+    if len(sources) > 1:
+        made["assign"] = settings.teacher_assign
+    if isinstance(run.targets, PosteriorTargets):
+        made["posterior"] = run.targets.figures
+    if isinstance(run.targets, RefinedTargets):
+        made["refined"] = run.targets.figures
     return dict(
         name=settings.shown,
         models=sources,
         targets=settings.teacher_targets,
         cache=run.targets and run.targets.record,
-        **refined,
+        **made,
         **weak,
     )
 
