@@ -70,7 +70,7 @@ model: {name: a}  ->  expected str
 teacher: true  ->  expected teacher names
 mean: [null]  ->  expected float
 input_size: [3, 32]  ->  expected 3 values
-select_split: some  ->  expected share or count
+select_split: some  ->  expected a share such as 0.1, or a count such as 500
 teacher_targets: live  ->  expected one of online, cached, cached-views:N
 loss_kwargs: temperature  ->  expected a mapping, or key=value
 """

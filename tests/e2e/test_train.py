@@ -95,6 +95,7 @@ def test_result(student: Path, weak: Path) -> None:
         task_loss_weight=0.0,
         distill_loss_weight=1.0,
         papers={"adaptconf": "Guo et al. 2024, 2402.03749"},
+        strong_views=None,
     )
     assert record["metrics"]["top1"] > record["teacher"]["top1"], (
         "the student is to beat its teacher"

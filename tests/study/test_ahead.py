@@ -60,7 +60,7 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             30,
             [
                 f"--stages, {stage}: batch size {size} becomes {count}, because it has {count} training samples"
-                for stage, size, count in (("direct", 64, 30), ("taught", 64, 60), ("part", 32, 15))
+                for stage, size, count in (("direct", 64, 30), ("part", 32, 15))
             ],
         ),
         (

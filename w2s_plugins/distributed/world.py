@@ -15,6 +15,8 @@ from ..private_names import get_default_store
 
 Value = TypeVar("Value")
 
+GRACE = 2.0  # seconds, in which a signal to all processes comes to each of them
+
 
 @dataclass
 class World:
@@ -98,7 +100,12 @@ def barrier() -> None:
     while arrived < size:
         time.sleep(pause)
         pause = min(2 * pause, 0.25)
-        arrived = store.add(key, 0)
+        try:
+            arrived = store.add(key, 0)
+        except dist.DistError:
+            # Rank 0, which has the store, has ended. If a signal has ended it, it comes to this process as well.
+            time.sleep(GRACE)
+            raise
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
