@@ -9,9 +9,7 @@ SET.npz in the output folder, with ``truth`` (N,), ``labels`` (N,) of the teache
 """
 
 import argparse
-import csv
 import os
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "photographs"))
 
+from forked import predict
 from photographs import ROOT, SETS, STUDENTS, file_name, run_all
 
 # images without labels
@@ -36,24 +35,12 @@ NO_TEST = "--val-slice 0:250"  # of the test images, which no audit sees
 STUDENTS = {name: flags for name, flags in STUDENTS.items() if "8 epochs" not in name}
 STUDENTS["the recipe, whole student"] = STUDENTS["the recipe, whole student"].replace("12", "5")
 del STUDENTS["with labels"]
-PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
 
 
 def names_in(path: Path) -> list[str]:
     """Return the files of a tar file in order."""
     with tarfile.open(path) as file:
         return [member.name for member in file if member.isfile()]
-
-
-def predict(run: Path, photos: Path, classes: list[str]) -> dict[str, list[float]]:
-    """Return the probabilities (C,) of each image, by its name."""
-    table = run / "photos.csv"
-    if not table.exists():
-        subprocess.run([*PREDICT, run, photos, "--all", "--output", table], check=True)
-    with table.open(newline="") as file:
-        return {
-            row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)
-        }
 
 
 def store(folder: Path, output: Path) -> None:

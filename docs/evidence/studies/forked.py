@@ -3,10 +3,12 @@
 A run that is finished stays.
 """
 
+import csv
 import json
 import os
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -29,6 +31,7 @@ COMMON = (
     "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 "
     "--smoothing 0 --validation-batch-size 250"
 )
+PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
 PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 
@@ -56,6 +59,17 @@ def train(place: Path, flags: str) -> None:
         after.children_user + after.children_system - before.children_user - before.children_system
     )
     (place / "seconds.json").write_text(json.dumps(seconds))
+
+
+def predict(run: Path, photos: Path, classes: list[str]) -> dict[str, list[float]]:
+    """Return the probabilities (C,) of each image, by its name."""
+    table = run / "photos.csv"
+    if not table.exists():
+        subprocess.run([*PREDICT, run, photos, "--all", "--output", table], check=True)
+    with table.open(newline="") as file:
+        return {
+            row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)
+        }
 
 
 def regress(

@@ -15,7 +15,6 @@ import argparse
 import csv
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,10 +26,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import ADAPTCONF, COMMON, PROBE, draw_dots, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, draw_dots, predict, train  # noqa: E402
 from sets import SETS, divide_by_thing, read  # noqa: E402
 
-from benchmarks.recipe import WEAK, WHOLE  # noqa: E402
+from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
 from w2s_plugins.files import recipe_path  # noqa: E402
 from w2s_plugins.study.chain import choose_assign  # noqa: E402
 
@@ -67,7 +66,6 @@ SHOWN = {
     "both": ("true and weak labels", "C4D"),
 }
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
-PREDICT = sys.executable, "-m", "w2s_plugins.predictions"
 COLUMNS = [
     "set",
     "seed",
@@ -132,25 +130,6 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
         )
 
 
-def right_on_test(place: Path) -> float:
-    """Return the top-1 of a run on the test images, in percent."""
-    target, says = np.loadtxt(place / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)[
-        :, :2
-    ].T
-    return 100 * float((target == says).mean())
-
-
-def predict(place: Path, photos: Path, classes: list[str]) -> dict[str, list[float]]:
-    """Return the probabilities (C,) of each image without labels, by its name."""
-    table = place / "photos.csv"
-    if not table.exists():
-        subprocess.run([*PREDICT, place, photos, "--all", "--output", table], check=True)
-    with table.open(newline="") as file:
-        return {
-            row["filename"]: [float(row[c] or 0) for c in classes] for row in csv.DictReader(file)
-        }
-
-
 def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
     """Write the rows of a set and seed, and the file of what candidates and teacher say."""
     data, labelled, _, more = SETS[name]
@@ -177,7 +156,7 @@ def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWri
             "flags": " ".join(flags.split()),
             "labelled": labelled,
             "unlabelled": len(keys),
-            "top1": f"{right_on_test(place):.2f}",
+            "top1": f"{right(place).mean():.2f}",
             "seconds": f"{float((place / 'seconds.json').read_text()):.0f}",
             "cpu": args.cpu,
             "commit": args.commit,
@@ -191,7 +170,7 @@ def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWri
         truth=truth,
         names=asked,
         probabilities=np.array([[says[key] for says in answers] for key in keys], dtype=np.float32),
-        top1=[right_on_test(place) for place in places],
+        top1=[right(place).mean() for place in places],
     )
 
 

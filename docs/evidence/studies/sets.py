@@ -104,7 +104,7 @@ def make_fashion(source: Path, data: Path) -> None:
 
 
 def png(image: np.ndarray) -> bytes:
-    """Return a grey image as a PNG file."""
+    """Return an image, (H, W) or (H, W, 3), as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
@@ -159,9 +159,7 @@ def on_white(content: bytes) -> bytes:
     )
     canvas = Image.new("RGBA", image.size, "white")
     canvas.alpha_composite(image)
-    file = io.BytesIO()
-    canvas.convert("RGB").save(file, "PNG")
-    return file.getvalue()
+    return png(np.asarray(canvas.convert("RGB")))
 
 
 def divide_by_thing(

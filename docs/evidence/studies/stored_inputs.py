@@ -35,7 +35,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from nine_sets import predict
+from forked import predict
 from PIL import Image
 from safetensors.torch import load_file
 from semilearn.algorithms.fixmatch import FixMatch

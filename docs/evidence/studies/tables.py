@@ -608,11 +608,16 @@ WAYS = {
 }
 
 
-def by_student() -> pandas.DataFrame:
-    """Return the top-1 of each student (columns) on each set and seed, as far as they are there."""
-    rows = rows_of("nine_sets")
+def by_student(name: str = "nine_sets") -> pandas.DataFrame:
+    """Return the top-1 of each student (columns) of a file on each set and seed, as far as they are there."""
+    rows = rows_of(name)
     table = rows.pivot(index=["set", "seed"], columns="student", values="top1")
     return table.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
+
+
+def sets_of(table: pandas.DataFrame) -> list[str]:
+    """Return the sets of such a table in their order."""
+    return list(dict.fromkeys(table.index.get_level_values("set")))
 
 
 def over_seeds(values: "pandas.Series[float]") -> "pandas.Series[float]":
@@ -624,7 +629,7 @@ def over_seeds(values: "pandas.Series[float]") -> "pandas.Series[float]":
 def nine_sets() -> str:
     """All students on nine sets."""
     table = by_student()
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    sets = sets_of(table)
     rows = rows_of("nine_sets")
     seconds = rows.assign(seconds=rows["seconds"].astype(float)).groupby("student")["seconds"]
     lines = []
@@ -648,7 +653,7 @@ def nine_sets_above() -> str:
         "the recipe above the best of the four probes": last - probes.max(axis=1),
         "`direct` above the recipe": table["direct"] - last,
     }
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    sets = sets_of(table)
     lines = []
     for title, values in above.items():
         means = over_seeds(values)
@@ -681,7 +686,7 @@ def nine_sets_choice() -> str:
         "least worst": "the least worst loss on the other sets",
         **{way: title for way, title in WAYS.items() if "answers" not in way},
     }
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    sets = sets_of(table)
     lines = []
     for way, title in titles.items():
         means = over_seeds(table[way].astype(float))
@@ -694,7 +699,7 @@ def nine_sets_choice() -> str:
 @makes("nine-sets-explained")
 def nine_sets_explained() -> str:
     """Whether frozen features explain the labels, beside what refining them is worth."""
-    rows = rows_of_folds()
+    rows = pandas.read_csv(HERE / "out_of_fold.csv")
     table = by_student()
     gain = over_seeds(table["last third"] - table["teacher"])
     means = rows.groupby("set", sort=False)[["agrees", "sure", "explained"]].mean().round(6)
@@ -713,16 +718,11 @@ def nine_sets_explained() -> str:
     return grid(header, lines)
 
 
-def rows_of_folds() -> pandas.DataFrame:
-    """Return the rows of out_of_fold.py."""
-    return pandas.read_csv(HERE / "out_of_fold.csv")
-
-
 @makes("few-true")
 def few_true() -> str:
     """What the images without labels add to true labels."""
     table = by_student()
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    sets = sets_of(table)
     lines = []
     for name in sets:
         own = table.loc[name].dropna(subset=["both"])
@@ -750,10 +750,8 @@ STORED = {
 @makes("stored-inputs")
 def stored_inputs() -> str:
     """Ways to use images without labels, above `direct`."""
-    rows = rows_of("stored_inputs")
-    table = rows.pivot(index=["set", "seed"], columns="student", values="top1")
-    table = table.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
-    sets = list(dict.fromkeys(table.index.get_level_values("set")))
+    table = by_student("stored_inputs")
+    sets = sets_of(table)
     direct = over_seeds(table["direct"])
     lines = [["`direct`", *(show(direct[name]) for name in sets), ""]]
     names = dict(STORED)
