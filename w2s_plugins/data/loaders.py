@@ -257,12 +257,13 @@ def create_train_loader(
     if labelled_set is not None:
         others = _with_transforms(labelled_set, views, data_config, settings)
         samples = ConcatDataset([samples, others])
-    # strong views are samples of their own, which follow all others
-    strong_views = len(samples) if views.strong and keys is None else None  # pyright: ignore[reportArgumentType]  # sized
-    if strong_views is not None:
-        others = dataclasses.replace(views, transform=views.strong)
+    # strong views are samples of their own, which follow all others; keys that were chosen name none
+    first_strong = None
+    if views.strong is not None and keys is None:
+        first_strong = len(dataset) + (0 if labelled_set is None else len(labelled_set))
+        strongly = dataclasses.replace(views, transform=views.strong)
         with _flag_errors("--strong-views"):
-            strong = _with_transforms(without_transform(dataset), others, data_config, settings)
+            strong = _with_transforms(without_transform(dataset), strongly, data_config, settings)
         samples = ConcatDataset([samples, strong])
 
     # which views are in which batch
@@ -271,9 +272,7 @@ def create_train_loader(
         order = None
         batches = Batches(keys, settings.batch_size)
     else:
-        order = batches = _batches(dataset, views, settings, labelled_set)
-        if strong_views is not None and isinstance(order, (KeyedBatches, TwoPartSampler)):
-            order = batches = WithStrongViews(order, views.labelled_count, strong_views)
+        order = batches = _batches(dataset, views, settings, labelled_set, first_strong)
 
     # a batch, in a data worker and on the device: timm's collate function, with mixing where there is any
     mixup = None
@@ -326,8 +325,11 @@ def _batches(
     views: TrainViews,
     settings: LoaderSettings,
     labelled_set: MapDataset | None,
+    first_strong: int | None,
 ) -> BatchOrder:
-    """Return the batches of an epoch. Raises `UserError` where there is none."""
+    """Return the batches of an epoch; with strong views, the first of which has the index ``first_strong``, if that is
+    given. Raises `UserError` where there is no batch.
+    """
     if views.episodes is not None:
         # classes and images are drawn by the labels
         labels = known_labels(dataset, "--episodic")
@@ -351,9 +353,14 @@ def _batches(
         with _flag_errors(f"--train-img-sizes, {samples}"):
             return ScheduledBatchSampler(sampler, seed=views.seed, **schedule)
     check_batch_size(settings.batch_size, sampler, views.labelled_count)
+    batches: KeyedBatches | TwoPartSampler = KeyedBatches(sampler, settings.batch_size)
     if labelled_set is not None:
-        return TwoPartSampler(sampler, len(labelled_set), settings.batch_size, views.labelled_count)
-    return KeyedBatches(sampler, settings.batch_size)
+        batches = TwoPartSampler(
+            sampler, len(labelled_set), settings.batch_size, views.labelled_count
+        )
+    if first_strong is None:
+        return batches
+    return WithStrongViews(batches, views.labelled_count, first_strong)
 
 
 def create_eval_loader(

@@ -22,10 +22,8 @@ _STEPS = 50  # of expectation and maximisation at most
 _TOLERANCE = 1e-3  # largest change of a share in a matrix, below which they end
 _PSEUDO = 5.0  # answers about a class that are assumed: half of them right, half of them as the teacher answers overall
 _SAMPLE = 16384  # images at most, by which the last teacher is calibrated
-_TEMPERATURES = (
-    0.05,
-    1e4,
-)  # the highest is for classes that are certain, whose logits are far apart
+# the highest is for classes that are certain, whose logits are far apart
+_TEMPERATURES = 0.05, 1e4
 _HALVINGS = 40  # of that interval
 _NEAR = 0.01  # of how sure it is to be
 
@@ -79,7 +77,10 @@ class PosteriorTargets(CachedTargets):
                 "--teacher-assign posterior: the last --teacher is certain of every answer, so that no other one can "
                 "correct it; say on how many percent of the images it is right, such as posterior:70"
             )
-        self.matrices = self._fit()
+        # Teachers begin as if they had said nothing, so that the last one decides alone.
+        classes = self.prior.manifest.num_classes
+        self.matrices = [torch.ones(classes, classes, device=self.device) for _ in self.witnesses]
+        self._fit()
         self.figures = self._measure()
 
     def __call__(self, index: Tensor) -> Tensor:
@@ -88,10 +89,6 @@ class PosteriorTargets(CachedTargets):
         has = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
         if not has.all():
             self.prior(index[~has], self.device)  # it raises, and names the sample
-        return self._posterior_of(index)
-
-    def _posterior_of(self, index: Tensor) -> Tensor:
-        """Return the logits (B, C) of samples; of one of which nobody says anything all are equal."""
         return weighed(self._prior_of(index), self._evidence(index))
 
     def _prior_of(self, index: Tensor) -> Tensor:
@@ -136,11 +133,8 @@ class PosteriorTargets(CachedTargets):
             )
         return low
 
-    def _fit(self) -> list[Tensor]:
-        """Return the confusion matrix of each other teacher."""
-        # They begin as those of teachers who say nothing, so that the last teacher decides alone.
-        classes = self.prior.manifest.num_classes
-        self.matrices = [torch.ones(classes, classes, device=self.device) for _ in self.witnesses]
+    def _fit(self) -> None:
+        """Find the confusion matrix of each other teacher."""
         for _ in range(_STEPS):
             sums = [torch.zeros_like(matrix) for matrix in self.matrices]
             for index in torch.arange(self.count).split(_ROWS):
@@ -156,7 +150,6 @@ class PosteriorTargets(CachedTargets):
             changes = [(a - b).abs().max() for a, b in zip(before, self.matrices)]
             if max(changes) < _TOLERANCE:
                 break
-        return self.matrices
 
     def _measure(self) -> dict[str, object]:
         """Return the `figures`, and log them."""
@@ -164,10 +157,11 @@ class PosteriorTargets(CachedTargets):
         seen = [0 for _ in self.witnesses]
         differs = 0
         for index in torch.arange(self.count).split(_ROWS):
-            shares = self.target_kind.probabilities(self._posterior_of(index))
-            classes = self.target_kind.decide(shares)
-            differs += int((classes != self.target_kind.decide(self._prior_of(index))).sum())
-            for number, (answers, rows, _) in enumerate(self._evidence(index)):
+            prior, evidence = self._prior_of(index), [*self._evidence(index)]
+            before = self.target_kind.decide(prior)
+            shares = self.target_kind.probabilities(weighed(prior, evidence))
+            differs += int((self.target_kind.decide(shares) != before).sum())
+            for number, (answers, rows, _) in enumerate(evidence):
                 own = shares[rows].gather(1, answers.argmax(dim=1, keepdim=True))
                 right[number] += float(own.sum())
                 seen[number] += len(rows)
