@@ -368,6 +368,7 @@ def test_answers_in_the_browser_stay_when_a_run_is_added(browser, here, runs, tm
     open_page(browser, page)
     for key in first["keys"]:
         press(browser, "/", runs[key], Keys.ENTER)
+    assert browser.find_element(By.ID, "count").text == "12 of 12 answered"
     WebDriverWait(browser, 30).until(lambda _: reopened(browser, page) == "12 of 12 answered")
     of(here, "run other --images 40").ok()
     second = page_of("run")

@@ -44,7 +44,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 def open_page(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> None:
-    """Open a file with the light or dark colour scheme of the system."""
+    """Open a file with the light or dark colour scheme of the system, and wait until it is seen.
+
+    Chromium drops keys that are pressed before the first paint, which a busy machine can delay.
+    """
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get_log("browser")  # forget what earlier pages said
@@ -52,7 +55,9 @@ def open_page(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> N
     browser.get(address)
     WebDriverWait(browser, 60).until(  # on a busy machine the page before may still be there
         lambda it: (
-            it.execute_script("return [location.href, document.readyState]")
-            == [address, "complete"]
+            it.execute_script(
+                "return [location.href, document.readyState, performance.getEntriesByType('paint').length > 0]"
+            )
+            == [address, "complete", True]
         )
     )

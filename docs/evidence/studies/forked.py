@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,11 @@ PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 
 
-def train(place: Path, flags: str) -> None:
-    """Run train_w2s.py in a folder, if that is not done, and note the seconds of the processor in seconds.json."""
+def train(place: Path, flags: str, prepare: Callable[[], None] | None = None) -> None:
+    """Run train_w2s.py in a folder, if that is not done, and note the seconds of the processor in seconds.json.
+
+    What is to be prepared is called before it, in the process of the run alone.
+    """
     if (place / "seconds.json").exists():
         return
     words = shlex.split(f"{flags} --output {place.parent} --experiment {place.name} --resume auto")
@@ -49,6 +52,8 @@ def train(place: Path, flags: str) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.argv = ["train_w2s.py", *words]
+        if prepare:
+            prepare()
         train_w2s.run_main(lambda: train_w2s.main(parse(train_parser())), "train_w2s.py")
         sys.stdout.flush()
         os._exit(0)

@@ -17,7 +17,9 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -95,24 +97,31 @@ def folder_name(student: str) -> str:
     return student.replace(", ", "-").replace(" ", "-")
 
 
-def run(args: argparse.Namespace, name: str, seed: int) -> None:
-    """Divide the images of a set, and train whom it has not trained yet."""
-    data, labelled, photos, more = SETS[name]
-    folder = args.output / data / f"seed{seed}"
-    if not (folder / "test.tar").exists():
-        parts = args.data / data
-        divide_by_thing(
-            parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
-        )
+def train_students(
+    folder: Path,
+    students: Mapping[str, tuple[str, str]],
+    weights: Path,
+    seed: int,
+    more: str = "",
+    prepare: Mapping[str, Callable[[], None]] = MappingProxyType({}),
+) -> None:
+    """Train whom a folder of a divided set has not trained yet.
+
+    Args:
+        folder: has the images, and gets a folder for each student.
+        students: by name, who teaches it (the truth, the teacher, teacher and direct), and its flags.
+        weights: of the pretrained student.
+        seed: of the runs.
+        more: flags of every run.
+        prepare: by student, what is called before its training.
+    """
     common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
     classes = (folder / "classes.txt").read_text().split()
     counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
     shares = ",".join(str(counted[kind] + 1) for kind in classes)
-    for student, (teacher, flags) in STUDENTS.items():
-        if student not in args.students:
-            continue
+    for student, (teacher, flags) in students.items():
         stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
-        own = flags.format(weights=args.weights, shares=shares, **stages)
+        own = flags.format(weights=weights, shares=shares, folder=folder, **stages)
         from_whom = ""
         if teacher == "teacher":
             from_whom = f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher"
@@ -126,8 +135,22 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
             )
         train(
             folder / folder_name(student),
-            f"{from_whom} --target-cache {folder}/cache {own} {common} --train-split labelled.tar",
+            f"{from_whom} --target-cache {folder}/cache {common} --train-split labelled.tar {own}",
+            prepare.get(student),
         )
+
+
+def run(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Divide the images of a set, and train its students."""
+    data, labelled, photos, more = SETS[name]
+    folder = args.output / data / f"seed{seed}"
+    if not (folder / "test.tar").exists():
+        parts = args.data / data
+        divide_by_thing(
+            parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
+        )
+    students = {student: STUDENTS[student] for student in STUDENTS if student in args.students}
+    train_students(folder, students, args.weights, seed, more)
 
 
 def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
