@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
 from forked import ADAPTCONF, COMMON, PROBE, draw_dots, predict, train  # noqa: E402
-from sets import SETS, divide_by_thing, read  # noqa: E402
+from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
 from w2s_plugins.files import recipe_path  # noqa: E402
@@ -67,6 +67,7 @@ SHOWN = {
     "direct": ("direct", "C3x"),
     "both": ("true and weak labels", "C4D"),
 }
+ALL_SETS = {**SETS, **AFTERWARDS}
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
 COLUMNS = [
     "set",
@@ -142,7 +143,7 @@ def train_students(
 
 def run(args: argparse.Namespace, name: str, seed: int) -> None:
     """Divide the images of a set, and train its students."""
-    data, labelled, photos, more = SETS[name]
+    data, labelled, photos, more = ALL_SETS[name]
     folder = args.output / data / f"seed{seed}"
     if not (folder / "test.tar").exists():
         parts = args.data / data
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
 
 def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
     """Write the rows of a set and seed, and the file of what candidates and teacher say."""
-    data, labelled, _, more = SETS[name]
+    data, labelled, _, more = ALL_SETS[name]
     folder = args.output / data / f"seed{seed}"
     classes = (folder / "classes.txt").read_text().split()
     keys = list(read(folder / "photos.tar"))
@@ -226,7 +227,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=ALL_SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--rows", type=Path, help="write the rows of what is finished to this file")
@@ -246,7 +247,7 @@ def main() -> None:
             writer.writeheader()
             for name in args.sets:
                 for seed in args.seeds:
-                    if (args.output / SETS[name][0] / f"seed{seed}").exists():
+                    if (args.output / ALL_SETS[name][0] / f"seed{seed}").exists():
                         collect(args, name, seed, writer)
         return
     os.chdir(ROOT)

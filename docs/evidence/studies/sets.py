@@ -1,4 +1,4 @@
-"""Nine sets of images for the studies, made from public files: what docs/evidence/nine-sets.md was measured on.
+"""Sets of images for the studies, made from public files: what docs/evidence/nine-sets.md was measured on.
 
     python docs/evidence/studies/sets.py SOURCE DATA
 
@@ -9,6 +9,7 @@
     fashion-mnist/                   the four idx files of Debian's package dataset-fashion-mnist
     emoji-datasource-google-16.0.0.tgz, emoji-datasource-twitter-16.0.0.tgz, lobehub-fluent-emoji-3d-1.1.0.tgz
                                      of the npm registry
+    clothing-dataset-small/          a clone of github.com/alexeygrigorev/clothing-dataset-small
 
 `DATA` gets a folder with train.tar and validation.tar for each set.
 """
@@ -37,6 +38,8 @@ SETS = {
     "Fashion-MNIST": ("fashion", 700, 2000, "--val-slice 0:1500"),
     "emoji": ("emoji", 800, 1600, ""),
 }
+# tried when all was chosen: photographs of clothes, 400 px wide
+AFTERWARDS = {"clothes": ("clothes", 920, 2148, "")}
 # pictures of one thing, which stay together when a set is divided: an emoji, a sign that was photographed many times
 PICTURES_OF_A_SIGN = 30
 PACS = {"photos": "photo", "paintings": "art_painting", "cartoons": "cartoon", "sketches": "sketch"}
@@ -83,6 +86,17 @@ def make_pacs(source: Path, data: Path) -> None:
         cut = TRAINED_ON[folder]
         write(data / folder / "train.tar", ((name, images[name]) for name in names[:cut]))
         write(data / folder / "validation.tar", ((name, images[name]) for name in names[cut:]))
+
+
+def make_clothes(source: Path, data: Path) -> None:
+    """Write the photographs as they are; those of its test and validation sets are tested on."""
+    folder = source / "clothing-dataset-small"
+    for part, splits in (("train", ("train",)), ("validation", ("test", "validation"))):
+        files = sorted(file for split in splits for file in (folder / split).glob("*/*.jpg"))
+        if not files:
+            raise FileNotFoundError(f"{folder / splits[0]} is not there")
+        members = ((f"{file.parent.name}/{file.name}", file.read_bytes()) for file in files)
+        write(data / "clothes" / f"{part}.tar", members)
 
 
 def make_fashion(source: Path, data: Path) -> None:
@@ -211,7 +225,7 @@ def main() -> None:
     args.data.mkdir(parents=True)
     for missing in link(args.source, args.data, ("cifar10", "grocery", "gtsrb")):
         print(f"{args.source / missing} is not there")
-    for make in (make_pacs, make_fashion, make_emoji):
+    for make in (make_pacs, make_fashion, make_emoji, make_clothes):
         try:
             make(args.source, args.data)
         except FileNotFoundError as error:

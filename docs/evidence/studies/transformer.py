@@ -99,7 +99,9 @@ def rates_by_tensor(folder: Path) -> None:
     def with_rates(module: torch.nn.Module, **flags: Any) -> torch.optim.Optimizer:
         shares = measured_rates(module.get_submodule("student"), pixels, labels)
         optimizer = create(module, **flags)
-        by_id = {id(p): shares[name] for name, p in module.student.named_parameters() if name in shares}  # pyright: ignore[reportAttributeAccessIssue]
+        by_id = {
+            id(p): shares[name] for name, p in module.student.named_parameters() if name in shares
+        }  # pyright: ignore[reportAttributeAccessIssue]
         for name, share in sorted(shares.items(), key=lambda item: -item[1])[:10]:
             print(f"{share:.4f} {name}")
         # a group for each tensor, whose rates the schedule scales
