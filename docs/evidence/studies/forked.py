@@ -113,6 +113,19 @@ def regress(
     (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
 
 
+def add_rows(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Add the rows that a CSV file has not yet, by their set, seed and student; those that it has stay as they are."""
+    new = pandas.DataFrame(rows, columns=columns).astype(str)
+    if file.exists():
+        old = pandas.read_csv(file, dtype=str, keep_default_na=False)
+        new = pandas.concat([old, new]).drop_duplicates(["set", "seed", "student"])
+    # sets and students in the order in which they came first
+    for column in ("set", "student"):
+        new[column] = pandas.Categorical(new[column], list(dict.fromkeys(new[column])))
+    new["seed"] = new["seed"].astype(int)
+    new.sort_values(["set", "seed", "student"]).to_csv(file, index=False, lineterminator="\n")
+
+
 def half_of(values: Sequence[float]) -> float:
     """Return half of the 95 % interval of a mean over seeds, by Student's t; 0 of a single seed."""
     found = t_interval(values)

@@ -6,9 +6,9 @@
 
 `DATA` is what sets.py makes, and the weights are those of tf_efficientnet_lite0. For each set and seed a small network,
 the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
-stays: repeat the command to go on. The second command writes the rows, and for each set and seed what the candidates say
-of the images that they have learned from (SET-SEED.npz in the output folder), which choose.py reads. The third
-one draws the figure from the rows that are beside this file.
+stays: repeat the command to go on. The second command adds the rows that the file has not yet. Where all candidates are
+there, it also writes what they say of the images that they have learned from (SET-SEED.npz in the output folder), which
+choose.py reads. The third one draws the figure from the rows that are beside this file.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import ADAPTCONF, COMMON, PROBE, draw_dots, predict, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, add_rows, draw_dots, predict, train  # noqa: E402
 from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
@@ -110,7 +110,7 @@ def train_students(
 
     Args:
         folder: has the images, and gets a folder for each student.
-        students: by name, who teaches it (the truth, the teacher, teacher and direct), and its flags.
+        students: by name, who teaches it (truth, teacher, or others as --teacher has them, and direct), and its flags.
         weights: of the pretrained student.
         seed: of the runs.
         more: flags of every run.
@@ -124,16 +124,13 @@ def train_students(
         stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
         own = flags.format(weights=weights, shares=shares, folder=folder, **stages)
         from_whom = ""
-        if teacher == "teacher":
-            from_whom = f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher"
-        elif teacher == "teacher and direct":
-            assign = choose_assign(
-                "part", json.loads((folder / "part" / "result.json").read_text())
-            )
-            from_whom = (
-                f"--unlabeled {folder}/photos.tar --teacher {folder}/teacher,{folder}/direct "
-                f"--teacher-assign {assign}"
-            )
+        if teacher != "truth":
+            weak = teacher.removesuffix(" and direct")
+            names = str(folder / "teacher") if weak == "teacher" else weak.format(folder=folder)
+            from_whom = f"--unlabeled {folder}/photos.tar --teacher {names}"
+        if teacher.endswith(" and direct"):
+            measured = json.loads((folder / "part" / "result.json").read_text())
+            from_whom += f",{folder}/direct --teacher-assign {choose_assign('part', measured)}"
         train(
             folder / folder_name(student),
             f"{from_whom} --target-cache {folder}/cache {common} --train-split labelled.tar {own}",
@@ -154,8 +151,8 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     train_students(folder, students, args.weights, seed, more)
 
 
-def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[str]") -> None:
-    """Write the rows of a set and seed, and the file of what candidates and teacher say."""
+def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str, object]]:
+    """Yield the rows of a set and seed; of one where all candidates are there, write the file of what they say."""
     data, labelled, _, more = ALL_SETS[name]
     folder = args.output / data / f"seed{seed}"
     classes = (folder / "classes.txt").read_text().split()
@@ -167,13 +164,10 @@ def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWri
         for student in STUDENTS
         if student != "part" and (folder / folder_name(student) / "seconds.json").exists()
     ]
-    # means over seeds are of the same ones for all students, but for the last two, which take the longest
-    if not {*STUDENTS} - {"part", "both", "both, mean"} <= {*finished}:
-        return
     for student in finished:
         place = folder / folder_name(student)
         flags = f"{STUDENTS[student][1]} {more}".replace("--finetune {weights} ", "")
-        row = {
+        yield {
             "set": name,
             "seed": seed,
             "student": student,
@@ -185,8 +179,9 @@ def collect(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWri
             "cpu": args.cpu,
             "commit": args.commit,
         }
-        writer.writerow(row)
     asked = ["teacher", *CANDIDATES]
+    if not {*asked} <= {*finished}:
+        return
     places = [folder / folder_name(student) for student in asked]
     answers = [predict(place, folder / "photos.tar", classes) for place in places]
     np.savez_compressed(
@@ -242,13 +237,14 @@ def main() -> None:
         draw(args.figure)
         return
     if args.rows:
-        with args.rows.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for name in args.sets:
-                for seed in args.seeds:
-                    if (args.output / ALL_SETS[name][0] / f"seed{seed}").exists():
-                        collect(args, name, seed, writer)
+        found = [
+            row
+            for name in args.sets
+            for seed in args.seeds
+            if (args.output / ALL_SETS[name][0] / f"seed{seed}").exists()
+            for row in collect(args, name, seed)
+        ]
+        add_rows(args.rows, found, COLUMNS)
         return
     os.chdir(ROOT)
     torch.set_num_threads(1)

@@ -615,6 +615,12 @@ def by_student(name: str = "nine_sets") -> pandas.DataFrame:
     return table.reindex(pandas.MultiIndex.from_frame(rows[["set", "seed"]].drop_duplicates()))
 
 
+def complete() -> pandas.DataFrame:
+    """Return the rows of `by_student` on the sets and seeds on which all students of nine-sets.md are there."""
+    # but for the last one, which takes the longest
+    return by_student().dropna(subset=[student for student in NINE if student != "both"])
+
+
 def sets_of(table: pandas.DataFrame) -> list[str]:
     """Return the sets of such a table in their order."""
     return list(dict.fromkeys(table.index.get_level_values("set")))
@@ -628,7 +634,7 @@ def over_seeds(values: "pandas.Series[float]") -> "pandas.Series[float]":
 @makes("nine-sets")
 def nine_sets() -> str:
     """All students on nine sets."""
-    table = by_student()
+    table = complete()
     sets = sets_of(table)
     rows = rows_of("nine_sets")
     seconds = rows.assign(seconds=rows["seconds"].astype(float)).groupby("student")["seconds"]
@@ -645,7 +651,7 @@ def nine_sets() -> str:
 @makes("nine-sets-above")
 def nine_sets_above() -> str:
     """How far candidates are above their teacher and the best probe, on each set."""
-    table = by_student()
+    table = complete()
     probes = table[[name for name in NINE if name.startswith("probe") and "shares" not in name]]
     last = table["last third"]
     above = {
@@ -700,7 +706,7 @@ def nine_sets_choice() -> str:
 def nine_sets_explained() -> str:
     """Whether frozen features explain the labels, beside what refining them is worth."""
     rows = pandas.read_csv(HERE / "out_of_fold.csv")
-    table = by_student()
+    table = complete()
     gain = over_seeds(table["last third"] - table["teacher"])
     means = rows.groupby("set", sort=False)[["agrees", "sure", "explained"]].mean().round(6)
     lines = []
@@ -725,7 +731,7 @@ def few_true() -> str:
     sets = sets_of(table)
     lines = []
     for name in sets:
-        own = table.loc[name].dropna(subset=["both"])
+        own = table.loc[name].dropna(subset=["both", "last third"])
         # the last stage takes the longest, and is not there for all
         if own.empty:
             continue
