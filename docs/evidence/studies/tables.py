@@ -493,6 +493,43 @@ def transformer() -> str:
     return grid(["student", "CIFAR-10", "mean", "groceries", "mean"], lines)
 
 
+ALL_WEIGHTS = {
+    "teacher": "the teacher",
+    "probe": "linear probe, `elr`, 0.01, batches of 64",
+    "recipe": "**`lora`, 0.002: the recipe**",
+    "all, field": "all weights as the field fine-tunes them",
+    "all, LP-FT": "the same, from the probe's head (LP-FT)",
+    "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
+}
+
+
+@makes("transformer-all")
+def transformer_all() -> str:
+    """All weights of the ViT, in three ways, beside the recipe."""
+    rows, lines = rows_of("transformer_all"), []
+    for student, title in ALL_WEIGHTS.items():
+        cells = []
+        for name in ("CIFAR-10", "groceries"):
+            values = values_of(rows, set=name, student=student)
+            cells += [show_all(values), show(mean(values))]
+        lines.append([title, *cells])
+    return grid(["student", "CIFAR-10", "mean", "groceries", "mean"], lines)
+
+
+@makes("few-true-vit")
+def few_true_vit() -> str:
+    """The stages with true labels, with the ViT."""
+    rows, lines = rows_of("transformer_all"), []
+    for name in dict.fromkeys(rows["set"][rows["student"] == "both"]):
+        own = rows[rows["set"] == name]
+        cells = [
+            show_all(values_of(own, student=student))
+            for student in ("teacher", "recipe", "direct", "both")
+        ]
+        lines.append([str(name), *cells])
+    return grid(["set", "teacher", "the recipe", "`direct`", "`student`"], lines)
+
+
 @makes("transformer-above")
 def transformer_above() -> str:
     """Differences between lines of that table, seed by seed."""
@@ -724,6 +761,18 @@ def nine_sets_explained() -> str:
     return grid(header, lines)
 
 
+@makes("clothes")
+def clothes() -> str:
+    """A set on which nothing was chosen."""
+    rows, lines = rows_of("nine_sets"), []
+    rows = rows[rows["set"] == "clothes"]
+    for student, title in NINE.items():
+        values = values_of(rows, student=student)
+        if values:
+            lines.append([title, show_all(values), show(mean(values))])
+    return grid(["student", "top-1 of each seed", "mean"], lines)
+
+
 @makes("few-true")
 def few_true() -> str:
     """What the images without labels add to true labels."""
@@ -736,12 +785,34 @@ def few_true() -> str:
         if own.empty:
             continue
         gains = (own["both"] - own["direct"]).round(6).tolist()
+        interval = show_difference(gains) if len(gains) > 1 else ""
         means = [
             show(mean(own[who].tolist())) for who in ("teacher", "last third", "direct", "both")
         ]
-        lines.append([name, *means, ", ".join(show(gain, sign="+") for gain in gains)])
-    header = ["set", "teacher", "the recipe", "`direct`", "`student`", "gain of each seed"]
+        lines.append([name, *means, ", ".join(show(gain, sign="+") for gain in gains), interval])
+    header = ["set", "teacher", "the recipe", "`direct`", "`student`", "gain of each seed", "mean"]
     return grid(header, lines)
+
+
+@makes("crowd-and-true")
+def crowd_and_true() -> str:
+    """A crowd's labels beside true ones."""
+    rows, direct = (
+        rows_of("crowd_and_true"),
+        values_of(rows_of("nine_sets"), set="CIFAR-10", student="direct"),
+    )
+    titles = {
+        "crowd": "the recipe, on the majority's labels",
+        "crowd and direct": "`student`: the majority's labels and 1,000 true ones",
+        "three and direct": "the same, each of three columns of answers is a teacher",
+    }
+    values = {"`direct`: 1,000 true labels": direct}
+    values |= {title: values_of(rows, student=student) for student, title in titles.items()}
+    lines = [
+        [title, show_all(own[: len(values_of(rows, student="crowd"))])]
+        for title, own in values.items()
+    ]
+    return grid(["student", "top-1"], lines)
 
 
 STORED = {
@@ -767,7 +838,10 @@ def stored_inputs() -> str:
     for way, title in names.items():
         gains = over_seeds(table[way] - table["direct"])
         cells = [show(gains[name], sign="+") if name in gains else "-" for name in sets]
-        lines.append([title, *cells, show(round(gains.mean(), 6), sign="+")])
+        # some ways were tried on two sets alone, whose mean would be that of other sets
+        is_everywhere = {*sets} <= {*gains.index}
+        cells.append(show(round(gains.mean(), 6), sign="+") if is_everywhere else "")
+        lines.append([title, *cells])
     counts = table["direct"].dropna().groupby("set", sort=False).size()
     lines.append(["seeds", *(str(counts[name]) for name in sets), ""])
     return grid(["", *sets, "mean"], lines)

@@ -41,7 +41,7 @@ from w2s_plugins.training import optimisation  # noqa: E402
 
 # by set: its folder, images with labels and without
 SETS = {"CIFAR-10": ("cifar10", 1000, 800), "groceries": ("grocery", 800, 800)}
-SETS |= {f"{name}, 250 labels": (data, 250, 400) for name, (data, *_) in SETS.items()}
+SETS |= {f"{name}, 100 labels": (data, 100, 300) for name, (data, *_) in SETS.items()}
 PIXELS = 98
 VIT = f"--model vit_small_patch14_dinov2 --finetune {{weights}} --img-size {PIXELS} --amp --amp-dtype bfloat16"
 ALL = "--config weak-labels --tune all --epochs 5 --warmup-epochs 1 --clip-grad 3 --drop-path 0.1"
