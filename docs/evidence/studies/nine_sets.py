@@ -195,8 +195,8 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
 
 def draw(file: Path) -> None:
     """Draw the means over seeds of some students."""
-    with (Path(__file__).parent / "nine_sets.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["student"] in SHOWN]
+    with (Path(__file__).parent / "nine_sets.csv").open(newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["student"] in SHOWN]
     # of all students the same seeds, but for the last one, which takes the longest
     counts = Counter((row["set"], row["seed"]) for row in rows if row["student"] != "both")
     values: dict[str, dict[str, list[float]]] = {name: {} for name, _ in SHOWN.values()}
