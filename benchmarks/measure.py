@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+NOISE = 6.0  # levels: a photograph of 12 megapixels has 3 MB then
 
 
 def take_turns(measures: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
@@ -87,12 +90,22 @@ def write_photographs(
     count: int,
     split: str = "train",
     size: tuple[int, int] = (500, 375),
+    distinct: int | None = None,
 ) -> Path:
-    """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
+    """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``.
+
+    Args:
+        root: folder.
+        count: files.
+        split: its name.
+        size: width and height. Larger ones than 500 x 375 get the noise of a sensor, without which an enlarged crop
+            would be a smaller file than a photograph is.
+        distinct: files that differ, all others are copies; None for all.
+    """
     # the same crops in every run
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(p) for p in load_sample_images().images]
-    for i in range(count):
+    for i in range(count if distinct is None else min(count, distinct)):
         photograph = photographs[i % 2]
         width = int(
             rng.integers(250, 500)
@@ -107,5 +120,11 @@ def write_photographs(
         )
         folder = root / split / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{i:05}.jpg", quality=95)
+        if size[0] > 500:
+            noise = rng.normal(0, NOISE, (size[1], size[0], 3))
+            crop = Image.fromarray((np.asarray(crop) + noise).clip(0, 255).astype(np.uint8))
+        crop.save(folder / f"{i:05}.jpg", quality=95 if size[0] <= 500 else 90)
+    for i in range(distinct or count, count):
+        folder = root / split / f"class{i % 2}"
+        shutil.copy(folder / f"{i % (distinct or count):05}.jpg", folder / f"{i:05}.jpg")
     return root

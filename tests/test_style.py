@@ -195,7 +195,7 @@ TOKENS = {
     "study": 21_000,
     "labels": 18_500,
     "losses": 15_000,
-    "data": 15_000,
+    "data": 16_000,
     "models": 13_000,
     "cli": 8_200,
     "teachers": 11_000,

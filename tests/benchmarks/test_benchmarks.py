@@ -16,6 +16,8 @@ from tests.processes import python
 from w2s_plugins.data.digits import Digits
 
 PAIR = "w2s_cnn2<-w2s_cnn2"
+PIXELS = [[str(margin), f"1/{scale}"] for margin in (1, 1.5, 2) for scale in (2, 4, 8)]
+PIXELS.append(["2", "1/1"])
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,9 @@ PAIR = "w2s_cnn2<-w2s_cnn2"
         ("throughput step", [[PAIR]]),
         ("throughput teacher", [[PAIR]]),
         ("throughput step --flags '--amp --amp-dtype bfloat16 --channels-last'", [[PAIR]]),
-        ("loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
+        ("loader", [["500x375:96", "1", name] for name in ("timm", "pil", "fast")]),
+        ("pixels", PIXELS),
+        ("predict", [["loop"], ["pass, pil"], ["predict, pil"], ["pass, fast"], ["predict, fast"]]),
         ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
     ],
 )

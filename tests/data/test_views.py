@@ -211,7 +211,7 @@ def test_views_are_those_of_timm(loader, folder):
     from timm.data import create_transform
 
     policy = "rand-m9-mstd0.5-inc1"
-    batch = next(loader(f"--aa {policy} --no-prefetcher").epoch(3))
+    batch = next(loader(f"--aa {policy} --no-prefetcher --decoder pil").epoch(3))
     normal = dict(mean=CONFIG["mean"], std=CONFIG["std"])
     how = dict(auto_augment=policy, interpolation="random", color_jitter=0.4, **normal)
     transform = create_transform((3, 32, 32), is_training=True, **how)

@@ -16,6 +16,8 @@ from torch import Tensor
 from tests.parts import assert_refused, store_labels, store_targets
 from tests.processes import wait_until
 from w2s_plugins.data.keys import SampleKeys
+from w2s_plugins.data.order import StretchBatches
+from w2s_plugins.data.views import ViewKey
 from w2s_plugins.labels.store import (
     DTYPES,
     KINDS,
@@ -30,7 +32,6 @@ from w2s_plugins.labels.store import (
     write_part,
 )
 from w2s_plugins.target_kind import ONE_CLASS
-from w2s_plugins.teachers.stored import PartKeys
 
 CPU = torch.device("cpu")
 
@@ -166,10 +167,14 @@ def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batc
         range(samples)
     )
     assert len(manifest.parts(0)) <= 64 and len({part.file for part in parts}) == len(parts)
-    keys = PartKeys(parts[:3], batch)
-    rows = list(keys)
-    assert len(rows) == len(keys) and len(rows) % batch == 0
-    assert {key.index for key in rows} == {row for p in parts[:3] for row in range(p.first, p.stop)}
+    batches = list(chosen := StretchBatches(parts[:3], batch))
+    assert len(batches) == len(chosen) == sum(chosen.count(part) for part in parts[:3])
+    assert [key for keys in batches for key in keys] == [
+        ViewKey(part.view, row) for part in parts[:3] for row in range(part.first, part.stop)
+    ]
+    # no batch has rows of two parts
+    stops = {part.stop for part in parts[:3]}
+    assert all(len(keys) == batch or keys[-1].index + 1 in stops for keys in batches)
 
 
 class Slow:

@@ -1,33 +1,38 @@
-"""Image files as samples: decoded by Pillow, as timm does, or faster (``--decoder fast``).
+"""Image files as samples: decoded at the scale that is needed, or by Pillow, as timm does (``--decoder pil``).
 
-`create_dataset` returns timm's `ImageDataset` as a `FileDataset`. With ``--decoder fast`` its transform is a
-`FastTransform`: of a grey or RGB JPEG file torchvision makes the decoding and the first step of timm's transform, a
-crop or a resize, on an 8-bit tensor. Pillow makes the steps that follow, and all of any other file.
+`create_dataset` returns timm's `ImageDataset` as a `FileDataset`. With ``--decoder fast``, the default, its transform is
+a `FastTransform`, for grey and RGB JPEG files: libjpeg-turbo decodes no more pixels than the first step of timm's
+transform, a crop or a resize, needs, and torch or Pillow makes that step. Pillow makes the steps that follow, and all of
+any other file.
 
-The first step draws its parameters with timm's code in timm's order, so geometry and generators are those of Pillow.
-Only the rounding of the resize is another: 0.004 of 255 levels on average.
+JPEG files hold 8 x 8 frequencies, of which libjpeg can leave out the high ones: it decodes at 1/2, 1/4 or 1/8 of the size
+in a fraction of the time. `choose_scale` takes the smallest that leaves twice the pixels that the step returns. The step
+draws its parameters with timm's code in timm's order, and the window lies where it is to the fraction of a pixel: geometry
+and generators are those of Pillow, and only rounding is not (benchmarks/README.md says how much).
 
 Whoever decodes, `to_mode` makes an image what the rest of the package sees.
 """
 
 import io
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeGuard
+from typing import IO, NamedTuple, TypeGuard
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
+from timm.data import auto_augment
 from timm.data.dataset import ImageDataset, IterableImageDataset
 from timm.data.readers.img_extensions import add_img_extensions, get_img_extensions
 from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
-from torch import Tensor
 from torchvision import transforms
-from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import logger, one_line
@@ -38,11 +43,31 @@ from .readers import ImageReader, StreamReader
 from .unreadable import UnreadableSample
 from .wrapper import innermost
 
+# the image that is resized has at least so many times the sides of what is wanted; what is stored says so
+MARGIN = 2
+SCALES = 8, 4, 2
+JPEG = b"\xff\xd8"  # how such a file begins
+# EXIF's orientations of an image that lies on its side, and of those whose columns or rows are the other way round
+SIDEWAYS = 5, 6, 7, 8
+LEFT_IS_RIGHT = 2, 3, 6, 7
+TOP_IS_BOTTOM = 3, 4, 7, 8
+
 # what torch resizes with antialias, as Pillow does
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 # a picture in PostScript is a program, which Pillow would have Ghostscript run
 EpsImagePlugin.gs_binary = False
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """Keep so many bits of each level, as timm does. RandAugment may ask for none, which Pillow refuses from 13 on."""
+    if bits_to_keep <= 0:
+        return image.point(lambda _: 0)
+    return auto_augment.posterize(image, bits_to_keep)
+
+
+for name in ("Posterize", "PosterizeIncreasing", "PosterizeOriginal"):
+    auto_augment.NAME_TO_OP[name] = posterize
 
 # timm's readers list .png, .jpg and .jpeg unless they are told more
 add_img_extensions((".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -109,7 +134,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     # Pillow warns of a palette whose transparency is lost in one step
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert(mode)
+    # which would copy an image that is in the mode already
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _white_of(mode: str, largest: float) -> int:
@@ -172,11 +198,13 @@ class FileDataset(ImageDataset, MapDataset):
         """Return an image and what is still to be done with it."""
         if self.load_bytes:
             return file.read(), self.transform
-        # torchvision decodes and makes the first step; Pillow gets what is no plain JPEG
+        # Pillow gets what is no plain JPEG
         if isinstance(self.transform, FastTransform):
-            image = self.transform.make_first_step(file.read())
-            if image is not None:
-                return image, self.transform.other_steps
+            start = file.read(len(JPEG))
+            if start == JPEG:
+                image = self.transform.make_first_step(start + file.read())
+                if image is not None:
+                    return image, self.transform.other_steps
             file.seek(0)
         return to_mode(Image.open(file), self.input_img_mode), self.transform
 
@@ -192,12 +220,12 @@ def explain_unreadable(error: Exception) -> str:
     return text if says_what_it_is else f"{type(error).__name__}: {text}"
 
 
-# steps that torchvision can make
+# steps that can be made of less than the whole image
 FirstStep = RandomResizedCropAndInterpolation | transforms.Resize | ResizeKeepRatio
 
 
 class FastTransform:
-    """A transform of timm whose first step, a crop or a resize, torchvision makes of JPEG files.
+    """A transform of timm whose first step, a crop or a resize, is made of JPEG files at the scale that it needs.
 
     Args:
         steps: the transform; `can_be_fast` says whether it can be one.
@@ -212,45 +240,74 @@ class FastTransform:
         return self.steps(image)
 
     def make_first_step(self, data: bytes) -> Image.Image | None:
-        """Return what the first step makes of a file; None, with nothing drawn, for one that is left to Pillow."""
-        # nothing may be drawn before it is known who decodes
-        image = decode_rgb(data)
-        if image is None:
+        """Return what the first step makes of a file; None, with nothing drawn, for one that is left to Pillow.
+
+        Raises:
+            OSError, ValueError and others: the image is broken.
+        """
+        header = read_header(data)
+        if header is None:
             return None
-        (top, left, height, width), size, interpolation = draw_window(self.first_step, image)
-        part = image[None, :, top : top + height, left : left + width]
-        # torch resizes these several times faster
-        part = part.contiguous(memory_format=torch.channels_last)
-        resized = F.resize_image(part, list(size), interpolation, antialias=True)[0]
-        return F.to_pil_image(resized)
+        window, size, mode = draw_window(self.first_step, header.size)
+        scale = choose_scale(window[2:], size)
+        pixels = decode_at(data, header, scale)
+        # Pillow knows better what can be made of a broken file, or says what is wrong with it
+        if pixels is None:
+            scale, pixels = 1, np.array(to_mode(Image.open(io.BytesIO(data)), "RGB"))
+        return resize_part(pixels, header.place(window, scale), size, mode)
 
 
-def decode_rgb(data: bytes) -> Tensor | None:
-    """Decode a grey or RGB JPEG as Pillow does, without its colour profile.
+class Header(NamedTuple):
+    """What a JPEG file says of its image.
 
-    Returns:
-        (3, H, W) uint8, or None for one that EXIF says to turn, a broken one, one of more pixels than Pillow takes
-        (torchvision has no limit), and any other file.
+    Args:
+        size: height and width, upright.
+        orientation: EXIF's, 1 where nothing is to be turned.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    def place(self, window: Sequence[int], scale: int) -> tuple[float, float, float, float]:
+        """Return where a window (top, left, height, width) lies in the upright image at 1 / ``scale`` of its size: left,
+        top, right and bottom in its pixels.
+        """
+        top, left, height, width = window
+        # the last pixels of a file may stand for less than others, and where it is turned they are the first ones
+        if self.orientation in LEFT_IS_RIGHT:
+            left += -self.size[1] % scale
+        if self.orientation in TOP_IS_BOTTOM:
+            top += -self.size[0] % scale
+        return left / scale, top / scale, (left + width) / scale, (top + height) / scale
+
+
+def read_header(data: bytes) -> Header | None:
+    """Return what a grey or RGB JPEG file says of its image; None for any other file, and for one of more pixels than
+    Pillow takes.
     """
     try:
-        header = Image.open(io.BytesIO(data), formats=("JPEG",))  # decodes nothing
-        if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            return None
-        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))  # decodes nothing
     except Exception:  # whatever it is, Pillow says it
         return None
-    if not isinstance(image, Tensor) or len(image) not in (1, 3):  # CMYK has four
+    if image.mode not in ("L", "RGB"):  # CMYK has four
         return None
-    return image.expand(3, -1, -1)
+    orientation = 1
+    with suppress(Exception):  # broken EXIF says nothing
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    width, height = image.size
+    return Header((width, height) if orientation in SIDEWAYS else (height, width), orientation)
 
 
 def draw_window(
     step: FirstStep,
-    image: Tensor,
+    size: tuple[int, int],
 ) -> tuple[Sequence[int], Sequence[int], InterpolationMode]:
-    """Return what a step takes of an image (top, left, height, width), the size (H, W) that it gives that, and how it
-    is resized, with the step's own draws.
+    """Return what a step takes of an image of some size (H, W): top, left, height and width; the size (H, W) that it
+    gives that; and how it is resized. The draws are the step's own.
     """
+    # its steps ask an image for nothing but its size
+    height, width = size
+    image = torch.empty(3, height, width, device="meta")
     # a random crop, whose interpolation may be drawn, too
     if isinstance(step, RandomResizedCropAndInterpolation):
         part = step.get_params(image, step.scale, step.ratio)
@@ -259,14 +316,77 @@ def draw_window(
             mode = random.choice(mode)
         return part, step.size, _smooth(mode)
     # a resize of the whole image
-    height, width = F.get_size(image)
     if isinstance(step, ResizeKeepRatio):
-        size = step.get_params(image, step.size, step.longest)
+        wanted = step.get_params(image, step.size, step.longest)
     elif isinstance(step.size, int):  # of the shorter side
-        size = [int(step.size * side / min(height, width)) for side in (height, width)]
+        wanted = [int(step.size * side / min(height, width)) for side in (height, width)]
     else:
-        size = step.size
-    return (0, 0, height, width), size, _smooth(step.interpolation)
+        wanted = step.size
+    return (0, 0, height, width), wanted, _smooth(step.interpolation)
+
+
+def choose_scale(window: Sequence[int], size: Sequence[int]) -> int:
+    """Return by which of libjpeg's divisors an image is made smaller while it is decoded.
+
+    Args:
+        window: height and width of what is taken of the image.
+        size: height and width that this is resized to. It stays at least `MARGIN` times as large.
+    """
+    fits = (
+        scale
+        for scale in SCALES
+        if all(have >= MARGIN * scale * want for have, want in zip(window, size))
+    )
+    return next(fits, 1)
+
+
+def decode_at(data: bytes, header: Header, scale: int) -> np.ndarray | None:
+    """Decode a JPEG file at 1 / ``scale`` of its size, upright, without its colour profile.
+
+    Returns:
+        (H, W, 3) RGB in uint8; None of a broken file.
+    """
+    height, width = header.size
+    if header.orientation in SIDEWAYS:
+        height, width = width, height
+    # the smallest of libjpeg's scales at which it is at least so large
+    rows, columns = math.ceil(height / scale), math.ceil(width / scale)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
+    except Exception:  # whatever it is, Pillow says it
+        return None
+    if header.orientation == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = header.orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.array(image)
+
+
+def resize_part(
+    pixels: np.ndarray,
+    box: tuple[float, float, float, float],
+    size: Sequence[int],
+    mode: InterpolationMode,
+) -> Image.Image:
+    """Return a part of an image, resized with antialias.
+
+    Args:
+        pixels: (H, W, 3) of the image in RGB.
+        box: left, top, right and bottom of the part, in pixels.
+        size: height and width of what is returned.
+        mode: bilinear or bicubic.
+    """
+    left, top = math.floor(box[0]), math.floor(box[1])
+    # a copy of the part is resized several times faster than a view of it
+    part = np.ascontiguousarray(pixels[top : math.ceil(box[3]), left : math.ceil(box[2])])
+    # torch is several times faster, but takes whole pixels only
+    if all(side == int(side) for side in box):
+        planes = torch.from_numpy(part).permute(2, 0, 1)
+        return F.to_pil_image(F.resize_image(planes[None], list(size), mode, antialias=True)[0])
+    height, width = size
+    inside = box[0] - left, box[1] - top, box[2] - left, box[3] - top
+    return Image.fromarray(part).resize((width, height), pil_modes_mapping[mode], box=inside)
 
 
 def _smooth(mode: object) -> InterpolationMode:
@@ -277,7 +397,7 @@ def _smooth(mode: object) -> InterpolationMode:
 
 
 def can_be_fast(transform: object) -> TypeGuard[transforms.Compose]:
-    """True where torchvision can make the first step of a transform."""
+    """True where the first step of a transform can be made of less than the whole image."""
     if not isinstance(transform, transforms.Compose):
         return False
     first = transform.transforms[0]
@@ -290,25 +410,20 @@ def can_be_fast(transform: object) -> TypeGuard[transforms.Compose]:
     return set(modes) <= set(SMOOTH) and not getattr(first, "random_scale_prob", 0)
 
 
+def describe_decoder(decoder: str) -> str:
+    """Return what ``--decoder`` is in the description of stored answers, which are of its pixels."""
+    return f"{decoder}, {MARGIN} times" if decoder == "fast" else decoder
+
+
 def with_decoder(
-    transform: Transform | None,
-    dataset: AnyDataset,
-    decoder: str,
-    images: str,
+    transform: Transform | None, dataset: AnyDataset, decoder: str
 ) -> Transform | None:
-    """Return the transform for ``--decoder``; of `fast` the log says what it does for these images."""
-    if decoder != "fast":
-        return transform
+    """Return the transform for ``--decoder``, of a dataset whose files it can be made for."""
     # the dataset of files below slices and class lists
     source = innermost(dataset)
     of_rgb_files = (
         isinstance(source, FileDataset) and source.input_img_mode == "RGB" and not source.load_bytes
     )
-    if of_rgb_files and can_be_fast(transform):
-        logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
+    if decoder == "fast" and of_rgb_files and can_be_fast(transform):
         return FastTransform(transform)
-    logger.info(
-        f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step "
-        "is a smooth resize"
-    )
     return transform

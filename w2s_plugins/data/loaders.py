@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,17 +31,16 @@ from .decoding import with_decoder
 from .episodes import Episodes, EpisodeSampler, check_shape
 from .map_style import AnyDataset, MapDataset, Transform
 from .order import (
-    Batches,
     KeyedBatches,
     KeyedSampler,
+    StretchBatches,
     TwoPartSampler,
-    ViewKeys,
     WithStrongViews,
     check_batch_size,
 )
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import start_worker
-from .wrapper import without_transform
+from .wrapper import Wrapper, without_transform
 
 # what decides which views are in which batch; the last one is timm's, for sizes that change
 BatchOrder = (
@@ -73,7 +72,7 @@ class LoaderSettings:
     world_size: int = 1
     prefetch: bool = True
     pin_memory: bool = False
-    decoder: str = "pil"
+    decoder: str = "fast"
 
     @property
     def for_timm(self) -> dict[str, Any]:
@@ -213,7 +212,14 @@ def _average_batch_size(batches: object) -> float:
     """Return how many samples a batch has, where sizes change on average."""
     if isinstance(batches, ScheduledBatchSampler):
         return float(batches.average_batch_size)
-    keyed = BatchSampler, Batches, EpisodeSampler, TwoPartSampler, WithStrongViews
+    keyed = (
+        BatchSampler,
+        KeyedBatches,
+        StretchBatches,
+        EpisodeSampler,
+        TwoPartSampler,
+        WithStrongViews,
+    )
     if isinstance(batches, keyed):
         return float(batches.batch_size)
     raise TypeError(f"{type(batches).__name__} does not say how large a batch is")
@@ -224,7 +230,7 @@ def create_train_loader(
     views: TrainViews,
     data_config: dict[str, Any],
     settings: LoaderSettings,
-    keys: ViewKeys | None = None,
+    chosen: StretchBatches | None = None,
     labelled_set: MapDataset | None = None,
 ) -> TrainLoader:
     """Create the training loader.
@@ -234,7 +240,7 @@ def create_train_loader(
         views: what is made of its samples; of a stream all that needs no index.
         data_config: timm's data configuration of the student (input_size, mean, std, interpolation, ...).
         settings: how batches are loaded.
-        keys: load the views that these keys name, in their order, and no others.
+        chosen: load these batches, and no others.
         labelled_set: samples of which each batch has some, before those of ``dataset``; their positions follow its own.
 
     Raises:
@@ -259,7 +265,7 @@ def create_train_loader(
         samples = ConcatDataset([samples, others])
     # strong views are samples of their own, which follow all others; keys that were chosen name none
     first_strong = None
-    if views.strong is not None and keys is None:
+    if views.strong is not None and chosen is None:
         first_strong = len(dataset) + (0 if labelled_set is None else len(labelled_set))
         strongly = dataclasses.replace(views, transform=views.strong)
         with _flag_errors("--strong-views"):
@@ -267,10 +273,9 @@ def create_train_loader(
         samples = ConcatDataset([samples, strong])
 
     # which views are in which batch
-    if keys is not None:
-        # keys that were chosen elsewhere, such as the views that a teacher is still to be asked about, make no epochs
-        order = None
-        batches = Batches(keys, settings.batch_size)
+    if chosen is not None:
+        # what was chosen elsewhere, such as the views that a teacher is still to be asked about, makes no epochs
+        order, batches = None, chosen
     else:
         order = batches = _batches(dataset, views, settings, labelled_set, first_strong)
 
@@ -363,27 +368,50 @@ def _batches(
     return WithStrongViews(batches, views.labelled_count, first_strong)
 
 
+class BatchDataset(Wrapper):
+    """A dataset whose samples are batches of another one, as lists, which a loader collates without a batch size.
+
+    Args:
+        dataset: of the samples.
+        rows: which ones a batch has.
+    """
+
+    def __init__(self, dataset: MapDataset, rows: Sequence[Sequence[int]]):
+        super().__init__(dataset)
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[tuple[object, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return [self.dataset[row] for row in self.rows[index]]
+
+
 def create_eval_loader(
     dataset: AnyDataset,
     data_config: dict[str, Any],
     settings: LoaderSettings,
     *,
+    chosen: StretchBatches | None = None,
     crop_border_pixels: int | None = None,
     tf_preprocessing: bool = False,
 ) -> DataLoader | PrefetchLoader:
-    """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
+    """Create timm's evaluation loader: every sample, in order, dealt out to the ranks; or the batches ``chosen``."""
+    if chosen is not None:
+        if isinstance(dataset, IterableDataset):
+            raise TypeError("a stream has no rows that could be chosen")
+        dataset = BatchDataset(dataset, [[key.index for key in keys] for keys in chosen])
     loader = _timm_loader(
         dataset,
         data_config,
         settings,
         crop_border_pixels=crop_border_pixels,
         tf_preprocessing=tf_preprocessing,
+        batch_size=settings.batch_size if chosen is None else None,
         **{name: data_config[name] for name in EVAL_TRANSFORM},
     )
     # timm has set the transform; only how JPEG files come to its second step may be another
-    dataset.transform = with_decoder(
-        dataset.transform, dataset, settings.decoder, "evaluation images"
-    )
+    dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder)
     return loader
 
 
@@ -398,8 +426,7 @@ def _timm_loader(
         dataset,  # pyright: ignore[reportArgumentType]  # timm sets a transform, whatever dataset it is
         input_size=data_config["input_size"],
         distributed=settings.world_size > 1,
-        **settings.for_timm,
-        **kwargs,
+        **{**settings.for_timm, **kwargs},
     )
     # timm sets the seeds of workers in their initialiser, which is kept
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
@@ -437,7 +464,7 @@ def _with_transforms(
         sizes = [(channels, side, side) for side in views.sizes]
         return ScheduledTransformDataset(dataset, [_transform(size, kwargs) for size in sizes])
     transform = _transform(input_size, kwargs)
-    dataset.transform = with_decoder(transform, dataset, settings.decoder, "training images")
+    dataset.transform = with_decoder(transform, dataset, settings.decoder)
     return dataset
 
 

@@ -6,7 +6,7 @@ batch size of all, and each of these begins anywhere: that is how a run goes on 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,41 +79,68 @@ class KeyedSampler(Sampler[ViewKey]):
             yield ViewKey(view_epoch, self.first + order[turn], repeat)
 
 
-class ViewKeys(Protocol):
-    """Keys of views, of which it is known how many there are."""
+class KeyedBatches(Sampler[list[ViewKey]]):
+    """Batches of the keys of an epoch; those that do not fill one are left out."""
 
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[ViewKey]: ...
-
-
-class Batches(Sampler[list[ViewKey]]):
-    """Batches of keys in their order; those that do not fill one are left out."""
-
-    def __init__(self, keys: ViewKeys, batch_size: int):
-        self.keys = keys
+    def __init__(self, sampler: KeyedSampler, batch_size: int):
+        self.sampler = sampler
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.keys) // self.batch_size
+        return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         # whole batches only, as in timm's training loader: batch norm would take its statistics of the few in the last one
-        keys = iter(self.keys)
+        keys = iter(self.sampler)
         for _ in range(len(self)):
             yield list(itertools.islice(keys, self.batch_size))
-
-
-class KeyedBatches(Batches):
-    """Batches of the keys of an epoch."""
-
-    def __init__(self, sampler: KeyedSampler, batch_size: int):
-        super().__init__(sampler, batch_size)
-        self.sampler = sampler
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
         self.sampler.set_epoch(epoch, start * self.batch_size)
+
+
+class Stretch(Protocol):
+    """Rows one after the other, of which a view is wanted.
+
+    Args:
+        view: number of the view.
+        first: the first row.
+        stop: the row after the last one.
+    """
+
+    @property
+    def view(self) -> int: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
+
+
+class StretchBatches(Sampler[list[ViewKey]]):
+    """Batches of stretches, in their order. No batch has rows of two stretches: the last one of each may be shorter.
+
+    So what a model says of a stretch does not depend on what else it is asked about.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], batch_size: int):
+        self.stretches = stretches
+        self.batch_size = batch_size
+
+    def count(self, stretch: Stretch) -> int:
+        """Return the number of batches of a stretch."""
+        return math.ceil((stretch.stop - stretch.first) / self.batch_size)
+
+    def __len__(self) -> int:
+        return sum(self.count(stretch) for stretch in self.stretches)
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        for stretch in self.stretches:
+            for first in range(stretch.first, stretch.stop, self.batch_size):
+                rows = range(first, min(first + self.batch_size, stretch.stop))
+                yield [ViewKey(stretch.view, row) for row in rows]
 
 
 def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled_count: int = 0) -> None:

@@ -115,6 +115,18 @@ def run_over(
         yield output, labels.to(precision.device)
 
 
+def in_full_batches(ask: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """Return a model that is always asked about ``size`` images: fewer are filled up with the last one of them."""
+
+    def ask_full(images: Tensor) -> Tensor:
+        missing = size - len(images)
+        if missing > 0:
+            images = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+        return ask(images)[: size - missing]
+
+    return ask_full
+
+
 def first_output(output: Tensor | tuple | list) -> Tensor:
     """Return the logits of a model. Some models return a tuple whose first item they are."""
     return output[0] if isinstance(output, (tuple, list)) else output

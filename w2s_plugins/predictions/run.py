@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.decoding import FileDataset
+from ..data.decoding import FileDataset, describe_decoder
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
@@ -65,6 +65,7 @@ class Prediction:
     img_size: int | None = None
     batch_size: int = 64
     workers: int = 4
+    decoder: str = "fast"
     device: str | None = None
     plugins: Sequence[str] = ()
 
@@ -105,9 +106,8 @@ def predict(wanted: Prediction) -> None:
         logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}")
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
-    asked = Asked(
-        member, dataset, sample_keys(dataset), Pass(world, wanted.batch_size, wanted.workers)
-    )
+    how = Pass(world, wanted.batch_size, wanted.workers, wanted.decoder)
+    asked = Asked(member, dataset, sample_keys(dataset), how)
 
     # Of one image the answer is printed.
     if prints:
@@ -179,7 +179,10 @@ class Asked:
         """
         # all processes ask together, and name the folder alike
         world, count = self.how.world, len(self.dataset)
-        seen = dict(files=hash_of_files(self.dataset), transform=self.member.data_config)
+        seen = dict(
+            files=hash_of_files(self.dataset),
+            transform=dict(self.member.data_config, decoder=describe_decoder(self.how.decoder)),
+        )
         manifest = Manifest(
             count,
             width,

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from timm.data.loader import PrefetchLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import (
     AnyDataset,
     LoaderSettings,
     MapDataset,
-    Subset,
     TrainLoader,
     create_eval_loader,
 )
+from ..data.decoding import describe_decoder
 from ..data.keys import data_identity, describe, sample_keys
-from ..data.order import ViewKeys
-from ..data.views import ViewKey
+from ..data.order import StretchBatches
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
@@ -32,7 +30,7 @@ from ..labels.relabelled import Relabelled
 from ..labels.samples import SampleLabels
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
-from ..models.inference import run_over
+from ..models.inference import in_full_batches, run_over
 from ..monitor import Console
 from ..no_label import UNREADABLE
 from ..target_kind import ONE_CLASS, TargetKind
@@ -55,7 +53,7 @@ class Pass:
     world: World
     batch_size: int
     workers: int = 0
-    decoder: str = "pil"
+    decoder: str = "fast"
 
 
 class StudentViews(NamedTuple):
@@ -64,35 +62,14 @@ class StudentViews(NamedTuple):
     Args:
         epochs: how many.
         seen: what makes them, for the manifest.
-        load: makes a training loader of the views of a dataset that a sampler of keys names.
+        load: makes a training loader of batches of the views of a dataset.
         batch_size: views at a time.
     """
 
     epochs: int
     seen: dict[str, object]
-    load: Callable[[MapDataset, ViewKeys], TrainLoader]
+    load: Callable[[MapDataset, StretchBatches], TrainLoader]
     batch_size: int
-
-
-class PartKeys(Sampler):
-    """Keys of some parts, each part filled up to whole batches with its last key.
-
-    Batches then do not straddle parts and are all of one size, so that logits do not depend on who wrote a part.
-    """
-
-    def __init__(self, parts: Sequence[Part], batch_size: int):
-        self.parts, self.batch_size = parts, batch_size
-
-    def batches(self, part: Part) -> int:
-        return math.ceil((part.stop - part.first) / self.batch_size)
-
-    def __len__(self) -> int:
-        return sum(self.batches(part) for part in self.parts) * self.batch_size
-
-    def __iter__(self) -> Iterator[ViewKey]:
-        for part in self.parts:
-            for row in range(part.first, part.first + self.batches(part) * self.batch_size):
-                yield ViewKey(part.view, min(row, part.stop - 1))
 
 
 def label_images(
@@ -111,14 +88,14 @@ def label_images(
         how: batch size, workers, device.
         parts: what to label.
     """
-    # Every batch is full, and none of them is of two parts.
-    keys = PartKeys(parts, how.batch_size)
+    chosen = StretchBatches(parts, how.batch_size)
     loader = create_eval_loader(
-        Subset(dataset, [key.index for key in keys]),
+        dataset,
         data_config,
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder),
+        chosen=chosen,
     )
-    yield from _by_part(keys, ask, loader, how.world.device)
+    yield from _by_part(parts, chosen, ask, loader, how.world.device)
 
 
 def own_loader(
@@ -196,7 +173,8 @@ def own_answers(
 
 
 def _by_part(
-    keys: PartKeys,
+    parts: Sequence[Part],
+    chosen: StretchBatches,
     ask: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
@@ -204,10 +182,10 @@ def _by_part(
     """Yield what is said of the images of each part; labels say which of them could be read."""
     asked = run_over(functools.partial(_ask_on_cpu, ask), batches, Precision(device))
     outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
-    for part in keys.parts:
-        # Batches of a part are taken together; the last one was filled up, and what fills it is left out.
-        of_part = itertools.islice(outputs, keys.batches(part))
-        logits, seen = (torch.cat(rows)[: part.stop - part.first] for rows in zip(*of_part))
+    for part in parts:
+        # batches of a part are taken together
+        of_part = itertools.islice(outputs, chosen.count(part))
+        logits, seen = (torch.cat(rows) for rows in zip(*of_part))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
         yield Answers(logits, missing)
 
@@ -305,7 +283,7 @@ class AnswerStore:
             fingerprint = describe(dataset, self.name, split).fingerprint
             seen: dict[str, object] = dict(
                 data=data_identity(dataset, fingerprint),
-                transform=dict(member.data_config, decoder=self.how.decoder),
+                transform=dict(member.data_config, decoder=describe_decoder(self.how.decoder)),
                 student_views=views and views.seen,
             )
             # columns of features are no classes, nor need a teacher's own be those of the data
@@ -327,19 +305,22 @@ class AnswerStore:
         manifest = broadcast_from_rank0(manifest, world.distributed)
 
         def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
+            size = self.how.batch_size if views is None else views.batch_size
+            # what is compiled is compiled anew for another number of images
+            asked = in_full_batches(ask, size) if member.compile_options else ask
             if views is None:
-                return label_images(ask, member.data_config, dataset, self.how, parts)
+                return label_images(asked, member.data_config, dataset, self.how, parts)
             # Of the student's own views it is asked as it would be beside the student, in the same memory layout:
             # another one rounds otherwise.
             layout = torch.channels_last if stored.channels_last else torch.contiguous_format
 
             def ask_of_views(images: Tensor) -> Tensor:
-                return ask(member.adapt(images.contiguous(memory_format=layout)))
+                return asked(member.adapt(images.contiguous(memory_format=layout)))
 
-            part_keys = PartKeys(parts, views.batch_size)
-            loaded = views.load(dataset, part_keys).epoch(0)
+            chosen = StretchBatches(parts, size)
+            loaded = views.load(dataset, chosen).epoch(0)
             batches = ((batch.input, batch.target) for batch in loaded)
-            return _by_part(part_keys, ask_of_views, batches, world.device)
+            return _by_part(parts, chosen, ask_of_views, batches, world.device)
 
         # What is missing is computed by all ranks together.
         return ensure_labels(

@@ -11,7 +11,7 @@ from ..data import MapDataset, create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
-from ..data.order import KeyedSampler, ViewKeys
+from ..data.order import KeyedSampler, StretchBatches
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
@@ -227,8 +227,8 @@ def student_views(
     if loading.prefetch and loading.device.type != "cpu" and erases_noise:
         seen["device"] = loading.device.type  # where timm draws what it fills an erased part with
 
-    def load(dataset: MapDataset, keys: ViewKeys) -> TrainLoader:
-        return create_train_loader(dataset, views, data_config, loading, keys=keys)
+    def load(dataset: MapDataset, chosen: StretchBatches) -> TrainLoader:
+        return create_train_loader(dataset, views, data_config, loading, chosen=chosen)
 
     return StudentViews(epochs, seen, load, settings.data.batch_size)
 

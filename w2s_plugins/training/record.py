@@ -24,6 +24,7 @@ from .. import __version__
 from ..cli.outcome import list_changes
 from ..cli.values import split_names
 from ..data import AnyDataset
+from ..data.decoding import describe_decoder
 from ..data.keys import describe, fingerprint_of_samples
 from ..data.loaders import EVAL_TRANSFORM
 from ..errors import called, shorten
@@ -278,7 +279,7 @@ def evaluated_on(
     part = f"[{loading.val_slice}]" if loading.val_slice else ""
     settings = dict(
         {key: data_config[key] for key in PREPARATION},
-        decoder=loading.decoder,
+        decoder=describe_decoder(loading.decoder),
         input_img_mode=loading.input_img_mode,
         dtype=compute.amp_dtype if compute.amp else compute.model_dtype,
         **further,

@@ -10,6 +10,7 @@
     emoji-datasource-google-16.0.0.tgz, emoji-datasource-twitter-16.0.0.tgz, lobehub-fluent-emoji-3d-1.1.0.tgz
                                      of the npm registry
     clothing-dataset-small/          a clone of github.com/alexeygrigorev/clothing-dataset-small
+    GroceryStoreDataset/             a clone of github.com/marcusklasson/GroceryStoreDataset
 
 `DATA` gets a folder with train.tar and validation.tar for each set.
 """
@@ -40,6 +41,8 @@ SETS = {
 }
 # tried when all was chosen: photographs of clothes, 400 px wide
 AFTERWARDS = {"clothes": ("clothes", 920, 2148, "")}
+# for decoder.py: groceries in their full size, 348 px
+LARGE = {"large groceries": ("large_groceries", 800, 1840, "")}
 # pictures of one thing, which stay together when a set is divided: an emoji, a sign that was photographed many times
 PICTURES_OF_A_SIGN = 30
 PACS = {"photos": "photo", "paintings": "art_painting", "cartoons": "cartoon", "sketches": "sketch"}
@@ -97,6 +100,19 @@ def make_clothes(source: Path, data: Path) -> None:
             raise FileNotFoundError(f"{folder / splits[0]} is not there")
         members = ((f"{file.parent.name}/{file.name}", file.read_bytes()) for file in files)
         write(data / "clothes" / f"{part}.tar", members)
+
+
+def make_large_groceries(source: Path, data: Path) -> None:
+    """Write the photographs of the official training and test split as they are, by their numbered classes."""
+    folder = source / "GroceryStoreDataset" / "dataset"
+    for part, split in (("train", "train"), ("validation", "test")):
+        lines = (folder / f"{split}.txt").read_text().splitlines()
+        rows = [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+        members = (
+            (f"{int(kind):02}/{Path(name).name}", (folder / name).read_bytes())
+            for name, kind, _ in rows
+        )
+        write(data / "large_groceries" / f"{part}.tar", members)
 
 
 def make_fashion(source: Path, data: Path) -> None:
@@ -225,7 +241,7 @@ def main() -> None:
     args.data.mkdir(parents=True)
     for missing in link(args.source, args.data, ("cifar10", "grocery", "gtsrb")):
         print(f"{args.source / missing} is not there")
-    for make in (make_pacs, make_fashion, make_emoji, make_clothes):
+    for make in (make_pacs, make_fashion, make_emoji, make_clothes, make_large_groceries):
         try:
             make(args.source, args.data)
         except FileNotFoundError as error:

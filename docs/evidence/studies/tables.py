@@ -612,6 +612,31 @@ def next_images_rules() -> str:
     return grid(["rule", *(SETS[name] for name in names)], lines)
 
 
+@makes("decoder")
+def decoder() -> str:
+    """Students that were trained with either decoder."""
+    rows, lines = rows_of("decoder"), []
+    for (name, student), own in rows.groupby(["set", "student"], sort=False):
+        by = {
+            which: own[own["decoder"] == which].sort_values("seed")
+            for which in ("pil", "fast", "asked by fast")
+        }
+        pairs = list(zip(by["fast"]["top1"], by["pil"]["top1"]))
+        lines.append(
+            [
+                str(name),
+                str(student).replace("last third", "the recipe"),
+                *(show_all(by[which]["top1"]) for which in ("pil", "fast")),
+                show(mean([round(a - b, 6) for a, b in pairs]), sign="+"),
+                show_all(by["fast"]["agreement"].astype(float)),
+                show_all(by["asked by fast"]["top1"]),
+                show_all(by["asked by fast"]["agreement"].astype(float)),
+            ]
+        )
+    header = ["set", "student", "`pil`", "`fast`", "difference", "says the same"]
+    return grid([*header, "`pil`, asked by `fast`", "says the same"], lines, left=2)
+
+
 # ---------------------------------------------------------------- nine sets
 
 NINE = {
