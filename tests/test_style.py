@@ -190,10 +190,10 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_000,
-    "training": 26_500,
+    "settings": 8_200,
+    "training": 26_700,
     "study": 21_000,
-    "labels": 18_500,
+    "labels": 19_100,
     "losses": 15_000,
     "data": 16_000,
     "models": 13_000,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 200_500
+SLACK, ALL_TOKENS = 1.1, 202_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, near_path, nearest
+from ..errors import UserError, near_path, nearest, said_of
 from .values import find_export, locate, split_names
 
 # of datasets that timm knows by a name
@@ -465,6 +465,27 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
         query = name.removeprefix(file).removeprefix("?").split("&")
         settings |= _parse_settings(query, LABEL_SETTINGS, f"{LABELS_PREFIX}{name[:60]}")
     return files, {**dict.fromkeys(LABEL_SETTINGS), **settings}
+
+
+def parse_true_labels(text: str, flag: str) -> tuple[str, dict[str, Any]]:
+    """Return the file of ``--train-labels`` or ``--val-labels`` and its settings ``combine`` and ``missing``, as
+    `parse_labels` does.
+
+    Raises:
+        UserError: several files, or a setting that true labels have not.
+    """
+    # the prefix says that more columns may follow a comma
+    with said_of(f"{flag} "):
+        files, settings = parse_labels(LABELS_PREFIX + text.removeprefix(LABELS_PREFIX), alone=True)
+    if len(files) != 1:
+        raise UserError(
+            f"{flag} {text:.80}: expected one table, with columns behind its name, FILE#COLUMN,COLUMN"
+        )
+    if settings.pop("confidence") is not None:
+        raise UserError(
+            f"{flag} {text:.80}: ?confidence= is about weak labels; expected ?combine= or ?missing="
+        )
+    return files[0], settings
 
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:

@@ -26,8 +26,17 @@ from .unreadable import UnreadableSample
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+DEFAULT_SPLITS = ("train", "validation")  # whoever trains has named none of them
+
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
+
+# which table says the labels of the split that a flag names, if not its class folders
+TABLE_OF = {
+    "--train-split": "--train-labels",
+    "--val-split": "--val-labels",
+    "--split": "--val-labels",
+}
 
 
 class DatasetOptions(TypedDict, total=False):
@@ -182,11 +191,11 @@ def create_dataset(
         input_img_mode=dataset.input_img_mode,
     )
     if flag != "--split":  # `validate.py --real-labels` needs no classes
-        _check_classes(files, root, split)
+        _check_classes(files, root, split, flag)
     return files
 
 
-def _check_classes(dataset: FileDataset, root: str | None, split: str) -> None:
+def _check_classes(dataset: FileDataset, root: str | None, split: str, flag: str) -> None:
     """Raise a `UserError` for an image that is in no folder of a class; timm makes a class without a name of these."""
     numbers = getattr(dataset.reader, "class_to_idx", None) or {}
     unnamed = numbers.get("")
@@ -194,9 +203,10 @@ def _check_classes(dataset: FileDataset, root: str | None, split: str) -> None:
         return
     samples = getattr(dataset.reader, "samples", ())
     odd = next(file for file, label in samples if label == unnamed)
+    table = f" a table of labels by {TABLE_OF[flag]}," if flag in TABLE_OF else ""
     raise UserError(
         f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected "
-        f"{split}/CLASS/{os.path.basename(odd)}, or images without labels by --unlabeled"
+        f"{split}/CLASS/{os.path.basename(odd)},{table} or images without labels by --unlabeled"
     )
 
 
@@ -283,10 +293,23 @@ def num_classes_of(dataset: AnyDataset) -> int | None:
     return max(labels) + 1 if labels else None
 
 
-def _find_split(root: str | None, split: str, flag: str) -> str:
+def place_of_split(root: str | None, split: str, flag: str) -> str:
+    """Return the folder or tar file of a split whose labels are in a table. That says which images are of the split, so
+    where no split was named, and the folder has none, it is the folder itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    if root is not None and os.path.isfile(root):
+        return root
+    return search_split(root, _find_split(root, split, flag, split in DEFAULT_SPLITS))
+
+
+def _find_split(root: str | None, split: str, flag: str, may_be_root: bool = False) -> str:
     """Return the name under which a folder has ``split``: base may be train there, and novel may be test.
 
-    timm falls back to the root when it finds no folder of the split: that would train and test on one set.
+    timm falls back to the root when it finds no folder of the split: that would train and test on one set. It is right
+    to for ``--split``, which is one set, and where the root ``may_be_root`` of a split.
     """
     if root is None:
         raise UserError(f"{flag} {split}: needs --data-dir FOLDER, or another --dataset")
@@ -308,7 +331,7 @@ def _find_split(root: str | None, split: str, flag: str) -> str:
     # it may be the folder of one split itself
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     is_split = entries and not {*TRAIN_SYNONYMS, *EVAL_SYNONYMS}.intersection(entries)
-    if is_split and flag == "--split":
+    if is_split and (may_be_root or flag == "--split"):
         return split
     without_labels = ""
     if flag == "--train-split":

@@ -15,10 +15,12 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from timm.data.readers.img_extensions import get_img_extensions
+from timm.utils.misc import natural_key
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, logger, one_line
 from ..no_label import NO_LABEL
+from .datasets import place_of_split
 from .decoding import FileDataset, ImageSuffixes
 from .map_style import MapDataset
 from .readers import ImageLocation, LocationReader
@@ -98,6 +100,28 @@ def open_images(paths: str) -> Unlabeled:
         return open_unlabeled(paths)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
+
+
+def images_of_split(
+    root: str | None, split: str, flag: str
+) -> tuple[str, dict[str, ImageLocation]]:
+    """Return where a split lies whose labels are in a table, and its images by their names, in the order in which timm
+    has those of class folders.
+
+    Args:
+        root: the folder or tar file of the data.
+        split: its name.
+        flag: that named it.
+
+    Raises:
+        UserError: as `place_of_split` and `images_of`.
+    """
+    place = place_of_split(root, split, flag)
+    try:
+        images = images_of(place)
+    except UserError as error:
+        raise UserError(f"{flag} {split}: {str(error).removeprefix(f'{FLAG} ')}") from error
+    return place, {name: images[name] for name in sorted(images, key=natural_key)}
 
 
 def _open(top: str, images: dict[str, ImageLocation], input_img_mode: str) -> Unlabeled:

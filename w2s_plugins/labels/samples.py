@@ -241,9 +241,7 @@ def check_gaps(
         return
     text = f"{flag}: {len(absent)} of {len(known)} {what} samples have no label, such as {keys.values[int(absent[0])]}"
     if len(absent) == len(known) or is_too_many(len(absent), len(known), missing):
-        raise UserError(
-            f"{text}; ?missing=skip after its name trains on the others, if there are any"
-        )
+        raise UserError(f"{text}; ?missing=skip after its name takes the others, if there are any")
     logger.warning(f"WARNING: {text}; they are left out")
 
 

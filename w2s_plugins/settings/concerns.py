@@ -73,6 +73,10 @@ class DataSettings(Concern):
     """Name of the training split."""
     val_split: str
     """Name of the split that is evaluated; empty for none."""
+    train_labels: str | None
+    """Table of the true labels of the training split; None if its images lie in class folders."""
+    val_labels: str | None
+    """Table of the true labels of the evaluated split."""
     train_num_samples: int | None
     """Samples in the training split of a stream."""
     val_num_samples: int | None
@@ -131,6 +135,21 @@ class DataSettings(Concern):
         return bool(self.unlabeled and not self.dataset and (downloaded or not self.data_dir))
 
     @property
+    def learns_weak_labels_alone(self) -> bool:
+        """Whether no training sample has a true label that is looked at."""
+        return bool(self.unlabeled) and not self.semi_supervised
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The tables of true labels that are read, by their flags."""
+        tables = {}
+        if self.train_labels and not self.learns_weak_labels_alone:
+            tables["--train-labels"] = self.train_labels
+        if self.val_labels and self.val_split:
+            tables["--val-labels"] = self.val_labels
+        return tables
+
+    @property
     def labelled_in_batch(self) -> int:
         """How many samples of a batch are of the labelled set; 0 if there is none beside images without labels."""
         if not self.semi_supervised:
@@ -140,6 +159,10 @@ class DataSettings(Concern):
     def split_name(self, role: str) -> str:
         """Return the name of the split in a role of `training.data.open_splits`."""
         return self.val_split if role == "val" else self.train_split
+
+    def table(self, role: str) -> str | None:
+        """Return the table of the true labels of this split; None if these are not in one."""
+        return self.val_labels if role == "val" else self.train_labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,10 @@ TERMS = {
     "no_truth": Term(
         "--unlabeled without --data-dir or --dataset", lambda settings: settings.data.has_no_truth
     ),
+    "weak_labels_alone": Term(
+        "--unlabeled without --task-loss-weight",
+        lambda settings: settings.data.learns_weak_labels_alone,
+    ),
     "own_images": Term(OWN_IMAGES, has_images_of_its_own),
     "no_evaluation": Term("no validation split", has_no_evaluation),
     "probe_of_plain_images": Term(
@@ -333,6 +337,10 @@ RULES = (
         lambda settings: settings.data.has_no_truth and settings.data.val_split,
         "--val-split {0.data.val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or "
         "--dataset",
+    ),
+    Rule(
+        lambda settings: settings.data.val_labels and not settings.data.val_split,
+        "--val-labels {0.data.val_labels}: there is no split that is evaluated; give --data-dir, and no --val-split ''",
     ),
     Rule(
         lambda settings: settings.episodes.episodic and settings.data.val_split,

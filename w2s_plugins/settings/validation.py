@@ -114,6 +114,9 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         of_episodes = facts.role is not None and Role.EPISODES in facts.role
         if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
             continue
+        # a table of true labels is about the split of the run, not about another one
+        if ours == "val_labels" and (args.few_shot or explicit_flags & {"split", "dataset"}):
+            continue
         if run.get(theirs) not in (None, ""):
             taken[ours] = theirs
         elif of_episodes:
@@ -126,7 +129,7 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     )
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
-    if not args.data and not explicit_flags & {"data_dir", "dataset"}:
+    if not args.data and not explicit_flags & {"data_dir", "dataset", "val_labels"}:
         args.data_of_run = f"--checkpoint {folder}: its flags say "
 
     # What follows from others of its flags, and from its files.

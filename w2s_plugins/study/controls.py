@@ -103,13 +103,12 @@ def labelled_part(student: Flags) -> dict[str, Any]:
     # it may come from others: of its flags those that are known, and no path of a file of labels
     part = {"train_slice", "slice_seed"} | flags_about(Role.NOISE)
     known = content if isinstance(content, dict) else {}
-    kept = {key: known[key] for key in {*part, "dataset", "train_split"} & known.keys()}
+    split = ("dataset", "train_split", "train_labels")
+    kept = {key: known[key] for key in {*part, *split} & known.keys()}
     theirs = check_flags(kept, train_parser(), where)
     check_values(theirs)
     ours, _ = fill(train_parser(), student)
-    same_split = all(
-        (theirs.get(key) or "") == getattr(ours, key) for key in ("dataset", "train_split")
-    )
+    same_split = all((theirs.get(key) or "") == (getattr(ours, key) or "") for key in split)
     if not theirs.get("train_slice") or not same_split:
         return {}
     if str(theirs.get("label_noise")).startswith(LABELS_PREFIX):

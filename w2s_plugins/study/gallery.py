@@ -19,11 +19,12 @@ def open_gallery(run: StudentRun) -> Dataset:
     """Return the validation split of a run. Raises `UserError` where it is not what it was."""
     settings = TrainSettings.from_flags(train_parser().defaults() | run.args)
     loading = settings.data
-    whole = open_val_split(loading, settings.input.channels)
+    names_then = run.record["model"].get("class_names")
+    whole = open_val_split(loading, settings.input.channels, names_then)
     dataset = take_slice(whole, loading.val_slice, loading.slice_seed, "--val-slice")
     labels, expected = labels_of(dataset), run.answers["target"].tolist()
     # the split may number its classes otherwise than the run, so they are compared by name
-    names_now, names_then = class_names_of(whole), run.record["model"].get("class_names")
+    names_now = class_names_of(whole)
     if labels and names_now and names_then:
         labels = [names_now[label] for label in labels]
         expected = [names_then[label] for label in expected]

@@ -323,13 +323,18 @@ def runs_of_folds(
     flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
 ) -> Iterator[LocalRun]:
     """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split."""
-    idle = typed & {"val_split", "val_slice"}
+    idle = typed & {"val_split", "val_slice", "val_labels"}
     if idle:
         note_idle("--folds, which measures a model on the part that it has not seen", sorted(idle))
     for number, (rest, part) in enumerate(
         fold_slices(flags["train_slice"], flags["folds"]), start=1
     ):
-        slices = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
+        slices = dict(
+            val_split=flags["train_split"],
+            val_labels=flags["train_labels"],
+            val_slice=part,
+            train_slice=rest,
+        )
         check_comparable({**flags, **slices}, "--folds: ")
         yield LocalRun(f"fold{number}", "", {**explicit_flags, **slices})
 

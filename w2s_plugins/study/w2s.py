@@ -23,7 +23,7 @@ from ..made_of import Ingredient
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..settings.composite import TrainSettings
-from ..training.data import open_train_split, open_val_split
+from ..training.data import classes_of_table, open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
 from .layout import made_of_record, read_record
@@ -135,7 +135,9 @@ def check_unseen(
     )
     ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
     whole = open_train_split(ours, channels, settings.run.seed)
-    test = open_val_split(ours, channels) if ours.val_split else None
+    test = None
+    if ours.val_split:
+        test = open_val_split(ours, channels, classes_of_table(ours, whole))
     # the teacher's split is known by its content, if it is no longer where it was
     try:
         splits = [open_train_split(theirs, of_teacher.input.channels, of_teacher.run.seed)]

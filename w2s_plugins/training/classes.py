@@ -78,7 +78,7 @@ def common_classes(
         names_in_data = names
         vars(train)["classes"] = names  # where data sets that know their classes have them
     else:
-        names_in_data, names = _names_of_labelled(loading, train)
+        names_in_data, names = names_of_labelled(loading, train)
         count, source = len(names) if names else num_classes_of(train), "the training set"
 
     # Labels, if there are some, follow the names that the data have. New names are those of the same classes.
@@ -110,7 +110,7 @@ def common_classes(
     return CommonClasses({**splits, **numbered}, names, count)
 
 
-def _names_of_labelled(
+def names_of_labelled(
     settings: DataSettings, train: AnyDataset
 ) -> tuple[list[str] | None, list[str] | None]:
     """Return the names of the classes in the order of their numbers to be, as the data have them and as they are called

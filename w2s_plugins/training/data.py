@@ -28,7 +28,8 @@ from ..data import (
     open_split,
     take_slice,
 )
-from ..data.datasets import DatasetOptions, class_names_of, known_labels, labels_of
+from ..data.class_splits import keep_classes, read_class_list
+from ..data.datasets import TABLE_OF, DatasetOptions, class_names_of, known_labels, labels_of
 from ..data.keys import count_shared, describe, positions_in_split
 from ..data.slices import Subset
 from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
@@ -36,9 +37,11 @@ from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..errors import UserError, logger
 from ..hub.fetch import find_hub_shards
+from ..labels.names import read_class_names
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
+from ..labels.truth import open_with_table
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
@@ -49,7 +52,7 @@ from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
-from .classes import common_classes
+from .classes import common_classes, names_of_labelled
 from .few_shot import FewShotTest
 from .labels import LabelSource, fingerprint_of
 from .loaders import check_stream, whole_pass
@@ -89,6 +92,56 @@ def reading(
     return options
 
 
+def open_labelled(
+    settings: DataSettings,
+    flag: str,
+    known: Sequence[str] | None,
+    **how: "Unpack[DatasetOptions]",
+) -> AnyDataset:
+    """Open the split that a flag names, with its true labels: by class folders, or by a table.
+
+    Args:
+        settings: where it is.
+        flag: ``--train-split``, ``--val-split`` or ``--split``.
+        known: names of the classes that a table may have, None if nothing else says them.
+        **how: see `reading`.
+    """
+    role = "train" if flag == "--train-split" else "val"
+    split, table = settings.split_name(role), settings.table(role)
+    if not table:
+        return open_split(
+            settings.dataset, settings.data_dir, split, settings.class_list, flag=flag, **how
+        )
+    if settings.dataset:
+        raise UserError(
+            f"{TABLE_OF[flag]} {table:.80}: labels of images in a folder or a tar file; --dataset {settings.dataset} "
+            "brings its own: leave one of both out"
+        )
+    # A list takes some classes of all that the table has.
+    if settings.class_list:
+        known = None
+    dataset = open_with_table(table, known, settings.data_dir, split, flag=flag, **how)
+    if not settings.class_list:
+        return dataset
+    names = read_class_list(settings.class_list, "--class-list")
+    return keep_classes(dataset, names, f"--class-list {settings.class_list}")
+
+
+def classes_of_table(
+    settings: DataSettings, train: AnyDataset | None = None
+) -> Sequence[str] | None:
+    """Return the names of the classes that a table of true labels may have; None if nothing but the table says them.
+
+    Args:
+        settings: names the data.
+        train: the whole training split, for a table of the validation split.
+    """
+    # Who labels images without labels may know more classes than labelled samples have.
+    if train is not None and settings.val_labels and not settings.unlabeled:
+        return names_of_labelled(settings, train)[0]
+    return read_class_names(settings.class_names) if settings.class_names else None
+
+
 def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one if there is any.
 
@@ -100,12 +153,10 @@ def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDat
     # Beside labelled samples images without labels are another split, see `open_splits`.
     if settings.unlabeled and not settings.semi_supervised:
         return _open_unlabeled(settings, channels)
-    return open_split(
-        settings.dataset,
-        settings.data_dir,
-        settings.train_split,
-        settings.class_list,
-        flag="--train-split",
+    return open_labelled(
+        settings,
+        "--train-split",
+        classes_of_table(settings),
         **reading(
             settings,
             channels,
@@ -144,14 +195,20 @@ def _open_unlabeled(settings: DataSettings, channels: int) -> AnyDataset:
     return WithoutLabels(dataset, text)
 
 
-def open_val_split(settings: DataSettings, channels: int) -> AnyDataset:
-    """Open the whole validation split."""
-    return open_split(
-        settings.dataset,
-        settings.data_dir,
-        settings.val_split,
-        settings.class_list,
-        flag="--val-split",
+def open_val_split(
+    settings: DataSettings, channels: int, known: Sequence[str] | None
+) -> AnyDataset:
+    """Open the whole validation split.
+
+    Args:
+        settings: which split, and how it is read.
+        channels: of the model's images.
+        known: see `classes_of_table`.
+    """
+    return open_labelled(
+        settings,
+        "--val-split",
+        known,
         **reading(settings, channels, num_samples=settings.val_num_samples),
     )
 
@@ -168,7 +225,8 @@ def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, A
     else:
         splits["train"] = open_train_split(settings, channels, seed)
     if settings.val_split:
-        splits["val"] = open_val_split(settings, channels)
+        known = classes_of_table(settings, splits["train"])
+        splits["val"] = open_val_split(settings, channels, known)
     return splits
 
 
@@ -203,6 +261,8 @@ def sources_of(
         ]
         if role == "train" and loading.unlabeled:
             where, name = [absolute_place(loading.unlabeled)], "the images of --unlabeled"
+        elif loading.table(role):
+            where.append(absolute_place(loading.table(role)))
         about = describe(split, "", "")
         place = hash_of_place(*where, absolute_place(loading.data_dir))
         sources.append(Ingredient(role, name, place, about.fingerprint, about.num_samples))
@@ -368,9 +428,10 @@ def check_unseen_by_training(
         UserError: samples of a ``--val-slice`` are trained on.
     """
     # To compare all names takes time, and parts of different splits share none.
-    # Two splits of other sizes are not the same split, whatever a part of them holds.
+    # Two splits of other sizes are not the same split, whatever a part of them holds, unless tables cut them from one.
     sizes = {source.role: source.samples for source in sources}
-    if sizes.get("val") != sizes[with_truth]:
+    by_table = "val" in splits and not settings.learns_weak_labels_alone and settings.tables
+    if sizes.get("val") != sizes[with_truth] and not by_table:
         return
     shared = count_shared(splits[with_truth], splits["val"])
     if shared and settings.val_slice:
@@ -378,7 +439,12 @@ def check_unseen_by_training(
             f"--val-slice {settings.val_slice}: {shared} of its {len(splits['val'])} samples are trained on; give a "
             f"slice outside of --train-slice {settings.train_slice or ':'}"
         )
-    if shared:  # a known way to look for errors, so it is allowed
+    if shared and by_table:
+        logger.warning(
+            f"WARNING: {' and '.join(by_table)}: {shared} of the {len(splits['val'])} images of "
+            f"'{settings.val_split}' are trained on; take them out of one table"
+        )
+    elif shared:  # a known way to look for errors, so it is allowed
         logger.warning(
             f"WARNING: '{settings.train_split}' and '{settings.val_split}' are the same samples, and {shared} of them "
             "are trained on; --val-slice A:B evaluates on others"

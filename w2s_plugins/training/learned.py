@@ -123,6 +123,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
     names = run / "class_names.json"
     flags |= dict(
         val_split="",
+        val_labels=None,
         few_shot_eval=None,
         episodic=None,
         teacher_targets="cached",

@@ -14,7 +14,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from ..cli.forms import parse_long_tail
-from ..data import AnyDataset, MapDataset, create_eval_loader, open_split, take_slice
+from ..data import AnyDataset, MapDataset, create_eval_loader, take_slice
 from ..data.datasets import NamesFiles, num_classes_of
 from ..data.loaders import EVAL_TRANSFORM, LoaderSettings
 from ..distributed.world import Precision
@@ -37,7 +37,7 @@ from ..settings.concerns import ComputeSettings
 from ..settings.validation import Candidate
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name
-from .data import reading
+from .data import open_labelled, reading
 from .device import compile_options, place_model
 from .teacher import teacher_from_settings
 
@@ -155,14 +155,14 @@ def open_dataset(
     settings: ValidateSettings, subject: Subject, counted: list[int] | None
 ) -> AnyDataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    loading = settings.data
+    loading, names = settings.data, subject.class_names
+    if names and counted is not None:
+        names = [names[number] for number in counted if 0 <= number < len(names)]
     with said_of(settings.subject.data_of_run):
-        dataset = open_split(
-            loading.dataset,
-            loading.data_dir,
-            loading.val_split,
-            loading.class_list,
-            flag="--split",
+        dataset = open_labelled(
+            loading,
+            "--split",
+            None if settings.episodes.few_shot_eval else names,
             **reading(
                 loading,
                 subject.data_config["input_size"][0],
@@ -175,12 +175,10 @@ def open_dataset(
         return dataset
     # A slice is taken before classes are compared, as in a run, since which samples it has depends on their order.
     dataset = take_slice(dataset, loading.val_slice, loading.slice_seed, "--val-slice")
-    expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
+    expected, who = subject.model.num_classes, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
         check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
-        if names:
-            names = [names[number] for number in counted if 0 <= number < len(names)]
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
         in_data = names_of_data(dataset)
@@ -192,7 +190,8 @@ def open_dataset(
         if classes not in (None, expected) and not settings.subject.real_labels:
             raise UserError(
                 f"the data has {classes} classes, {subject.candidate.model} has {expected}; give --valid-labels FILE "
-                "with the classes that count, --class-map FILE, or the model's own data"
+                "with the classes that count, --class-map FILE, --val-labels FILE for images in no class folders, or the "
+                "model's own data"
             )
     warn_of_names(who, names, names_of_data(dataset))
     return dataset

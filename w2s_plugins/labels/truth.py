@@ -1,0 +1,113 @@
+"""True labels in a table: a split like any other of images that lie in no class folders.
+
+What a row means, and how it finds its image, is as of weak labels. But true labels are one class an image: a label that
+is no class, or a tie, is an error however rare it is.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from timm.utils.misc import natural_key
+from torch import Tensor
+
+from ..cli.forms import parse_true_labels
+from ..data.datasets import TABLE_OF, DatasetOptions
+from ..data.decoding import FileDataset
+from ..data.keys import SampleKeys
+from ..data.readers import LocationReader
+from ..data.unlabeled import images_of_split
+from ..errors import UserError, logger
+from .given import ROWS
+from .samples import SampleLabels, check_gaps, labels_of_samples
+from .table import Names, file_of, open_table
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def open_with_table(
+    text: str,
+    class_names: Names,
+    root: str | None,
+    split: str,
+    *,
+    flag: str,
+    **how: "Unpack[DatasetOptions]",
+) -> FileDataset:
+    """Open the images of a split that a table names. Its classes are those of these images, in the order in which class
+    folders would be.
+
+    Args:
+        text: the table, with the column and settings behind its name.
+        class_names: names of the classes that a label may be, None for those of the table.
+        root: folder or tar file of the data.
+        split: name of the split.
+        flag: that named the split.
+        **how: how images are read.
+
+    Raises:
+        UserError: no such split or table, the table is not about its images, or does not say one class of each.
+    """
+    table_flag = TABLE_OF[flag]
+    where = f"{table_flag} {text:.80}"
+    if how.get("class_map"):
+        raise UserError(
+            f"{where}: --class-map is about class folders; name the classes in the table, and leave the flag out"
+        )
+    # rows find their images as those of weak labels do
+    path, settings = parse_true_labels(text, table_flag)
+    missing = settings["missing"]
+    file, _ = file_of(Path(path))
+    beside = Path(root or "", file)
+    if not file.exists() and beside.exists():
+        raise UserError(f"{where}: no such file (nearest: {beside})")
+    table = open_table(Path(path), where).labels(class_names, missing or "error")
+    place, images = images_of_split(root, split, flag)
+    keys = SampleKeys("filename", list(images), range(len(images)))
+    labels = labels_of_samples(table, keys, table.names, settings["combine"], where)
+    known = labels.known & ~_ties(labels, missing, where)
+    check_gaps(known, keys, missing, where, f"'{split}'")
+
+    # from here on it is as if they lay in folders of these names
+    files = [name for name, is_known in zip(images, known.tolist()) if is_known]
+    said = [table.names[int(number)] for number in labels.classes()[known.numpy()]]
+    present = sorted({*said}, key=lambda name: (natural_key(name), name))
+    numbers = {name: number for number, name in enumerate(present)}
+    reader = LocationReader(
+        place,
+        files,
+        [images[name] for name in files],
+        [numbers[name] for name in said],
+        numbers,
+    )
+    return FileDataset(
+        place,
+        reader=reader,
+        load_bytes=how.get("load_bytes", False),
+        input_img_mode=how.get("input_img_mode", "RGB"),
+    )
+
+
+def _ties(labels: SampleLabels, missing: str | None, where: str) -> Tensor:
+    """Return of which samples (N,) several classes are as likely. Raises `UserError` for one, unless these may be
+    ``missing``.
+    """
+    tied = torch.zeros_like(labels.known)
+    if labels.answers.ndim == 1:
+        return tied
+    # some rows at a time, as of weak labels
+    for rows in labels.known.nonzero().flatten().split(ROWS):
+        tied[rows] = labels.best(rows).sum(dim=1) > 1
+    count = int(tied.sum())
+    if not count:
+        return tied
+    first = labels.keys.values[int(tied.nonzero()[0])]
+    text = f"{where}: of {count} images several classes are as likely, such as of {first}"
+    if missing != "skip":
+        raise UserError(
+            f"{text}; expected one true class each: settle them, or leave them out by ?missing=skip after the name "
+            "of the file"
+        )
+    logger.warning(f"WARNING: {text}; they are left out")
+    return tied
