@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.parts import write_digits
+from w2s_plugins.study.controls import labelled_part
 
 from .conftest import BRIEF, Run, assert_goes_on, read_result
 
@@ -60,6 +61,8 @@ def exported(name: str) -> bytes:
         ),
         (["--label-noise symmetric:0.3 --clean-select knn:3 --clean-select-model WEAK"], ""),
         (["--linear-probe --teacher WEAK"], ""),
+        (["--class-names d9,d8,d7,d6,d5,d4,d3,d2,d1,d0,dx"], ""),
+        (["--class-list list.txt"], ""),
         (["--protocol w2s --teacher w2s_cnn2 --weak-fraction 40 --controls direct"], "student"),
         (["--folds 2"], "fold2"),
     ],
@@ -70,10 +73,11 @@ def test_a_table_is_as_good_as_class_folders(
 ) -> None:
     """To the last bit: samples and classes have the same order."""
     flags = [flag.replace("WEAK", str(weak)) for flag in flags]
+    Path("list.txt").write_text("d7\nd1\nd4\n")
     for name, data in (("folders", FOLDERS), ("tables", TABLES)):
-        train = data[:2] if "--folds 2" in flags else data
-        train = train[:1] if name == "folders" else train
-        digits(*MODEL, *flags, *train, "--experiment", name).ok()
+        # parts of the training split are measured on, which has its table
+        data = data[:2] if "--folds 2" in flags else data
+        digits(*MODEL, *flags, *data, "--experiment", name).ok()
     assert exported(f"folders/{student}") == exported(f"tables/{student}")
     by_folder, by_table = (
         read_result(Path("output/train", n, student)) for n in ("folders", "tables")
@@ -157,6 +161,17 @@ def test_stages(digits: Run) -> None:
     assert direct["data"]["train_samples"] == 120 == labelled["num_samples"]
     digits(*MODEL, *FOLDERS, "--experiment direct").ok()
     assert exported("direct") == exported("chain/direct")
+
+
+@pytest.mark.parametrize("table, part", [("a.csv", {"train_slice": "0:40"}), ("b.csv", {})])
+def test_the_labelled_part_of_a_teacher_is_one_of_its_table(
+    tmp_path: Path, table: str, part: dict
+) -> None:
+    (tmp_path / "args.yaml").write_text(
+        "train_slice: 0:40\ntrain_split: train\ntrain_labels: a.csv\n"
+    )
+    known = labelled_part({"teacher_checkpoint": str(tmp_path), "train_labels": table})
+    assert {name: known[name] for name in part} == part and bool(known) == bool(part)
 
 
 def test_images_that_are_trained_and_measured_on(digits: Run) -> None:
