@@ -311,6 +311,7 @@ def test_validation_imports_nothing_that_a_run_names(here: Run, weak: Path, tmp_
         dict(dataset="wds/x", val_split="pipe:touch ran;.tar"),
         dict(dataset="", data_dir="https://127.0.0.1/x"),
         dict(class_map="https://127.0.0.1/x"),
+        dict(val_labels="https://127.0.0.1/x"),
     ],
     ids=str,
 )

@@ -125,7 +125,7 @@ def test_images_that_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) 
     for said in (
         "1 of 10 answers have no class and are left out",
         "1 of 9 answers are about none of these samples, such as 99.png",
-        "4 of 12 'images' samples have no label, such as 8.png; they are left out",
+        "4 of 12 images have no label, and are left out",
     ):
         assert said in caplog.text
 

@@ -67,7 +67,12 @@ def open_with_table(
     keys = SampleKeys("filename", list(images), range(len(images)))
     labels = labels_of_samples(table, keys, table.names, settings["combine"], where)
     known = labels.known & ~_ties(labels, missing, where)
-    check_gaps(known, keys, missing, where, f"'{split}'")
+    # a folder of all images, of which the table names those of the split, is nothing to warn of
+    if missing == "skip" and known.any():
+        left_out = int((~known).sum())
+        logger.info(f"{where}: {left_out} of {len(known)} images have no label, and are left out")
+    else:
+        check_gaps(known, keys, missing, where, f"'{split}'")
 
     # from here on it is as if they lay in folders of these names
     files = [name for name, is_known in zip(images, known.tolist()) if is_known]
