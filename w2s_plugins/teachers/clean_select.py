@@ -128,7 +128,7 @@ def outputs_of(
 ) -> Tensor:
     """Return what is answered, (N, D), for all samples, on the CPU of every rank; ranks divide the work.
 
-    Every batch is of full size, whichever rank computes it, so that outputs do not depend on the number of ranks.
+    A batch has the same images, whichever rank computes it, so that outputs do not depend on the number of ranks.
     """
     # A part is a batch; each rank has every n-th of them.
     size, world, count = how.batch_size, how.world, len(dataset)
