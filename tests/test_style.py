@@ -190,7 +190,7 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_200,
+    "settings": 8_400,
     "training": 26_700,
     "study": 21_000,
     "labels": 19_100,
@@ -204,7 +204,7 @@ TOKENS = {
     "hub": 6_500,
     "students": 5_500,
     "scripts": 5_000,
-    "predictions": 2_500,
+    "predictions": 2_600,
     "audit": 17_000,
     "metrics": 2_500,
     "distributed": 1_500,

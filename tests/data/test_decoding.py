@@ -148,6 +148,27 @@ def test_windows_lie_where_pillow_has_them(tmp_path, scale, orientation):
         assert differs(0) < min(differs(half), differs(-half))
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_colours_have_twice_the_pixels_too(tmp_path, subsampling):
+    """Those that are stored at half the width alone are decoded at twice the scale."""
+    path = tmp_path / "image.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((512, 384)).save(path, quality=95, subsampling=subsampling)
+    transform = create_transform(**{**SMALL, "input_size": (3, 32, 32)})
+    one, two = both(transform, path.read_bytes(), path)
+    assert (one - two).abs().mean() < 1.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (8, 8)])
+def test_the_smallest_images(tmp_path, size):
+    """timm draws windows of no pixels of them."""
+    path = tmp_path / "image.jpg"
+    Image.open(PHOTOGRAPHS[0]).resize(size).save(path)
+    transform = create_transform((3, 32, 32), is_training=True, color_jitter=0, use_prefetcher=True)
+    for seed in range(60):
+        assert_close(*both(transform, path.read_bytes(), path, seed))
+
+
 @pytest.mark.parametrize(
     ("window", "size", "scale"),
     [

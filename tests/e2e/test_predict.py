@@ -403,7 +403,7 @@ def test_models_of_other_packages_that_cannot_be_asked(work, foreign, model, fla
         ),
         ("out/weak PHOTOS --device cdua", "--device cdua: unknown device (nearest: cuda"),
         ("resnet81 PHOTOS", "MODEL: unknown model 'resnet81' (nearest"),
-        ("out/weak broken.png", "broken.png: cannot be read: "),
+        ("out/weak broken.png", "broken.png: cannot be read ("),
         ("out/weak out/weak", "out/weak: no images in it"),
         ("out/weak data/validation", "has 600 images, whose answers are a table: give --o"),
         (

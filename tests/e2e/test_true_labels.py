@@ -97,6 +97,11 @@ def test_validation(digits: Run) -> None:
     model = "--model local-dir:output/train/run/export"
     assert top1("--checkpoint output/train/run") == pytest.approx(expected, abs=1e-4)
     assert top1(model, *FOLDERS) == pytest.approx(expected, abs=1e-4)
+    # the run's own split may be named; other data have other labels, such as those of their folders
+    assert top1("--checkpoint output/train/run --split validation") == pytest.approx(
+        expected, abs=1e-4
+    )
+    assert top1("--checkpoint output/train/run", *FOLDERS) == pytest.approx(expected, abs=1e-4)
     # capitals are forgiven, and a split may lack classes
     Path("test.csv").write_text(Path("test.csv").read_text().replace(",d", ",D"))
     assert top1(model, "--data-dir all --split all --val-labels", TEST) == pytest.approx(

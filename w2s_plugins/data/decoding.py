@@ -46,6 +46,8 @@ from .wrapper import innermost
 # the image that is resized has at least so many times the sides of what is wanted; what is stored says so
 MARGIN = 2
 SCALES = 8, 4, 2
+# by how colours are stored: how much more is needed of an image; of an unknown kind all
+COLOUR_SCALES = {"Gray": 1, "444": 1, "420": 1, "422": 2, "440": 2, "411": 4, "441": 4}
 JPEG = b"\xff\xd8"  # how such a file begins
 # EXIF's orientations of an image that lies on its side, and of those whose columns or rows are the other way round
 SIDEWAYS = 5, 6, 7, 8
@@ -189,6 +191,8 @@ class FileDataset(ImageDataset, MapDataset):
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
             root = getattr(self.reader, "root", None)
             name = Path(root, self.reader.filename(index)) if root else f"sample {index}"
+            # the root may be the image itself
+            name = root if root and Path(root).name == self.reader.filename(index) else name
             reason = explain_unreadable(error)
             raise UnreadableSample(f"{name}: cannot be read ({reason})") from error
         label = NO_LABEL if target is None else target
@@ -249,7 +253,7 @@ class FastTransform:
         if header is None:
             return None
         window, size, mode = draw_window(self.first_step, header.size)
-        scale = choose_scale(window[2:], size)
+        scale = max(1, choose_scale(window[2:], size) // header.colour_scale)
         pixels = decode_at(data, header, scale)
         # Pillow knows better what can be made of a broken file, or says what is wrong with it
         if pixels is None:
@@ -263,10 +267,13 @@ class Header(NamedTuple):
     Args:
         size: height and width, upright.
         orientation: EXIF's, 1 where nothing is to be turned.
+        colour_scale: how much more of the pixels is needed than of the brightness alone. Of colours that are stored at
+            half the height and width libjpeg decodes twice the share, but not of those at half the width alone.
     """
 
     size: tuple[int, int]
     orientation: int
+    colour_scale: int = 1
 
     def place(self, window: Sequence[int], scale: int) -> tuple[float, float, float, float]:
         """Return where a window (top, left, height, width) lies in the upright image at 1 / ``scale`` of its size: left,
@@ -294,8 +301,13 @@ def read_header(data: bytes) -> Header | None:
     orientation = 1
     with suppress(Exception):  # broken EXIF says nothing
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        subsampling = simplejpeg.decode_jpeg_header(data)[3]
+    except Exception:  # broken, so nothing is decoded at a scale
+        return None
     width, height = image.size
-    return Header((width, height) if orientation in SIDEWAYS else (height, width), orientation)
+    size = (width, height) if orientation in SIDEWAYS else (height, width)
+    return Header(size, orientation, COLOUR_SCALES.get(subsampling, max(SCALES)))
 
 
 def draw_window(
@@ -377,6 +389,10 @@ def resize_part(
         size: height and width of what is returned.
         mode: bilinear or bicubic.
     """
+    height, width = size
+    # timm may draw a window of no pixels of the smallest images, of which Pillow alone makes something
+    if box[0] == box[2] or box[1] == box[3]:
+        return Image.fromarray(pixels).crop(box).resize((width, height), pil_modes_mapping[mode])
     left, top = math.floor(box[0]), math.floor(box[1])
     # a copy of the part is resized several times faster than a view of it
     part = np.ascontiguousarray(pixels[top : math.ceil(box[3]), left : math.ceil(box[2])])
@@ -384,7 +400,6 @@ def resize_part(
     if all(side == int(side) for side in box):
         planes = torch.from_numpy(part).permute(2, 0, 1)
         return F.to_pil_image(F.resize_image(planes[None], list(size), mode, antialias=True)[0])
-    height, width = size
     inside = box[0] - left, box[1] - top, box[2] - left, box[3] - top
     return Image.fromarray(part).resize((width, height), pil_modes_mapping[mode], box=inside)
 

@@ -130,6 +130,7 @@ def labels_of_samples(
     flag: str,
     confidence: float = 1.0,
     target_kind: TargetKind = ONE_CLASS,
+    is_true: bool = False,
 ) -> SampleLabels:
     """Return one answer for each sample that a table says something of.
 
@@ -142,6 +143,7 @@ def labels_of_samples(
         flag: begins the messages.
         confidence: the probability of a label that is a class alone.
         target_kind: what a label is.
+        is_true: the labels are true, so that a class may have none or all of them.
 
     Raises:
         UserError: the table is about other data or other classes, or contradicts itself.
@@ -181,7 +183,11 @@ def labels_of_samples(
     whole[samples] = answers
     rows = torch.from_numpy(whole)
     labels = SampleLabels(manifest, rows, known, keys, confidence, target_kind)
-    _log_counts(labels.classes()[samples], class_names, flag)
+    if is_true:
+        present = len(np.unique(labels.classes()[samples]))
+        logger.info(f"{flag}: {len(samples)} samples in {present} classes")
+    else:
+        _log_counts(labels.classes()[samples], class_names, flag)
     return labels
 
 

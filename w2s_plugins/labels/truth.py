@@ -65,7 +65,7 @@ def open_with_table(
     table = open_table(Path(path), where).labels(class_names, missing or "error")
     place, images = images_of_split(root, split, flag)
     keys = SampleKeys("filename", list(images), range(len(images)))
-    labels = labels_of_samples(table, keys, table.names, settings["combine"], where)
+    labels = labels_of_samples(table, keys, table.names, settings["combine"], where, is_true=True)
     known = labels.known & ~_ties(labels, missing, where)
     # a folder of all images, of which the table names those of the split, is nothing to warn of
     if missing == "skip" and known.any():

@@ -113,7 +113,7 @@ def predict(wanted: Prediction) -> None:
     if prints:
         (answer,) = asked.about(member)([Part(0, 0, 1)])
         if answer.missing:
-            raise UserError(f"{wanted.dir}: cannot be read: {Blanked(dataset).why(0)}")
+            raise UserError(Blanked(dataset).why(0))
         shares = member.target_kind.probabilities(answer.values).numpy()
         class_names = names or [str(number) for number in range(count)]
         say(*top_pairs(class_names, shares, printed)[0].split(";"))

@@ -109,13 +109,19 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     # Flags of the run that hold for its evaluation, unless they are given: of several that come to the same the last
     # one that is set, and in a test on episodes its own.
     run, taken = read_run_args(folder, "--checkpoint"), {}
+    # A table of true labels is about the images of the run, not about others.
+    place = args.data or (args.data_dir if "data_dir" in explicit_flags else None)
+    is_other_data = (
+        bool(args.few_shot or "dataset" in explicit_flags)
+        or ("split" in explicit_flags and args.split != run.get("val_split"))
+        or (place and Path(place).resolve() != Path(str(run.get("data_dir") or "")).resolve())
+    )
     for theirs, facts in train_parser().facts().items():
         ours = facts.evaluation
         of_episodes = facts.role is not None and Role.EPISODES in facts.role
         if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
             continue
-        # a table of true labels is about the split of the run, not about another one
-        if ours == "val_labels" and (args.few_shot or explicit_flags & {"split", "dataset"}):
+        if ours == "val_labels" and is_other_data:
             continue
         if run.get(theirs) not in (None, ""):
             taken[ours] = theirs
