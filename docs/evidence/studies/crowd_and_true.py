@@ -10,7 +10,6 @@ nine_sets.py, which has to run before on CIFAR-10. The students learn from the s
     three and direct  the same, but each of three columns of answers is a teacher with a matrix of its own.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,11 +19,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import add_rows  # noqa: E402
+from forked import add_rows, parser_of_study, row_of  # noqa: E402
 from nine_sets import COLUMNS, LITE0, folder_name, train_students  # noqa: E402
 from sets import read  # noqa: E402
-
-from benchmarks.recipe import right  # noqa: E402
 
 PEOPLE = 3
 COLUMNS_OF_PEOPLE = ",".join(f"labels:{{folder}}/person{number}.csv" for number in range(PEOPLE))
@@ -53,39 +50,23 @@ def write_tables(crowd: Path, folder: Path) -> float:
 
 def main() -> None:
     """Train, and add the rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_study(__doc__, ["CIFAR-10"], ["CIFAR-10"])
     parser.add_argument("crowd", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("runs", type=Path, help="output folder of nine_sets.py")
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--cpu", default="", help="a column of the rows")
-    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for seed in args.seeds:
         folder = args.runs.resolve() / "cifar10" / f"seed{seed}"
         print(f"seed {seed}: two of three are right on {write_tables(args.crowd, folder):.1f} %")
         train_students(folder, STUDENTS, args.weights.resolve(), seed, "--val-slice 0:1000")
-        rows = []
-        for student, (_, flags) in STUDENTS.items():
-            place = folder / folder_name(student)
-            row = dict(
-                set="CIFAR-10",
-                seed=seed,
-                student=student,
-                flags=flags.replace("--finetune {weights} ", ""),
-                labelled=1000,
-                unlabelled=2000,
-                top1=f"{right(place).mean():.2f}",
-                seconds=f"{float((place / 'seconds.json').read_text()):.0f}",
-                cpu=args.cpu,
-                commit=args.commit,
-            )
-            rows.append(row)
-        add_rows(args.rows, rows, COLUMNS)
+        rows = [
+            row_of(args, "CIFAR-10", seed, student, flags, folder / folder_name(student))
+            for student, (_, flags) in STUDENTS.items()
+        ]
+        counts = dict(labelled=1000, unlabelled=2000)
+        add_rows(args.rows, [row | counts for row in rows], COLUMNS)
 
 
 if __name__ == "__main__":

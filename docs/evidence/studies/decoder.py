@@ -9,8 +9,6 @@ images it says what its twin says that was trained with Pillow. The rows of "ask
 trained with Pillow, evaluated with the other decoder. What is finished stays.
 """
 
-import argparse
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import PREDICT  # noqa: E402
+from forked import PREDICT, add_rows, parser_of_study  # noqa: E402
 from nine_sets import STUDENTS, folder_name, train_students  # noqa: E402
 from sets import AFTERWARDS, LARGE, divide_by_thing  # noqa: E402
 
@@ -50,18 +48,12 @@ def ask(folder: Path, student: str, decoder: str) -> pandas.DataFrame:
 
 def main() -> None:
     """Train, and write the rows of what is finished."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_study(__doc__, SETS, list(SETS))
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--students", nargs="+", choices=TRAINED, default=TRAINED)
-    parser.add_argument("--cpu", default="", help="a column of the rows")
-    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     torch.set_num_threads(1)
     students = {student: STUDENTS[student] for student in args.students}
@@ -72,16 +64,7 @@ def main() -> None:
             folder = args.output.resolve() / data / f"seed{seed}"
             for decoder in DECODERS:
                 place = folder / decoder
-                if not (place / "test.tar").exists():
-                    parts = args.data / data
-                    divide_by_thing(
-                        parts / "train.tar",
-                        parts / "validation.tar",
-                        labelled,
-                        photos,
-                        seed,
-                        place,
-                    )
+                divide_by_thing(args.data / data, labelled, photos, seed, place)
                 flags = f"{more} --decoder {decoder}"
                 train_students(place, students, args.weights.resolve(), seed, flags)
             for student in students:
@@ -107,10 +90,7 @@ def main() -> None:
                         commit=args.commit,
                     )
                     rows.append(row)
-    with args.rows.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    add_rows(args.rows, rows, COLUMNS, by=("set", "seed", "student", "decoder"))
 
 
 if __name__ == "__main__":

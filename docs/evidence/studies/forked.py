@@ -3,6 +3,7 @@
 A run that is finished stays.
 """
 
+import argparse
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import train_w2s
+from benchmarks.recipe import right
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.study.statistics import t_interval
 
@@ -113,17 +115,52 @@ def regress(
     (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
 
 
-def add_rows(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
-    """Add the rows that a CSV file has not yet, by their set, seed and student; those that it has stay as they are."""
+def parser_of_study(
+    description: str | None, sets: Iterable[str], default: Sequence[str]
+) -> argparse.ArgumentParser:
+    """Return a parser of what all studies ask for: which sets and seeds, and two columns of the rows."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sets", nargs="+", choices=list(sets), default=default)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--cpu", default="", help="a column of the rows")
+    parser.add_argument("--commit", default="", help="another")
+    return parser
+
+
+def row_of(
+    args: argparse.Namespace, name: str, seed: int, student: str, flags: str, place: Path
+) -> dict[str, object]:
+    """Return what the rows of all studies say of a run that is finished, in a folder."""
+    return dict(
+        set=name,
+        seed=seed,
+        student=student,
+        flags=" ".join(flags.replace("--finetune {weights} ", "").split()),
+        top1=f"{right(place).mean():.2f}",
+        seconds=f"{float((place / 'seconds.json').read_text()):.0f}",
+        cpu=args.cpu,
+        commit=args.commit,
+    )
+
+
+def add_rows(
+    file: Path,
+    rows: Sequence[Mapping[str, object]],
+    columns: Sequence[str],
+    by: Sequence[str] = ("set", "seed", "student"),
+) -> None:
+    """Add the rows that a CSV file has not yet, by some columns; those that it has stay as they are."""
     new = pandas.DataFrame(rows, columns=columns).astype(str)
     if file.exists():
         old = pandas.read_csv(file, dtype=str, keep_default_na=False)
-        new = pandas.concat([old, new]).drop_duplicates(["set", "seed", "student"])
-    # sets and students in the order in which they came first
-    for column in ("set", "student"):
+        new = pandas.concat([old, new]).drop_duplicates([*by])
+    # seeds as numbers, all else in the order in which it came first
+    for column in {*by} - {"seed"}:
         new[column] = pandas.Categorical(new[column], list(dict.fromkeys(new[column])))
     new["seed"] = new["seed"].astype(int)
-    new.sort_values(["set", "seed", "student"]).to_csv(file, index=False, lineterminator="\n")
+    new.sort_values([*by]).to_csv(file, index=False, lineterminator="\n")
 
 
 def half_of(values: Sequence[float]) -> float:

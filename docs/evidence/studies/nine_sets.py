@@ -28,7 +28,17 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import ADAPTCONF, COMMON, PROBE, add_rows, draw_dots, predict, train  # noqa: E402
+from forked import (  # noqa: E402
+    ADAPTCONF,
+    COMMON,
+    PROBE,
+    add_rows,
+    draw_dots,
+    parser_of_study,
+    predict,
+    row_of,
+    train,
+)
 from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
@@ -36,6 +46,17 @@ from w2s_plugins.files import recipe_path  # noqa: E402
 from w2s_plugins.study.chain import choose_assign  # noqa: E402
 
 LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
+
+
+def stages_of(flags: str) -> dict[str, tuple[str, str]]:
+    """Return the students of weak-labels-plus-few-true, with the flags of a network; see `write_stage`."""
+    return {
+        "direct": ("truth", f"{flags} --config weak-labels-ceiling"),
+        "part": ("truth", f"{flags} --config {{part}} --select best"),
+        "both": ("teacher and direct", f"{flags} --config {{student}}"),
+    }
+
+
 # by student: who teaches it, and its flags
 STUDENTS = {
     "teacher": ("truth", WEAK),
@@ -52,10 +73,7 @@ STUDENTS = {
     "adapters": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002"),
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
-    "direct": ("truth", f"{LITE0} --config weak-labels-ceiling"),
-    # the stages after direct, see `write_stage`
-    "part": ("truth", f"{LITE0} --config {{part}} --select best"),
-    "both": ("teacher and direct", f"{LITE0} --config {{student}}"),
+    **stages_of(LITE0),
     "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
 }
 # of the figure: names and markers
@@ -120,8 +138,8 @@ def train_students(
     classes = (folder / "classes.txt").read_text().split()
     counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
     shares = ",".join(str(counted[kind] + 1) for kind in classes)
+    stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
     for student, (teacher, flags) in students.items():
-        stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
         own = flags.format(weights=weights, shares=shares, folder=folder, **stages)
         from_whom = ""
         if teacher != "truth":
@@ -142,11 +160,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     """Divide the images of a set, and train its students."""
     data, labelled, photos, more = ALL_SETS[name]
     folder = args.output / data / f"seed{seed}"
-    if not (folder / "test.tar").exists():
-        parts = args.data / data
-        divide_by_thing(
-            parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
-        )
+    divide_by_thing(args.data / data, labelled, photos, seed, folder)
     students = {student: STUDENTS[student] for student in STUDENTS if student in args.students}
     train_students(folder, students, args.weights, seed, more)
 
@@ -166,19 +180,8 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
     ]
     for student in finished:
         place = folder / folder_name(student)
-        flags = f"{STUDENTS[student][1]} {more}".replace("--finetune {weights} ", "")
-        yield {
-            "set": name,
-            "seed": seed,
-            "student": student,
-            "flags": " ".join(flags.split()),
-            "labelled": labelled,
-            "unlabelled": len(keys),
-            "top1": f"{right(place).mean():.2f}",
-            "seconds": f"{float((place / 'seconds.json').read_text()):.0f}",
-            "cpu": args.cpu,
-            "commit": args.commit,
-        }
+        row = row_of(args, name, seed, student, f"{STUDENTS[student][1]} {more}", place)
+        yield dict(row, labelled=labelled, unlabelled=len(keys))
     asked = ["teacher", *CANDIDATES]
     if not {*asked} <= {*finished}:
         return
@@ -219,19 +222,13 @@ def draw(file: Path) -> None:
 
 def main() -> None:
     """Train, draw, or write the rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_study(__doc__, ALL_SETS, list(SETS))
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=ALL_SETS, default=list(SETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--rows", type=Path, help="write the rows of what is finished to this file")
     parser.add_argument("--figure", type=Path, help="draw the rows that are beside this file")
-    parser.add_argument("--cpu", default="", help="a column of the rows")
-    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     args.data, args.weights, args.output = (
         p.resolve() for p in (args.data, args.weights, args.output)

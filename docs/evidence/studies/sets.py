@@ -192,18 +192,19 @@ def on_white(content: bytes) -> bytes:
     return png(np.asarray(canvas.convert("RGB")))
 
 
-def divide_by_thing(
-    train: Path, validation: Path, labelled: int, photos: int, seed: int, folder: Path
-) -> None:
-    """Divide a set so that all pictures of a thing are among the labelled ones or among those without labels.
+def divide_by_thing(parts: Path, labelled: int, photos: int, seed: int, folder: Path) -> None:
+    """Divide a set so that all pictures of a thing are among the labelled ones or among those without labels, if that is
+    not done.
 
-    The folder gets labelled.tar, photos.tar of numbered images, rest.tar (the same with their classes), classes.txt
-    and test.tar.
+    The set has train.tar and validation.tar. The folder gets labelled.tar, photos.tar of numbered images, rest.tar (the
+    same with their classes), classes.txt and test.tar.
     """
-    images = read(train)
+    if (folder / "test.tar").exists():
+        return
+    images = read(parts / "train.tar")
     groups: dict[tuple[str, str], list[str]] = {}
     for name in sorted(images):
-        groups.setdefault(group_of(train.parent.name, name), []).append(name)
+        groups.setdefault(group_of(parts.name, name), []).append(name)
     order = sorted(groups)
     random.Random(seed).shuffle(order)
     names = [name for group in order for name in groups[group]]
@@ -218,7 +219,7 @@ def divide_by_thing(
     )
     kinds = sorted({name.split("/")[0] for name in names})
     (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in kinds))
-    (folder / "test.tar").symlink_to(validation.resolve())
+    (folder / "test.tar").symlink_to((parts / "validation.tar").resolve())
 
 
 def link(source: Path, data: Path, folders: Iterable[str]) -> Iterator[str]:

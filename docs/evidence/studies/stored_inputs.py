@@ -35,7 +35,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from forked import predict
+from forked import parser_of_study, predict
 from PIL import Image
 from safetensors.torch import load_file
 from semilearn.algorithms.fixmatch import FixMatch
@@ -387,17 +387,11 @@ def run(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[
 
 def main() -> None:
     """Add rows to a file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_study(__doc__, SETS, list(SETS))
     parser.add_argument("weights", type=Path)
     parser.add_argument("runs", type=Path, help="output folder of nine_sets.py")
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--cpu", default="", help="a column of the rows")
-    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     torch.set_num_threads(1)
     is_new = not args.rows.exists()

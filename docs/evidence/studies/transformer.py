@@ -14,8 +14,6 @@ labels 800 images. All students learn from its answers, in bfloat16. Whose names
 The last three students are the stages of weak-labels-plus-few-true, if they are asked for. What is finished stays.
 """
 
-import argparse
-import csv
 import io
 import os
 import sys
@@ -32,8 +30,8 @@ from torchvision import transforms
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import predict  # noqa: E402
-from nine_sets import folder_name, train_students  # noqa: E402
+from forked import add_rows, parser_of_study, predict, row_of  # noqa: E402
+from nine_sets import folder_name, stages_of, train_students  # noqa: E402
 from sets import divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, right  # noqa: E402
@@ -56,9 +54,7 @@ STUDENTS = {
     "all, field": ("teacher", f"{VIT} {ALL} --lr 0.002 --layer-decay 0.65"),
     "all, LP-FT": ("teacher", f"{VIT} {ALL} --lr 0.002 --layer-decay 0.65 {FROM_PROBE}"),
     "all, Auto-RGN": ("teacher", f"{VIT} {ALL} --lr 0.002 {FROM_PROBE}"),
-    "direct": ("truth", f"{VIT} --config weak-labels-ceiling"),
-    "part": ("truth", f"{VIT} --config {{part}} --select best"),
-    "both": ("teacher and direct", f"{VIT} --config {{student}}"),
+    **stages_of(VIT),
 }
 COLUMNS = ["set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"]
 
@@ -97,11 +93,10 @@ def rates_by_tensor(folder: Path) -> None:
     create = optimisation.create_optimizer_v2
 
     def with_rates(module: torch.nn.Module, **flags: Any) -> torch.optim.Optimizer:
-        shares = measured_rates(module.get_submodule("student"), pixels, labels)
+        student = module.get_submodule("student")
+        shares = measured_rates(student, pixels, labels)
         optimizer = create(module, **flags)
-        by_id = {
-            id(p): shares[name] for name, p in module.student.named_parameters() if name in shares
-        }  # pyright: ignore[reportAttributeAccessIssue]
+        by_id = {id(p): shares[name] for name, p in student.named_parameters() if name in shares}
         for name, share in sorted(shares.items(), key=lambda item: -item[1])[:10]:
             print(f"{share:.4f} {name}")
         # a group for each tensor, whose rates the schedule scales
@@ -118,18 +113,12 @@ def rates_by_tensor(folder: Path) -> None:
 
 def main() -> None:
     """Train, and write the rows of what is finished."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_study(__doc__, SETS, ["CIFAR-10", "groceries"])
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=["CIFAR-10", "groceries"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS)[:6])
-    parser.add_argument("--cpu", default="", help="a column of the rows")
-    parser.add_argument("--commit", default="", help="another")
     args = parser.parse_args()
     args.data, args.weights, args.output = (
         p.resolve() for p in (args.data, args.weights, args.output)
@@ -140,11 +129,7 @@ def main() -> None:
         for name in args.sets:
             data, labelled, photos = SETS[name]
             folder = args.output / folder_name(name) / f"seed{seed}"
-            if not (folder / "test.tar").exists():
-                parts = args.data / data
-                divide_by_thing(
-                    parts / "train.tar", parts / "validation.tar", labelled, photos, seed, folder
-                )
+            divide_by_thing(args.data / data, labelled, photos, seed, folder)
             prepare: dict[str, Callable[[], None]] = {
                 "all, Auto-RGN": partial(rates_by_tensor, folder)
             }
@@ -157,22 +142,15 @@ def main() -> None:
                 place = folder / folder_name(student)
                 if student == "part" or not (place / "seconds.json").exists():
                     continue
-                row = dict(
-                    set=name,
-                    seed=folder.name.removeprefix("seed"),
-                    student=student,
-                    flags=flags.replace("--finetune {weights} ", ""),
-                    labels=f"{labelled} true" if teacher == "truth" else "of the teacher",
-                    teacher="" if teacher == "truth" else f"{right(folder / 'teacher').mean():.1f}",
-                    top1=f"{right(place).mean():.1f}",
-                    cpu=args.cpu,
-                    commit=args.commit,
+                row = row_of(
+                    args, name, int(folder.name.removeprefix("seed")), student, flags, place
                 )
+                row |= dict(labels=f"{labelled} true", teacher="")
+                if teacher != "truth":
+                    weak = f"{right(folder / 'teacher').mean():.1f}"
+                    row |= dict(labels="of the teacher", teacher=weak)
                 rows.append(row)
-    with args.rows.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    add_rows(args.rows, rows, COLUMNS)
 
 
 if __name__ == "__main__":
