@@ -37,7 +37,6 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
 from w2s_plugins.data.decoding import (
     FastTransform,
-    choose_scale,
     decode_at,
     draw_window,
     read_header,
@@ -267,7 +266,7 @@ def measure_steps(root: Path, side: int, batch_size: int) -> list[tuple[object, 
             else:
                 header = read_header(data)
                 window, size, mode = draw_window(steps.first_step, header.size)
-                scale = choose_scale(window[2:], size)
+                scale = header.scale(window, size)
                 step("header")
                 pixels = decode_at(data, header, scale)
                 step("decode")

@@ -191,8 +191,6 @@ class FileDataset(ImageDataset, MapDataset):
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
             root = getattr(self.reader, "root", None)
             name = Path(root, self.reader.filename(index)) if root else f"sample {index}"
-            # the root may be the image itself
-            name = root if root and Path(root).name == self.reader.filename(index) else name
             reason = explain_unreadable(error)
             raise UnreadableSample(f"{name}: cannot be read ({reason})") from error
         label = NO_LABEL if target is None else target
@@ -253,7 +251,7 @@ class FastTransform:
         if header is None:
             return None
         window, size, mode = draw_window(self.first_step, header.size)
-        scale = max(1, choose_scale(window[2:], size) // header.colour_scale)
+        scale = header.scale(window, size)
         pixels = decode_at(data, header, scale)
         # Pillow knows better what can be made of a broken file, or says what is wrong with it
         if pixels is None:
@@ -274,6 +272,10 @@ class Header(NamedTuple):
     size: tuple[int, int]
     orientation: int
     colour_scale: int = 1
+
+    def scale(self, window: Sequence[int], size: Sequence[int]) -> int:
+        """Return by what the image is divided for a window (top, left, height, width) of it that is resized to ``size``."""
+        return max(1, choose_scale(window[2:], size) // self.colour_scale)
 
     def place(self, window: Sequence[int], scale: int) -> tuple[float, float, float, float]:
         """Return where a window (top, left, height, width) lies in the upright image at 1 / ``scale`` of its size: left,

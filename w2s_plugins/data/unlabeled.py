@@ -89,6 +89,9 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
         for name, location in images_of(root).items():
             images[os.path.join(prefix, name)] = location
+    # a single image has its name in its folder
+    if list(images.values()) == [ImageLocation(top)]:
+        top = os.path.dirname(top) or os.curdir
     logger.info(f"Images without labels: {len(images)} in {paths}")
     # the order of a file system is not that of another
     return _open(top, dict(sorted(images.items())), input_img_mode)
