@@ -1,8 +1,9 @@
 """What a label is: the one place that knows what logits mean, how opinions are averaged, and what is right.
 
-There is one kind, `ONE_CLASS`: each image has one of C classes. The kind is made once, from the data (`Data.target_kind`),
-and handed on; who has no data (a loss of its own, a table by itself) takes `ONE_CLASS`. What each method would be for
-several classes an image stands beside "Several:".
+There are two kinds. Of `ONE_CLASS` each image has one of C classes. Of `SEVERAL_CLASSES` it may have any number of them,
+and each class is a question of its own, which may be unanswered: NaN among logits, probabilities and true labels, `NO_LABEL`
+among hard labels. The kind is made once, for the data (`Data.target_kind`), and handed on; who has no data (a loss of its
+own, a table by itself) takes `ONE_CLASS`.
 """
 
 import math
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UserError
+from .no_label import NO_LABEL
 
 if TYPE_CHECKING:
     from timm.task.evaluator import ClassificationEvaluator
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
+LIST_SEPARATOR = ","  # between the names of classes in a cell
+SUREST = 1e-6  # how near to 0 and 1 the probability of a class comes that is one of several: a logit of 13.8
 
 
 class TargetKind(ABC):
@@ -29,10 +34,14 @@ class TargetKind(ABC):
     Attributes:
         name: known to losses, which register the kinds that they can learn.
         words: how messages call it.
+        task: timm's name of it, which ``--task`` takes.
+        headline: the figure that models are compared by, of those that the evaluator gives.
     """
 
     name: str
     words: str
+    task: str
+    headline: str
 
     # ---------------------------------------------------------------- what logits mean
 
@@ -42,18 +51,17 @@ class TargetKind(ABC):
 
     @abstractmethod
     def from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Return finite logits that mean these probabilities. Several: the logit of each."""
+        """Return finite logits that mean these probabilities; of NaN they are NaN. Several: the logit of each."""
 
     @abstractmethod
     def average(self, opinions: Sequence[Tensor]) -> Tensor:
         """Return the logits of one model as they are, of several those of the mean of their probabilities. Several: the
-        same, class by class.
+        same, class by class, of those who say something of it.
         """
 
     @abstractmethod
     def mix(self, logits: Tensor, share: Tensor) -> Tensor:
-        """Mix answers about single images as the images of a batch were mixed; return the logarithm of the probabilities.
-        Several: the logits of the mixed probabilities.
+        """Mix answers about single images as the images of a batch were mixed; return logits of the mixed probabilities.
 
         Args:
             logits: answers about the single images (..., B, C).
@@ -72,13 +80,13 @@ class TargetKind(ABC):
             num_classes: C.
 
         Returns:
-            (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
+            (B, C); for classes that no teacher class is mapped to `UNMAPPED_LOGIT`. Several: NaN, unknown.
         """
 
     @abstractmethod
     def divergence(self, teachers: Tensor, student: Tensor) -> Tensor:
         """Return KL(teacher || student) (M, B) of the logits of teachers (M, B, C) and of a student. Several: the sum of
-        that of each class.
+        that of each class that the teacher says something of.
         """
 
     @abstractmethod
@@ -91,40 +99,53 @@ class TargetKind(ABC):
     def uncertainty(self, probabilities: Tensor) -> Tensor:
         """Return the entropy (B,) of each row. Several: the sum of that of each class."""
 
+    @abstractmethod
+    def are_answers(self, logits: Tensor) -> Tensor:
+        """Say which rows (B,) are opinions: all values are finite. Several: those that are not unknown, and some are."""
+
     # ---------------------------------------------------------------- hard labels
 
     @abstractmethod
     def decide(self, logits: Tensor) -> Tensor:
-        """Return the hard label of each row of logits or probabilities: the first of the likeliest classes, (B,). Several:
-        which classes are above a threshold, (B, C).
+        """Return the hard label of each row of logits: the first of the likeliest classes, (B,). Several: 1 for each class
+        whose probability is at least a half, else 0, `NO_LABEL` for an unknown one, (B, C) in int8.
         """
+
+    def decide_shares(self, probabilities: Tensor) -> Tensor:
+        """Return the hard label of each row of probabilities, as `decide` does."""
+        return self.decide(self.from_probabilities(probabilities))
 
     @abstractmethod
     def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
-        """Return finite logits of hard labels. Several: of each class by itself; what is unknown has no label.
+        """Return finite logits of hard labels. Several: of each class by itself; NaN for an unknown one.
 
         Args:
-            decisions: (B,).
+            decisions: as `decide` returns them.
             num_classes: C.
-            confidence: the probability of the label's class; the others share the rest evenly.
+            confidence: the probability of the label's class; the others share the rest evenly. Several: of what is said of
+                each class.
         """
 
     @abstractmethod
     def agreement(self, decisions: Tensor, others: Tensor) -> Tensor:
         """Return how far two hard labels of each image agree, (B,) from 0 to 1: fully or not at all. Several: the share of
-        the classes of which they say the same.
+        the classes of which they say the same, among those of which both say something; 1 without such.
         """
+
+    @abstractmethod
+    def copied(self, decisions: Tensor, teacher: Tensor, truth: Tensor) -> Tensor:
+        """Say of each error (E,) of the teacher whether it is made again. Several: an error is one about a class."""
 
     @abstractmethod
     def score(self, decisions: Tensor, truth: Tensor) -> Tensor:
         """Return the score (B,) of the hard labels of each image, whose mean is the accuracy: hit or not. Several: F1 of
-        its classes.
+        its classes, as timm has it.
         """
 
     @abstractmethod
     def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
         """Return names of columns and rows (N, ...) in int32 of who says what of each sample, as a run writes them.
-        Several: a column for each class of each.
+        Several: a column for each class of each, ``student.3``.
         """
 
     @abstractmethod
@@ -132,12 +153,12 @@ class TargetKind(ABC):
         self, probabilities: np.ndarray, names: Sequence[str]
     ) -> dict[str, Sequence[str] | np.ndarray]:
         """Return the columns of a table with the hard label of each row, by names, and how sure it is. Several: the names
-        that are said of it in one cell.
+        of the classes that the image has in one cell.
         """
 
     @abstractmethod
     def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        """Return timm's evaluator of logits against ground truth: loss, top-1, top-5. Several: its mAP, F1.
+        """Return timm's evaluator of logits against ground truth: loss, top-1, top-5. Several: mAP and F1.
 
         Args:
             device: of the logits.
@@ -150,6 +171,8 @@ class OneClass(TargetKind):
 
     name = "one-class"
     words = "one class an image"
+    task = "classification"
+    headline = "top1"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
@@ -191,8 +214,14 @@ class OneClass(TargetKind):
     def uncertainty(self, probabilities: Tensor) -> Tensor:
         return torch.special.entr(probabilities).sum(dim=1)
 
+    def are_answers(self, logits: Tensor) -> Tensor:
+        return logits.isfinite().all(dim=1)
+
     def decide(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=1)
+
+    def decide_shares(self, probabilities: Tensor) -> Tensor:
+        return probabilities.argmax(dim=1)
 
     def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
         other = math.log(max((1 - confidence) / max(1, num_classes - 1), TINY))
@@ -201,6 +230,9 @@ class OneClass(TargetKind):
 
     def agreement(self, decisions: Tensor, others: Tensor) -> Tensor:
         return decisions == others
+
+    def copied(self, decisions: Tensor, teacher: Tensor, truth: Tensor) -> Tensor:
+        return (decisions == teacher)[teacher != truth]
 
     def score(self, decisions: Tensor, truth: Tensor) -> Tensor:
         return decisions == truth
@@ -220,7 +252,108 @@ class OneClass(TargetKind):
         return ClassificationEvaluator(device, max_samples=max_samples)
 
 
-ONE_CLASS = OneClass()
+class SeveralClasses(TargetKind):
+    """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class."""
+
+    name = "several-classes"
+    words = "several classes an image"
+    task = "multilabel"
+    headline = "map"
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def from_probabilities(self, probabilities: Tensor) -> Tensor:
+        return probabilities.logit(eps=SUREST)
+
+    def average(self, opinions: Sequence[Tensor]) -> Tensor:
+        if len(opinions) == 1:
+            return opinions[0]
+        return self.from_probabilities(self.probabilities(torch.stack([*opinions])).nanmean(dim=0))
+
+    def mix(self, logits: Tensor, share: Tensor) -> Tensor:
+        # what is unknown of one of two images is unknown of their mixture
+        unmixed = self.probabilities(logits)
+        mixed = self.from_probabilities(share * unmixed + (1 - share) * unmixed.flip(-2))
+        return torch.where(share == 1, logits, mixed)
+
+    def map_classes(self, logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
+        # An image has a class if it has any of those that are mapped to it; -1 becomes a column that is left out.
+        mapped = torch.full((len(logits), num_classes + 1), -torch.inf, device=logits.device)
+        column = (class_map % (num_classes + 1)).expand(len(logits), -1)
+        mapped = mapped.scatter_reduce(1, column, logits.float(), "amax")[:, :num_classes]
+        return mapped.masked_fill(mapped == -torch.inf, torch.nan)
+
+    def divergence(self, teachers: Tensor, student: Tensor) -> Tensor:
+        # of what is so and of what is not so, for each class
+        p = self.probabilities(teachers)
+        yes = p * (F.logsigmoid(teachers) - F.logsigmoid(student))
+        no = (1 - p) * (F.logsigmoid(-teachers) - F.logsigmoid(-student))
+        return (yes + no).nansum(dim=2)
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        return self.probabilities(logits.abs()).nanmean(dim=1)
+
+    def uncertainty(self, probabilities: Tensor) -> Tensor:
+        entropy = torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
+        return entropy.nansum(dim=1)
+
+    def are_answers(self, logits: Tensor) -> Tensor:
+        return ~logits.isinf().any(dim=1) & ~logits.isnan().all(dim=1)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        return (logits >= 0).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
+
+    def decide_shares(self, probabilities: Tensor) -> Tensor:
+        return (probabilities >= 0.5).to(torch.int8).masked_fill(probabilities.isnan(), NO_LABEL)
+
+    def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
+        is_known = decisions != NO_LABEL
+        probability = torch.where(decisions == 1, confidence, 1 - confidence)
+        return self.from_probabilities(probability).masked_fill(~is_known, torch.nan)
+
+    def agreement(self, decisions: Tensor, others: Tensor) -> Tensor:
+        both = self._known(decisions, others)
+        agreeing = (both & (decisions == others)).sum(dim=1)
+        return torch.where(both.any(dim=1), agreeing / both.sum(dim=1).clamp(min=1), 1.0)
+
+    def copied(self, decisions: Tensor, teacher: Tensor, truth: Tensor) -> Tensor:
+        wrong = self._known(decisions, teacher, truth) & (teacher != truth)
+        return (decisions == teacher)[wrong]
+
+    def score(self, decisions: Tensor, truth: Tensor) -> Tensor:
+        known = self._known(decisions, truth)
+        says, has = known & (decisions == 1), known & (truth == 1)
+        return 2 * (says & has).sum(dim=1) / (says.sum(dim=1) + has.sum(dim=1)).clamp(min=1)
+
+    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+        names = [f"{who}.{i}" for who, rows in decisions.items() for i in range(rows.shape[1])]
+        # true labels are numbers with NaN where nobody knows
+        whole = [rows.nan_to_num(nan=NO_LABEL).int() for rows in decisions.values()]
+        return names, torch.cat(whole, dim=1)
+
+    def columns(
+        self, probabilities: np.ndarray, names: Sequence[str]
+    ) -> dict[str, Sequence[str] | np.ndarray]:
+        cells = [
+            LIST_SEPARATOR.join(name for name, has in zip(names, row) if has)
+            for row in (probabilities >= 0.5).tolist()
+        ]
+        return {"labels": cells}
+
+    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
+        from .metrics.several import SeveralEvaluator  # it needs timm, which losses do not
+
+        return SeveralEvaluator(device, max_samples=max_samples)
+
+    @staticmethod
+    def _known(*labels: Tensor) -> Tensor:
+        """Say which classes (B, C) all of some hard or true labels say something of."""
+        return torch.stack([(rows == 0) | (rows == 1) for rows in labels]).all(dim=0)
+
+
+ONE_CLASS, SEVERAL_CLASSES = OneClass(), SeveralClasses()
+KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ONE_CLASS, SEVERAL_CLASSES)}
 
 
 def require_one_class(what: str, target_kind: TargetKind) -> None:

@@ -75,7 +75,11 @@ class SampleLabels:
 
     def classes(self) -> np.ndarray:
         """Return the class (N,) of each sample, `NO_LABEL` where it has none."""
-        best = self.answers if self.answers.ndim == 1 else self.target_kind.decide(self.answers)
+        best = self.answers
+        if self.manifest.kind == "probabilities":
+            best = self.target_kind.decide_shares(best)
+        elif self.manifest.kind == "logits":
+            best = self.target_kind.decide(best)
         return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
 
     def differs(self, other: "SampleLabels") -> np.ndarray:

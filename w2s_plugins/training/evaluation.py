@@ -153,7 +153,7 @@ def evaluate(
         agrees = 100 * kind.agreement(classes, teacher)
         metrics["agreement"] = mean(agrees)
         if settings.has_truth:
-            metrics["copied"] = mean(agrees[kind.agreement(teacher, targets) < 1])
+            metrics["copied"] = mean(100 * kind.copied(classes, teacher, targets))
     return Evaluation(metrics, classes, targets)
 
 
@@ -173,7 +173,7 @@ def evaluate_teacher(
     finite: list[Tensor] = []
 
     def note(logits: Tensor) -> None:
-        finite.append(logits.isfinite().all(dim=1).cpu())
+        finite.append(settings.target_kind.are_answers(logits).cpu())
 
     evaluation = evaluate(
         answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress
