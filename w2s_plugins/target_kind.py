@@ -35,13 +35,17 @@ class TargetKind(ABC):
         name: known to losses, which register the kinds that they can learn.
         words: how messages call it.
         task: timm's name of it, which ``--task`` takes.
+        problem_type: that of transformers, which the config.json of an export has.
         headline: the figure that models are compared by, of those that the evaluator gives.
+        score_name: what the evaluator calls the mean of `score`.
     """
 
     name: str
     words: str
     task: str
+    problem_type: str
     headline: str
+    score_name: str
 
     # ---------------------------------------------------------------- what logits mean
 
@@ -108,7 +112,7 @@ class TargetKind(ABC):
     @abstractmethod
     def decide(self, logits: Tensor) -> Tensor:
         """Return the hard label of each row of logits: the first of the likeliest classes, (B,). Several: 1 for each class
-        whose probability is at least a half, else 0, `NO_LABEL` for an unknown one, (B, C) in int8.
+        whose probability is at least the threshold, else 0, `NO_LABEL` for an unknown one, (B, C) in int8.
         """
 
     def decide_shares(self, probabilities: Tensor) -> Tensor:
@@ -172,7 +176,8 @@ class OneClass(TargetKind):
     name = "one-class"
     words = "one class an image"
     task = "classification"
-    headline = "top1"
+    problem_type = "single_label_classification"
+    headline = score_name = "top1"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
@@ -253,12 +258,21 @@ class OneClass(TargetKind):
 
 
 class SeveralClasses(TargetKind):
-    """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class."""
+    """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class.
+
+    Args:
+        threshold: probability from which on an image has a class, above 0 and below 1.
+    """
 
     name = "several-classes"
     words = "several classes an image"
     task = "multilabel"
+    problem_type = "multi_label_classification"
     headline = "map"
+    score_name = "sample_f1"
+
+    def __init__(self, threshold: float = 0.5):
+        self.threshold = threshold
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -302,10 +316,15 @@ class SeveralClasses(TargetKind):
         return ~logits.isinf().any(dim=1) & ~logits.isnan().all(dim=1)
 
     def decide(self, logits: Tensor) -> Tensor:
-        return (logits >= 0).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
+        least = math.log(self.threshold / (1 - self.threshold))
+        return (logits >= least).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
 
     def decide_shares(self, probabilities: Tensor) -> Tensor:
-        return (probabilities >= 0.5).to(torch.int8).masked_fill(probabilities.isnan(), NO_LABEL)
+        return (
+            (probabilities >= self.threshold)
+            .to(torch.int8)
+            .masked_fill(probabilities.isnan(), NO_LABEL)
+        )
 
     def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
         is_known = decisions != NO_LABEL
@@ -337,14 +356,14 @@ class SeveralClasses(TargetKind):
     ) -> dict[str, Sequence[str] | np.ndarray]:
         cells = [
             LIST_SEPARATOR.join(name for name, has in zip(names, row) if has)
-            for row in (probabilities >= 0.5).tolist()
+            for row in (probabilities >= self.threshold).tolist()
         ]
         return {"labels": cells}
 
     def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
         from .metrics.several import SeveralEvaluator  # it needs timm, which losses do not
 
-        return SeveralEvaluator(device, max_samples=max_samples)
+        return SeveralEvaluator(device, max_samples=max_samples, threshold=self.threshold)
 
     @staticmethod
     def _known(*labels: Tensor) -> Tensor:
@@ -353,7 +372,21 @@ class SeveralClasses(TargetKind):
 
 
 ONE_CLASS, SEVERAL_CLASSES = OneClass(), SeveralClasses()
-KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ONE_CLASS, SEVERAL_CLASSES)}
+
+
+def kind_of_task(task: str, threshold: float = 0.5) -> TargetKind:
+    """Return what a label is, by timm's name of the task; ``threshold`` as of `SeveralClasses`."""
+    if task == ONE_CLASS.task:
+        return ONE_CLASS
+    return SeveralClasses(threshold)
+
+
+def kind_of_problem(problem_type: object) -> TargetKind | None:
+    """Return what a label is, by transformers' name of the problem; None if that is nothing known."""
+    for kind in (ONE_CLASS, SEVERAL_CLASSES):
+        if problem_type == kind.problem_type:
+            return kind
+    return None
 
 
 def require_one_class(what: str, target_kind: TargetKind) -> None:

@@ -21,10 +21,11 @@ from ..cli.forms import (
     parse_shapes,
     unlabeled_roots,
 )
-from ..cli.parser import train_parser
+from ..cli.parser import ExplicitFlags, train_parser
 from ..errors import UserError, logger, near_path, nearest
 from ..no_label import NAME_OF_UNLABELED
 from ..run.location import RunLocation
+from ..target_kind import SEVERAL_CLASSES
 from .composite import TrainSettings
 from .concerns import DataSettings, RunSettings, WeakTeacherSettings
 
@@ -63,6 +64,9 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         parse_noise(args.label_noise)
 
     # How the student learns, on what data, and from whom.
+    several = args.task == SEVERAL_CLASSES.task
+    if several:
+        _resolve_several(args, explicit_flags)
     _resolve_loss(args, losses)
     if explicit_flags & set(RELEASED_WEIGHTS.values()):
         for ours, theirs in RELEASED_WEIGHTS.items():
@@ -109,6 +113,21 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         _resolve_loss_kwargs(args, explicit_flags, losses)
 
 
+def _resolve_several(args: Namespace, explicit_flags: set[str]) -> None:
+    """Fill in what timm's script has for several labels an image, in place of its values for one."""
+    if "smoothing" not in explicit_flags:
+        args.smoothing = 0.0
+    if "eval_metric" not in explicit_flags:
+        args.eval_metric = SEVERAL_CLASSES.headline
+    # Recipes refine labels, which is made for one class an image; who types it is told that.
+    typed = explicit_flags.typed if isinstance(explicit_flags, ExplicitFlags) else ()
+    if args.refine_labels and "refine_labels" not in typed:
+        logger.info(
+            "--task multilabel: without --refine-labels, which is made for one class an image"
+        )
+        args.refine_labels = False
+
+
 def note_idle(mode: str, names: Iterable[str]) -> None:
     """Log the flags that have no effect in a mode of this run."""
     logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
@@ -148,7 +167,8 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
         # timm's older flags of single criteria, of which jsd comes first
-        args.task_loss = "bce" if args.bce_loss else "ce"
+        several = args.task == SEVERAL_CLASSES.task
+        args.task_loss = "bce" if args.bce_loss or several else "ce"
         if args.jsd_loss:
             args.task_loss = "jsd"
 

@@ -22,6 +22,7 @@ from ..settings.concerns import DataSettings, ViewSettings
 from ..settings.resolve import BATCHES_OF_EPISODES
 from ..settings.rules import in_use, shown_as
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
+from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
 
@@ -86,7 +87,8 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
     mixing = None
     # Mixed targets are made in the data workers, which have to know how many classes there are.
     if views.mixes:
-        mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes)
+        several = loading.task == SEVERAL_CLASSES.task
+        mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes, several)
     return TrainViews(
         transform=transform_of(views, data_config),
         seed=settings.run.seed,
@@ -162,8 +164,9 @@ def mixing_of(
     data_config: dict,
     smoothing: float,
     num_classes: int | None,
+    several: bool = False,
 ) -> dict[str, object]:
-    """Return the arguments of timm's `Mixup`.
+    """Return the arguments of timm's `Mixup`; targets may be those of ``several`` classes an image.
 
     Raises:
         UserError: the boxes of cutmix have no whole pixels.
@@ -185,6 +188,7 @@ def mixing_of(
         mode=views.mixup_mode,
         label_smoothing=smoothing,
         num_classes=num_classes,
+        multi_label=several,
     )
 
 
