@@ -27,6 +27,8 @@ DERIVED = {
     "view_epochs",
     "labels_missing",
     "labels_combine",
+    "labels_delimiter",
+    "labels_unlisted",
     "labels_confidence",
 }
 # values that `resolve` always fills in

@@ -530,10 +530,13 @@ cat,dog | dog;cat | cat / dog | cat;hen | ["cat", "dog"] | ['hen', 'cow'] | {"ch
 @pytest.mark.parametrize("cell", [*flags_in(SEVERAL), "cat|dog"])
 def test_several_labels_in_a_cell_are_asked_about(read, cell):
     content = labels_of({"cat": 3, "dog": 4, quoted(cell): 2})
-    message = r"row 8: '.*' holds several labels; expected one; answers like it: 2 of 9 \('.*' 2.*or list all classes"
+    message = (
+        r"row 8: '.*' holds several labels; expected one, or --task multilabel; answers like it: 2 of 9 "
+        r"\('.*' 2.*or list all classes"
+    )
     assert_refused(message, read, content, missing=None)
     assert read(content, missing="skip").class_names == NAMES
-    message = "holds several labels; expected one; .* 2 of 9"
+    message = "holds several labels; expected one, or --task multilabel; .* 2 of 9"
     assert_refused(message, read, content, NAMES, missing=None)
     believed = read(labels_of({"cat": 3, quoted(cell): 2}), ["cat", cell])
     assert believed.answers.tolist() == [0, 0, 0, 1, 1]

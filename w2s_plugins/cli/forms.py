@@ -123,11 +123,15 @@ ADAPTER_SETTINGS = {
     "targets": Setting(_layers, "names of layers, or last parts of names, joined by +"),
     "kind": _choice(*ADAPTER_KINDS),
 }
+# what may stand between the labels of a cell; a comma ends a name on the command line
+DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "none": ""}
 # --teacher labels:FILE?...
 LABEL_SETTINGS = {
     "combine": _choice(*MEANS),
     "confidence": Setting(_within(0, 1), "a probability from 0 to 1"),
     "missing": _choice("skip", "error"),
+    "unlisted": _choice("no", "unknown"),
+    "delimiter": _choice(*DELIMITERS, *filter(None, DELIMITERS.values())),
 }
 
 
@@ -468,8 +472,8 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
 
 
 def parse_true_labels(text: str, flag: str) -> tuple[str, dict[str, Any]]:
-    """Return the file of ``--train-labels`` or ``--val-labels`` and its settings ``combine`` and ``missing``, as
-    `parse_labels` does.
+    """Return the file of ``--train-labels`` or ``--val-labels`` and its settings, as `parse_labels` does; there is no
+    ``confidence`` among them.
 
     Raises:
         UserError: several files, or a setting that true labels have not.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
+import torch
 from PIL import Image
 from timm.data import dataset_factory
 from timm.data.dataset import ImageDataset
@@ -19,7 +20,7 @@ from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS, search_split
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
-from .map_style import AnyDataset, MapDataset, Transform
+from .map_style import AnyDataset, MapDataset, Transform, classes_of_samples
 from .readers import stream_reader
 from .unreadable import UnreadableSample
 
@@ -216,7 +217,12 @@ def is_unlabeled(dataset: AnyDataset | None) -> bool:
 
 
 def labels_of(dataset: AnyDataset) -> list[int] | None:
-    """Return the label of every sample without decoding images, or None where the dataset has none or does not tell."""
+    """Return the label of every sample without decoding images, or None where the dataset has none or does not tell.
+
+    Of several classes an image it is None: see `classes_of_samples`.
+    """
+    if classes_of_samples(dataset) is not None:
+        return None
     if isinstance(dataset, IterableDataset) or is_unlabeled(dataset):
         return None
     # every kind of dataset knows its labels elsewhere; decoding all images to learn them would take an epoch
@@ -254,7 +260,15 @@ def known_labels(dataset: AnyDataset, flag: str) -> list[int]:
 
 
 def strata(dataset: AnyDataset, flag: str) -> list[int]:
-    """Return the class of every sample for what is drawn evenly from all classes; without labels there is one."""
+    """Return the class of every sample for what is drawn evenly from all classes; without labels there is one. Of several
+    classes an image it is the rarest that it has.
+    """
+    several = classes_of_samples(dataset)
+    if several is not None:
+        # samples without any are one more group; a class that nobody has is the rarest of none
+        has = several == 1
+        rarity = torch.where(has, has.sum(dim=0), torch.iinfo(torch.int64).max)
+        return rarity.argmin(dim=1).masked_fill(~has.any(dim=1), NO_LABEL).tolist()
     return [NO_LABEL] * len(dataset) if is_unlabeled(dataset) else known_labels(dataset, flag)
 
 

@@ -30,6 +30,7 @@ from timm.data import auto_augment
 from timm.data.dataset import ImageDataset, IterableImageDataset
 from timm.data.readers.img_extensions import add_img_extensions, get_img_extensions
 from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
+from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping
@@ -179,7 +180,7 @@ class FileDataset(ImageDataset, MapDataset):
     load_bytes: bool
     transform: Transform | None
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
         try:
             # timm's readers would wait for a FIFO, a socket or a device forever
             samples = getattr(self.reader, "samples", None)

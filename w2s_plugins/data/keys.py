@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.datasets import DatasetFolder
 
@@ -24,7 +26,7 @@ from .datasets import (
     labels_of,
     num_classes_of,
 )
-from .map_style import AnyDataset, MapDataset
+from .map_style import AnyDataset, MapDataset, classes_of_samples
 from .readers import FileReader, ImageLocation, LocationReader, file_reader
 from .slices import Subset
 from .unreadable import UnreadableSample
@@ -152,12 +154,28 @@ def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
     texts = [str(label) for label in labels or ()]
     if labels and len(set(class_names)) == len(class_names) > max(labels):
         texts = [class_names[label] for label in labels]
+    several = classes_of_samples(dataset)
+    if several is not None:
+        texts = [_text_of_classes(several, class_names)]
     # without labels, and not known to have none, a split cannot be told from another of its size
     digest = None
-    if labels is not None or unlabeled:
+    if labels is not None or several is not None or unlabeled:
         content = f"{name}|{size}|{','.join(texts)}{_text_of_samples(dataset)}"
         digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
     return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
+
+
+def _text_of_classes(classes: Tensor, names: Sequence[str]) -> str:
+    """Return a hash of which samples have which classes (N, C), by their names: in whatever order a run has these, and
+    whatever others it has of which nothing is known.
+    """
+    known = (~classes.isnan()).any(dim=0).nonzero().flatten().tolist()
+    texts = {number: names[number] if names else f"{number:09}" for number in known}
+    order = sorted(known, key=lambda number: texts[number])
+    digest = hashlib.sha256(repr([texts[number] for number in order]).encode())
+    # 1, 0, and -1 for unknown
+    digest.update(classes[:, order].nan_to_num(nan=-1).to(torch.int8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint_of_samples(dataset: AnyDataset, name: str) -> str | None:

@@ -383,7 +383,7 @@ class BatchDataset(Wrapper):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> list[tuple[object, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, index: int) -> list[tuple[object, int | Tensor]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return [self.dataset[row] for row in self.rows[index]]
 
 

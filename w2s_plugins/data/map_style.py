@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from timm.data.dataset import IterableImageDataset
+from torch import Tensor
 from torch.utils.data import Dataset
 
 # of an image, or of the bytes of a file; to what, only the collate function that follows it knows
@@ -24,10 +25,23 @@ class MapDataset(Dataset):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
-        """Return an image and its label. Raises `UnreadableSample`."""
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
+        """Return an image and its label, of several classes an image (C,) in float32. Raises `UnreadableSample`."""
         raise NotImplementedError
 
 
 # what can be opened: of the two, streams have neither positions nor a size
 AnyDataset = MapDataset | IterableImageDataset
+
+
+def classes_of_samples(dataset: AnyDataset) -> Tensor | None:
+    """Return which of several classes each sample has: (N, C) in float32, NaN where it is unknown; None for a dataset of
+    one class an image, or without labels.
+    """
+    if getattr(dataset, "unlabeled", False):
+        return None
+    for source in (dataset, getattr(dataset, "reader", None)):
+        targets = getattr(source, "targets", None)
+        if isinstance(targets, Tensor) and targets.ndim == 2 and len(targets) == len(dataset):
+            return targets
+    return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO, NamedTuple, Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from ..files import open_regular
 from ..no_label import NO_LABEL
@@ -18,7 +19,7 @@ class ImageReader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int | None]:
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int | Tensor | None]:
         """Return the open file of an image, and its label if there is one."""
         ...
 
@@ -88,20 +89,21 @@ class LocationReader:
         root: what names are relative to.
         names: of the images.
         samples: where each image lies.
-        targets: labels, None where there are none.
+        targets: labels, None where there are none; of several classes an image (N, C) in float32, NaN where one is
+            unknown.
         class_to_idx: labels by the names of classes.
     """
 
     root: str
     names: Sequence[str]
     samples: Sequence[ImageLocation]
-    targets: Sequence[int] | None = None
+    targets: Sequence[int] | Tensor | None = None
     class_to_idx: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int | Tensor]:
         label = NO_LABEL if self.targets is None else self.targets[index]
         return self.samples[index].open(), label
 

@@ -5,12 +5,19 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..cli.forms import parse_slice
 from ..errors import UserError
-from .datasets import NamesFiles, class_names_of, labels_of, labels_unknown, strata
-from .map_style import AnyDataset, MapDataset
+from .datasets import (
+    NamesFiles,
+    class_names_of,
+    labels_of,
+    labels_unknown,
+    strata,
+)
+from .map_style import AnyDataset, MapDataset, classes_of_samples
 from .wrapper import Wrapper
 
 D = TypeVar("D", bound=AnyDataset)
@@ -23,8 +30,12 @@ class Subset(Wrapper):
         super().__init__(dataset)
         self.indices = list(indices)
         labels = labels_of(dataset)
+        self.targets: Sequence[int] | Tensor
         if labels is not None:
             self.targets = [labels[i] for i in self.indices]
+        several = classes_of_samples(dataset)
+        if several is not None:
+            self.targets = several[self.indices]
         names = class_names_of(dataset)
         if names is not None:
             self.classes = names
@@ -32,7 +43,7 @@ class Subset(Wrapper):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
         return self.dataset[self.indices[index]]
 
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:

@@ -6,9 +6,12 @@ by which targets are cached and losses remember, and count a sample twice in an 
 names all such files of a folder (`Blanked`). Streams (`wds/`, `tfds/`) keep timm's behaviour.
 """
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..no_label import UNREADABLE
+from .map_style import classes_of_samples
 from .workers import WorkerError
 from .wrapper import Wrapper, innermost
 
@@ -18,19 +21,24 @@ class UnreadableSample(WorkerError):
 
 
 class Blanked(Wrapper):
-    """A dataset that gives a black image, with the label `UNREADABLE`, for a sample that cannot be read.
+    """A dataset that gives a black image, with the label `UNREADABLE` (of several classes that for each), for a sample
+    that cannot be read.
 
     It is for passes over all samples in which none can take the place of another.
     """
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
         try:
             return self.dataset[index]
         except UnreadableSample:
             # of the mode of the others, so that it goes into one batch with them
             mode = getattr(innermost(self.dataset), "input_img_mode", None) or "RGB"
             image = Image.new(mode, (64, 64))
-            return self.transform(image) if self.transform else image, UNREADABLE
+            label = UNREADABLE
+            several = classes_of_samples(self.dataset)
+            if several is not None:
+                label = torch.full((several.shape[1],), float(UNREADABLE))
+            return self.transform(image) if self.transform else image, label
 
     def why(self, index: int) -> str:
         """Return the message about a sample that could not be read."""

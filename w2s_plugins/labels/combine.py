@@ -58,6 +58,43 @@ def combine_annotators(
     return combined / combined.sum(axis=1, keepdims=True)
 
 
+def combine_classes(
+    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray, how: str = "majority"
+) -> np.ndarray:
+    """Return probabilities (N, C) of what several annotators say of each class of a sample by itself, NaN where nobody
+    says anything.
+
+    Args:
+        samples: (R,) sample of each answer, in [0, N).
+        annotators: (R,) annotator of each answer, in [0, A).
+        shares: (R, C) probability of each class, NaN where the annotator says nothing of it.
+        how: of those who say something of the class, ``majority``: the share of those who say yes, at a probability of
+            a half or more. ``mean``: the mean of their probabilities. ``dawid-skene``: `dawid_skene` of yes and no.
+    """
+    is_known = ~np.isnan(shares)
+    says_yes = shares >= 0.5
+    size, count = shares.shape[1], int(samples.max()) + 1
+    if how == "dawid-skene":
+        combined = np.full((count, size), np.nan)
+        for column in range(size):
+            rows = is_known[:, column].nonzero()[0]
+            if not len(rows):
+                continue
+            # only those of whom and by whom something is said
+            answered, sample = np.unique(samples[rows], return_inverse=True)
+            who = np.unique(annotators[rows], return_inverse=True)[1]
+            labels = says_yes[rows, column].astype(np.int64)
+            combined[answered, column] = dawid_skene(sample, who, labels, 2)[:, 1]
+        return combined
+
+    # the mean of those who say something of it
+    votes = says_yes if how == "majority" else np.nan_to_num(shares)
+    total, answers = np.zeros((count, size)), np.zeros((count, size))
+    np.add.at(total, samples, votes)
+    np.add.at(answers, samples, is_known)
+    return np.where(answers > 0, total / np.maximum(answers, 1), np.nan)
+
+
 def dawid_skene(
     samples: np.ndarray,
     annotators: np.ndarray,

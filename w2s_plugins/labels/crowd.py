@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, quietly
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .samples import shares_of
+from .several import AS_WRITTEN, ListForm
 from .table import LabelRows, TableFile, open_table
 
 
@@ -16,6 +18,8 @@ def read_alike(
     files: Mapping[str, Path],
     class_names: Sequence[str] | None,
     missing: str | None = None,
+    target_kind: TargetKind = ONE_CLASS,
+    lists: ListForm = AS_WRITTEN,
 ) -> dict[str, LabelRows]:
     """Read tables in terms of the same classes: those that are given, else all that any of the tables names. Without
     them columns of annotators are known by the classes of another table.
@@ -23,7 +27,9 @@ def read_alike(
     Args:
         files: of labels, by what begins the messages about them.
         class_names: names of the classes, or None.
-        missing: see `TableFile.labels`.
+        missing: see `TableFile.labels`, as of the others.
+        target_kind: what a label is.
+        lists: how several labels of an image are written.
 
     Raises:
         UserError: see `open_table` and `TableFile.labels`.
@@ -31,11 +37,16 @@ def read_alike(
     opened = [open_table(path, flag) for flag, path in files.items()]
     if class_names is None and len(opened) > 1:
         with quietly():  # what is to be said of them is said when their classes are known
-            class_names = _classes_of_all(opened, missing)
-    return {file.flag: file.labels(class_names, missing) for file in opened}
+            class_names = _classes_of_all(opened, missing, target_kind, lists)
+    return {
+        file.flag: file.labels(class_names, missing, target_kind=target_kind, lists=lists)
+        for file in opened
+    }
 
 
-def _classes_of_all(files: Sequence[TableFile], missing: str | None) -> Sequence[str]:
+def _classes_of_all(
+    files: Sequence[TableFile], missing: str | None, target_kind: TargetKind, lists: ListForm
+) -> Sequence[str]:
     """Return the names of all classes of some tables, numbers where none of them has names."""
     tables: list[LabelRows] = []
     names: list[str] = []
@@ -45,7 +56,7 @@ def _classes_of_all(files: Sequence[TableFile], missing: str | None) -> Sequence
         waiting, unclear = unclear if again else files, []
         for file in waiting:
             try:
-                table = file.labels(None, missing, names)
+                table = file.labels(None, missing, names, target_kind, lists)
             except UserError:
                 if again:
                     raise
@@ -81,7 +92,12 @@ def join_tables(tables: Sequence[LabelRows], flag: str) -> LabelRows:
 
     # labels stay labels, but beside probabilities they become such
     plain = all(table.kind == "hard" and table.confidence is None for table in tables)
-    answers = [table.answers if plain else shares_of(table, table.num_classes) for table in tables]
+    parts = [table.is_part for table in tables if table.is_part is not None]
+    target_kind = SEVERAL_CLASSES if parts else ONE_CLASS
+    answers = [
+        table.answers if plain else shares_of(table, table.num_classes, target_kind)
+        for table in tables
+    ]
     return replace(
         tables[0],
         more=[table.path for table in tables[1:]],
@@ -91,4 +107,5 @@ def join_tables(tables: Sequence[LabelRows], flag: str) -> LabelRows:
         annotators=[*chain.from_iterable(people)],
         confidence=None,
         draws={*chain.from_iterable(table.draws for table in tables)},
+        is_part=np.concatenate(parts) if parts else None,
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..errors import logger
 from .samples import SampleLabels
@@ -56,12 +57,12 @@ class GivenLabels:
         """The name without the folders of this machine."""
         return f"labels:{self.name if self.commit else self.train.manifest.who['file']}"
 
-    def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
+    def compared_with(self, truth: Sequence[int] | Tensor) -> "GivenLabels":
         """Return the same labels, with the share of them that is not the true one; where several classes are as likely
-        each is right in part.
+        each is right in part, and where an image may have several (N, C) each of them is one part.
         """
         # some rows at a time: logits of all would be as large as the table
-        true = torch.tensor(truth)
+        true = truth if isinstance(truth, Tensor) else torch.tensor(truth)
         right = 0.0
         known = self.train.known.nonzero().flatten()
         for rows in known.split(ROWS):

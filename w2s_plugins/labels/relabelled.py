@@ -29,14 +29,14 @@ class Relabelled(Subset):
 
     Args:
         dataset: a map-style dataset.
-        targets: its labels from now on.
+        targets: its labels from now on, of several classes an image (N, C).
     """
 
-    def __init__(self, dataset: MapDataset, targets: Sequence[int]):
+    def __init__(self, dataset: MapDataset, targets: Sequence[int] | Tensor):
         # a part that is all of it, so that positions and files are found through it as through any part
         super().__init__(dataset, range(len(dataset)))
-        self.targets = list(targets)
+        self.targets = targets if isinstance(targets, Tensor) else list(targets)
         self.unlabeled = False  # whatever the dataset is
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
         return self.dataset[index][0], self.targets[index]

@@ -22,7 +22,8 @@ from ..errors import UserError, logger
 from ..files import file_sha256
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
-from .combine import combine_annotators
+from .combine import combine_annotators, combine_classes
+from .several import are_several
 from .spelling import check_from_0
 from .store import Manifest, check_positions
 from .table import LabelRows, file_of, is_too_many
@@ -74,12 +75,16 @@ class SampleLabels:
         return replace(self, answers=self.answers[rows], known=self.known[rows], keys=keys)
 
     def classes(self) -> np.ndarray:
-        """Return the class (N,) of each sample, `NO_LABEL` where it has none."""
+        """Return the class (N,) of each sample, `NO_LABEL` where it has none. Of several classes an image they are 1, 0 or
+        `NO_LABEL` for each (N, C), in int8.
+        """
         best = self.answers
         if self.manifest.kind == "probabilities":
             best = self.target_kind.decide_shares(best)
         elif self.manifest.kind == "logits":
             best = self.target_kind.decide(best)
+        if are_several(self.target_kind):
+            return best.masked_fill(~self.known[:, None], NO_LABEL).numpy()
         return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
 
     def differs(self, other: "SampleLabels") -> np.ndarray:
@@ -88,12 +93,21 @@ class SampleLabels:
         return (self.known & other.known & (self.target_kind.agreement(*pair) < 1)).numpy()
 
     def best(self, index: Tensor) -> Tensor:
-        """Say which classes (B, C) are the most likely ones of samples: of a tie several, also where it was settled."""
+        """Say which classes (B, C) are the most likely ones of samples: of a tie several, also where it was settled. Of
+        several classes an image they are those that it has.
+        """
         logits = self(index, torch.device("cpu"))
+        if are_several(self.target_kind):
+            return self.target_kind.decide(logits) == 1
         return logits > logits.amax(dim=1, keepdim=True) - 5 * TIE
 
     def correctness(self, index: Tensor, truth: Tensor) -> Tensor:
-        """Return which part (B,) of the labels of samples is the true one (B,): of a tie each class is one part."""
+        """Return which part (B,) of the labels of samples is the true one (B,): of a tie each class is one part. Of several
+        classes an image, with true labels (B, C), it is the share of the classes of which both say the same.
+        """
+        if are_several(self.target_kind):
+            decisions = self.target_kind.decide(self(index, torch.device("cpu")))
+            return self.target_kind.agreement(decisions, truth)
         best = self.best(index)
         return best.gather(1, truth[:, None])[:, 0] / best.sum(dim=1)
 
@@ -158,7 +172,12 @@ def labels_of_samples(
         others = positions == NO_SAMPLE
         names = np.array(table.keys)[others]
         positions[others] = SEVERAL - 1 - np.unique(names, return_inverse=True)[1]
-    combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag, target_kind)
+    if are_several(target_kind):
+        combined = _answers_to_classes(table, positions, combine, flag, target_kind)
+    else:
+        combined = _one_answer_a_sample(
+            table, positions, len(class_names), combine, flag, target_kind
+        )
     in_data = combined.samples >= 0
     samples, answers, kind = combined.samples[in_data], combined.answers[in_data], combined.kind
     files = [table.path, *table.more]
@@ -177,7 +196,16 @@ def labels_of_samples(
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(np.ascontiguousarray(answers).data)
     who["answers"] = digest.hexdigest()
-    _break_ties(answers, kind, flag)
+    if are_several(target_kind):
+        # what is said of each class is as sure as the user says, where it is yes or no alone
+        if (
+            confidence < 1
+            and kind == "probabilities"
+            and np.isin(answers, (0, 1)).all(where=~np.isnan(answers))
+        ):
+            answers = answers * (2 * confidence - 1) + np.float32(1 - confidence)
+    else:
+        _break_ties(answers, kind, flag)
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -187,7 +215,9 @@ def labels_of_samples(
     whole[samples] = answers
     rows = torch.from_numpy(whole)
     labels = SampleLabels(manifest, rows, known, keys, confidence, target_kind)
-    if is_true:
+    if are_several(target_kind):
+        _log_classes(labels.classes()[samples], class_names, flag, is_true)
+    elif is_true:
         present = len(np.unique(labels.classes()[samples]))
         logger.info(f"{flag}: {len(samples)} samples in {present} classes")
     else:
@@ -231,6 +261,32 @@ def _log_counts(classes: np.ndarray, class_names: Sequence[str], flag: str) -> N
         logger.warning(
             f"WARNING: {flag}: all of its {count} labels are the class "
             f"'{class_names[most_first[0]]}': a student learns nothing else of them"
+        )
+
+
+def _log_classes(
+    decisions: np.ndarray, class_names: Sequence[str], flag: str, is_true: bool
+) -> None:
+    """Say how many samples have each of several classes (N, C), and warn where this looks like a mistake, unless the
+    labels are true.
+    """
+    count = len(decisions)
+    counts = (decisions == 1).sum(axis=0).tolist()
+    unknown = np.mean(decisions == NO_LABEL)
+    logger.info(
+        f"{flag}: {count} samples, {sum(counts) / count:.2f} of {len(counts)} classes each; of {100 * unknown:.1f} % "
+        "nothing is known"
+    )
+    if is_true:
+        return
+    most_first: list[int] = np.argsort(-np.array(counts), kind="stable").tolist()
+    texts = [f"{class_names[i]} ({counts[i]})" for i in most_first]
+    logger.info(f"{flag}: samples of each class: {', '.join(texts)}")
+    absent = [class_names[i] for i in most_first if not counts[i]]
+    if absent:
+        logger.warning(
+            f"WARNING: {flag}: no sample is of {len(absent)} of the {len(counts)} classes: "
+            f"{', '.join(absent[:20])}; are they misspelt, or classes of other data?"
         )
 
 
@@ -475,6 +531,89 @@ def _one_answer_a_sample(
     reliability = people.head(MOST_RECORDED).to_dict("records")
     record = {"combine": combine, "reliability": reliability}
     return _Combined(samples, probabilities, "probabilities", record)
+
+
+def _answers_to_classes(
+    table: LabelRows,
+    positions: np.ndarray,
+    combine: str | None,
+    flag: str,
+    target_kind: TargetKind,
+) -> _Combined:
+    """Return what all rows about a sample say together of each of several classes; samples without any answer are left
+    out.
+
+    Raises:
+        UserError: a sample has two lists that differ, and no annotator tells them apart.
+    """
+    names, who = np.array([table.path.name]), np.zeros_like(positions)
+    if table.annotators is not None:
+        names, who = np.unique(table.annotators, return_inverse=True)
+    kept = (positions != NO_SAMPLE).nonzero()[0]
+    whole, first, group = np.unique(
+        (positions * len(names) + who)[kept], return_index=True, return_inverse=True
+    )
+
+    # one answer of each annotator: rows with a class each are one list, and others have to say the same
+    kind, answers = table.kind, table.answers[kept]
+    if len(whole) < len(kept) or len(np.unique(positions[kept])) < len(whole):
+        kind, answers = "probabilities", shares_of(table, answers.shape[1], target_kind)[kept]
+    highest = np.full((len(whole), answers.shape[1]), np.nan, np.float32)
+    lowest = highest.copy()
+    np.fmax.at(highest, group, answers)
+    np.fmin.at(lowest, group, answers)
+    is_whole = np.ones(len(kept), bool) if table.is_part is None else ~table.is_part[kept]
+    odd = (lowest < highest).any(axis=1) & np.isin(np.arange(len(whole)), group[is_whole])
+    if odd.any():
+        raise UserError(
+            f"{flag}: {odd.sum()} answer(s) say something else of a sample than one before, such as of "
+            f"{table.keys[kept[first[int(odd.argmax())]]]}; leave one out, or say in a column annotator who said what"
+        )
+    answers, about, who = highest, positions[kept][first], who[kept][first]
+
+    # what several annotators say of it
+    samples, rows = np.unique(about, return_inverse=True)
+    record: dict[str, object] = dict(combine=None)
+    if len(samples) == len(about):
+        if combine:
+            logger.warning(
+                f"WARNING: {flag}: nothing is combined: no sample has more than one answer"
+            )
+        answers = answers[np.argsort(rows)]
+    else:
+        is_plain = np.isin(answers, (0, 1)).all(where=~np.isnan(answers))
+        combine = combine or ("majority" if is_plain else "mean")
+        each, decisions = answers, target_kind.decide_shares(torch.from_numpy(answers)).numpy()
+        answers = combine_classes(rows, who, each, combine).astype(np.float32)
+        logger.info(
+            f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by {combine}"
+        )
+
+        # who is how reliable: the share of their decisions that are those of the majority, and of what was found
+        majority = answers
+        if combine != "majority":
+            majority = combine_classes(rows, who, each)
+        right = {
+            how: _share_of_equal(decisions, shares[rows])
+            for how, shares in (("majority", majority), (combine, answers))
+        }
+        people = _reliability(names[who], right)
+        for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
+            logger.info(line)
+        record = dict(combine=combine, reliability=people.head(MOST_RECORDED).to_dict("records"))
+
+    # who says something of a sample may say nothing of its classes
+    is_known = ~np.isnan(answers).all(axis=1)
+    return _Combined(samples[is_known], answers[is_known], kind, record)
+
+
+def _share_of_equal(decisions: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return for which part (R,) of the classes that answers (R, C) decide they decide as ``shares`` do; a tie is right
+    by half.
+    """
+    said = decisions != NO_LABEL
+    equal = np.where(shares == 0.5, 0.5, (shares > 0.5) == (decisions == 1))
+    return (equal * said).sum(axis=1) / np.maximum(said.sum(axis=1), 1)
 
 
 def _reliability(annotators: np.ndarray, right: Mapping[str, np.ndarray]) -> "DataFrame":

@@ -43,7 +43,7 @@ class Understood:
     def fault(self, label: str) -> str:
         """Return what is wrong with a label that is no class."""
         wrong = (
-            "holds several labels; expected one"
+            "holds several labels; expected one, or --task multilabel"
             if label in self.lists
             else f"is no class{self.expected}"
         )
@@ -56,6 +56,7 @@ def understand(
     likely: Sequence[str],
     flag: str,
     trusted: bool,
+    alone: bool = False,
 ) -> Understood:
     """Find the class of each label.
 
@@ -65,6 +66,7 @@ def understand(
         likely: names that are classes at any rate.
         flag: begins the messages.
         trusted: labels that may be slips or lists are classes all the same.
+        alone: lists have been taken apart, so that each label is one.
     """
     # capitals and spaces first: what differs in these alone is counted together below
     meant = respelt(counts, likely, flag)
@@ -74,7 +76,7 @@ def understand(
 
     # somebody may not have known, or have meant a more frequent label, where nothing else says what is a class
     odd = {label for label in merged.keys() - {*likely} if label.casefold() in UNSAID}
-    lists = set() if trusted else _lists({*merged, *likely}) - {*likely}
+    lists = set() if trusted or alone else _lists({*merged, *likely}) - {*likely}
     if class_names is None and not trusted:
         odd |= lists | _misspelt(merged, likely)
     # sorted, so that the order of the rows does not decide the numbers of the classes

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import chain
 from pathlib import Path
@@ -23,16 +23,29 @@ from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_li
 from ..files import check_regular
 from ..no_label import NO_LABEL
 from .names import check_class_names, same_word
+from .several import (
+    AS_WRITTEN,
+    ListForm,
+    are_several,
+    list_values,
+    natural_order,
+    read_flags,
+    split_cells,
+)
 from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+    from ..target_kind import TargetKind
+
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
+LISTS = ROLES.pop("labels")  # a role where an image may have several classes
 Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
+NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilities, or logits in columns called logits.CLASS"
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 
 
@@ -45,12 +58,15 @@ class LabelRows:
         keyed_by: ``filename`` or ``id``.
         keys: (R,) the sample of each row.
         kind: ``hard``, ``probabilities`` or ``logits``.
-        answers: (R,) class numbers, or (R, C) values in float32.
+        answers: (R,) class numbers, or (R, C) values in float32. Of several classes an image they are (R, C)
+            ``probabilities`` or ``logits``, NaN where a row says nothing of a class.
         class_names: names of the classes, in the order of their numbers; None where the file has numbers only.
         annotators: (R,) who said it, or None.
         confidence: (R,) probability of the label, or None.
         draws: of the audits that the file says it belongs to, whether their rows have a label or not.
         more: the other files, of a crowd that has answered in several.
+        is_part: (R,) which rows name one class of several, so that other rows of the same annotator go on; None where
+            an image has one class.
     """
 
     path: Path
@@ -63,6 +79,7 @@ class LabelRows:
     confidence: np.ndarray | None = None
     draws: Set[str] = frozenset()
     more: Sequence[Path] = ()
+    is_part: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -101,6 +118,8 @@ class TableFile:
         class_names: Names = None,
         missing: str | None = "error",
         likely: Names = None,
+        target_kind: "TargetKind | None" = None,
+        lists: ListForm = AS_WRITTEN,
     ) -> LabelRows:
         """Return what the file says.
 
@@ -109,26 +128,43 @@ class TableFile:
             missing: how many rows that say nothing that can be understood are left out, see `is_too_many`. Without
                 known classes labels that may be misspelt are among these; ``keep`` takes them for classes.
             likely: names of classes by which columns of labels are known where ``class_names`` are not.
+            target_kind: what a label is; None is one class an image.
+            lists: how several labels of an image are written.
 
         Raises:
             UserError: it cannot be understood; a label is no class.
         """
+        several = are_several(target_kind)
+        if not several and lists != AS_WRITTEN:
+            setting = "?unlisted=" if lists.unlisted else "?delimiter="
+            raise UserError(
+                f"{self.flag}: {setting} is about several labels an image; leave it out, or take --task multilabel"
+            )
         # an npz may name its classes itself; who asks for others knows better
         flag = self.flag
         if class_names is None:
             class_names = self.frame.attrs.get("class_names")
         if class_names is not None:
             check_class_names(class_names, flag)
-        schema = self.schema(class_names, likely)
-        rows = self._labelled_rows(schema)
+        schema = self.schema(class_names, likely, several)
+        rows = self._labelled_rows(schema, several)
 
         # rows whose answer cannot be understood are left out, or an error
         readers = dict(label=_read_labels, top_k=_read_pairs, classes=_read_values)
-        answers = readers[schema.answer](rows, schema, class_names, flag, missing == "keep")
+        keep = missing == "keep"
+        if not several:
+            answers = readers[schema.answer](rows, schema, class_names, flag, keep)
+        elif schema.answer == "classes":
+            answers = _read_flags(rows, schema, class_names, flag)
+        else:
+            answers = _read_lists(rows, schema, class_names, flag, keep, lists)
         values = answers.values
         if answers.bad.any():
             self._leave_out(rows, answers, class_names, schema.likely, missing)
             rows, values = rows.loc[~answers.bad], values[~answers.bad]
+        is_part = None if answers.is_part is None else answers.is_part[~answers.bad]
+        if several:
+            rows, values, is_part = self._without_silent(rows, values, is_part)
 
         # what else the columns say of the rows that are left
         annotators = None
@@ -148,7 +184,7 @@ class TableFile:
                     f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1"
                 )
         draws = set() if schema.audit is None else {*_texts(self.frame, schema.audit)}
-        return LabelRows(
+        table = LabelRows(
             self.path,
             schema.keyed_by,
             _keys(rows, schema, flag),
@@ -159,8 +195,21 @@ class TableFile:
             confidence,
             draws,
         )
+        if not several:
+            return table
 
-    def schema(self, class_names: Names = None, likely: Names = None) -> "Schema":
+        # who lists classes is as sure of each
+        if confidence is not None:
+            values = np.where(values == 1, confidence[:, None], values)
+        if class_names is None and answers.class_names:
+            order = natural_order(answers.class_names)
+            names = [answers.class_names[place] for place in order]
+            table, values = replace(table, class_names=names), values[:, order]
+        return replace(table, answers=values, confidence=None, is_part=is_part)
+
+    def schema(
+        self, class_names: Names = None, likely: Names = None, several: bool = False
+    ) -> "Schema":
         """Decide which column says what: the one place that does, for all that read labels; arguments as of `labels`.
 
         Raises:
@@ -186,7 +235,10 @@ class TableFile:
         # columns of classes come before those with a role: a class may be called as another column is
         kind, classes = _named_classes(names, class_names or ())
         others = [name for name in names if name not in classes.values()]
-        roles = {role: _column_with(role, others, flag) for role in ROLES}
+        roles = {role: _column_with(role, words, others, flag) for role, words in ROLES.items()}
+        if several:
+            listed_in = _column_with("labels", LISTS, others, flag)
+            roles["label"] = listed_in or roles["label"]
         named = roles["filename"] or roles["image_id"]
         key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
         if key is None:
@@ -204,8 +256,10 @@ class TableFile:
                 logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
 
         # or all columns that are nothing else, beside labels only where these are among their names
-        unsaid = not classes and top_k is None and len(rest) > 1
-        if unsaid and (label is None or {*_texts(frame, label)} <= {*rest}):
+        # where an image may have several, one column may be a question of its own
+        enough = len(rest) > 1 or (several and label is None and bool(rest))
+        unsaid = not classes and top_k is None and not columns and enough
+        if unsaid and (label is None or _labels_in(frame, label, rest, several) <= {*rest}):
             classes = {name: name for name in rest}
 
         # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
@@ -219,9 +273,11 @@ class TableFile:
         elif not classes:
             column, answer = label, "label"
         if column is None and not classes:
+            lists = next((name for name in names if plain_name(name) in LISTS), None)
+            several_in = f" (of several labels an image, as in {lists}, --task multilabel)"
             raise UserError(
                 f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
-                f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
+                f"labels behind its name, FILE#COLUMN,COLUMN{several_in if lists else ''}; it has {listed}"
             )
         if column is not None:
             classes = {}
@@ -250,7 +306,7 @@ class TableFile:
             likely,
         )
 
-    def _labelled_rows(self, schema: "Schema") -> "DataFrame":
+    def _labelled_rows(self, schema: "Schema", several: bool) -> "DataFrame":
         """Return the rows of a file that say something, a row for each annotator, known by their places in the file."""
         # a frame of its own: the file may be asked once more, in terms of other classes
         names = [f"row {row}" for row in range(1, len(self.frame) + 1)]
@@ -259,7 +315,7 @@ class TableFile:
             rows = rows.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
             rows.index += ", column " + rows["annotator"]
         for name in filter(None, (schema.key, schema.column, schema.annotator)):
-            rows[name] = _texts(rows, name)
+            rows[name] = _texts(rows, name, several and name == schema.column)
         if schema.column is None:
             return rows
 
@@ -271,6 +327,24 @@ class TableFile:
                 f"left out, the first of them in {rows.index[int(empty.argmax())]}"
             )
         return rows.loc[~empty]
+
+    def _without_silent(
+        self, rows: "DataFrame", values: np.ndarray, is_part: np.ndarray | None
+    ) -> "tuple[DataFrame, np.ndarray, np.ndarray]":
+        """Return rows, what they say of several classes (R, C), and which of them name one of these, without those that
+        say nothing of any class, however many there are.
+        """
+        silent = np.isnan(values).all(axis=1)
+        if silent.all():
+            raise UserError(f"{self.flag}: says nothing of any class")
+        if silent.any():
+            logger.warning(
+                f"WARNING: {self.flag}: {silent.sum()} of {len(rows)} answers say nothing of any class and are left "
+                f"out, the first of them in {rows.index[int(silent.argmax())]}"
+            )
+        if is_part is None:
+            is_part = np.zeros(len(rows), bool)
+        return rows.loc[~silent], values[~silent], is_part[~silent]
 
     def _leave_out(
         self,
@@ -385,7 +459,9 @@ def _read_text(path: Path) -> "DataFrame":
     )
     # where a semicolon separates columns, a comma begins the decimals
     if separator == ";":
-        rows = rows.replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
+        numbers = [plain_name(str(name)) not in LISTS for name in rows.columns]
+        decimals = rows.loc[:, numbers].replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
+        rows = decimals if all(numbers) else rows.assign(**decimals)
     return rows
 
 
@@ -554,10 +630,12 @@ def _refuse_misspelt(
             )
 
 
-def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
-    """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
+def _column_with(role: str, words: Sequence[str], names: Sequence[str], flag: str) -> str | None:
+    """Return the column with a role: that of the plain name, else of one of the other ``words``. Raises `UserError` for
+    two.
+    """
     # a column label beside one called class is the label
-    columns = [name for name in names if plain_name(name) in ROLES[role]]
+    columns = [name for name in names if plain_name(name) in words]
     columns = [name for name in columns if plain_name(name) == role] or columns
     if len(columns) > 1:
         raise UserError(
@@ -585,6 +663,7 @@ class _Answers(NamedTuple):
         fault: what is wrong with the first of these.
         odd: how often each label is said that is no class.
         ask: whether ``bad`` rows are to be asked about, however few they are.
+        is_part: see `LabelRows`.
     """
 
     kind: str
@@ -594,6 +673,7 @@ class _Answers(NamedTuple):
     fault: str
     odd: Mapping[str, int] = {}
     ask: bool = False
+    is_part: np.ndarray | None = None
 
 
 def _read_labels(
@@ -627,25 +707,10 @@ def _read_values(
     """Read values of classes, one column a class. Numbers of which nothing says whether they are votes are such if to
     ``keep``.
     """
-    # which class each column is
     columns = rows.loc[:, [*schema.classes.values()]].set_axis([*schema.classes], axis=1)
-    meant = respelt(Counter(dict.fromkeys(schema.classes, len(rows))), class_names or (), flag)
-    written = [meant.get(name, name) for name in schema.classes]
-    numbers, names = class_numbers(written, class_names, flag)
-    size = len(names) if names else max(numbers.values()) + 1
-    people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
-    # a column that is no class may be an annotator's, whose answers are not probabilities
-    odd = next((name for name, number in numbers.items() if number == NO_LABEL), None)
-    if odd is not None:
-        raise UserError(
-            f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
-            f"{nearest(odd, names or ())}; {people}"
-        )
-    present = list(numbers.values())
-    if len({*present}) < len(schema.classes):
-        raise UserError(
-            f"{flag}: it has a class twice, by two names; it has {', '.join(schema.classes)[:80]}"
-        )
+    present, names = _class_columns(rows, schema, class_names, flag)
+    size = len(names) if names else max(present) + 1
+    people = _if_people(schema)
     values = np.zeros((len(rows), size), dtype=np.float32)
     for number, name in zip(present, schema.classes, strict=True):
         values[:, number] = _floats(columns, name, flag, people)
@@ -654,10 +719,14 @@ def _read_values(
     kind, values, bad = _classify(values, schema.kind)
     if kind != (schema.kind or "probabilities"):
         if class_names is None and kind != "votes" and not keep:
+            cells = columns.to_numpy(dtype=np.float32)
+            several_too = ", take --task multilabel if an image has several" * bool(
+                np.isin(cells, (0, 1)).all()
+            )
             raise UserError(
-                f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
-                f"probabilities, but {kind}; list the classes by --class-names, leave out other columns "
-                f"or, {people}"
+                f"{flag}: are its columns {', '.join([*schema.classes][:8])} classes? They hold no "
+                f"probabilities, but {kind}; list the classes by --class-names, leave out other columns"
+                f"{several_too} or, {people}"
             )
         logger.info(f"{flag}: its columns of classes are taken for {kind}; {people}")
     if kind != "logits":
@@ -666,6 +735,38 @@ def _read_values(
     # logits of classes that the file has no column of are such that these are as good as impossible
     values[:, np.setdiff1d(np.arange(size), present)] = values[:, present].min() - 20
     return _Answers(kind, values, names, bad, "its values are not finite")
+
+
+def _if_people(schema: Schema) -> str:
+    """Return what to do where columns of classes are those of annotators."""
+    columns = ",".join(schema.classes.values())[:80]
+    return f"if columns are annotators, name them behind the file, FILE#{columns}"
+
+
+def _class_columns(
+    rows: "DataFrame", schema: Schema, class_names: Names, flag: str
+) -> tuple[list[int], list[str] | None]:
+    """Return which class each column of a class is, and the names of all classes, None for numbers.
+
+    Raises:
+        UserError: one is no class, or two are the same.
+    """
+    meant = respelt(Counter(dict.fromkeys(schema.classes, len(rows))), class_names or (), flag)
+    written = [meant.get(name, name) for name in schema.classes]
+    numbers, names = class_numbers(written, class_names, flag)
+    size = len(names) if names else max(numbers.values()) + 1
+    # a column that is no class may be an annotator's, whose answers are not probabilities
+    odd = next((name for name, number in numbers.items() if number == NO_LABEL), None)
+    if odd is not None:
+        raise UserError(
+            f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
+            f"{nearest(odd, names or ())}; {_if_people(schema)}"
+        )
+    if len({*numbers.values()}) < len(schema.classes):
+        raise UserError(
+            f"{flag}: it has a class twice, by two names; it has {', '.join(schema.classes)[:80]}"
+        )
+    return [*numbers.values()], names
 
 
 def _read_pairs(
@@ -705,6 +806,103 @@ def _read_pairs(
     fault = NO_SHARES if first is None else classes.fault(first)
     ask = classes.ask and any(odd)
     return _Answers("probabilities", values, classes.names, bad, fault, classes.odd, ask)
+
+
+# ---------------------------------------------------------------- what rows say of several classes
+
+
+def _read_lists(
+    rows: "DataFrame",
+    schema: Schema,
+    class_names: Names,
+    flag: str,
+    keep: bool,
+    form: ListForm,
+) -> _Answers:
+    """Read a column of lists of labels, or of the best classes with their probabilities; other arguments as of
+    `_read_labels`.
+    """
+    texts: list[str] = [] if schema.column is None else rows[schema.column].tolist()
+    if not texts:
+        raise UserError(f"{flag}: its column {schema.column} is empty")
+    # what each cell names, with probabilities or without
+    shares: list[dict[str, float]] = []
+    is_part = np.zeros(len(texts), bool)
+    if schema.answer == "top_k":
+        shares = [_pairs(text, f"{flag}: {row}") for row, text in zip(rows.index, texts)]
+        listed = [[*pairs] for pairs in shares]
+        keep = keep or are_computed(
+            np.array([share for of_row in shares for share in of_row.values()])
+        )
+    else:
+        cells = split_cells(texts, [*(class_names or ()), *schema.likely], form, flag)
+        listed = [cell.labels for cell in cells]
+        is_part = np.array([not cell.is_list for cell in cells])
+
+    # which class each of these labels means
+    counts = Counter(label for labels in listed for label in labels)
+    if not counts and class_names is None:
+        raise UserError(f"{flag}: its column {schema.column} names no class")
+    classes = understand(counts, class_names, schema.likely, flag, keep, alone=True)
+    size = len(classes.names or class_names or ()) or max(classes.numbers.values()) + 1
+    odd = [
+        next((name for name in labels if classes.numbers[name] == NO_LABEL), None)
+        for labels in listed
+    ]
+    # a cell of delimiters alone is no list, but one in brackets may have nothing in it
+    blank = np.array([part and not labels for part, labels in zip(is_part, listed)])
+    bad = blank | np.array([name is not None for name in odd])
+    first = int(bad.argmax())
+    fault = f"'{texts[first][:40]}' names no class; expected [] for none"
+    if odd[first] is not None:
+        fault = classes.fault(str(odd[first]))
+    understood = [() if wrong else labels for labels, wrong in zip(listed, bad.tolist())]
+    values = list_values(understood, classes.numbers, size, form.others)
+    for row, pairs in enumerate(shares):
+        for name, share in pairs.items() if not bad[row] else ():
+            values[row, classes.numbers[name]] = share
+    wrong = ((values < 0) | (values > 1)).any(axis=1)
+    if wrong.any() and not bad[: int(wrong.argmax())].any():
+        fault = NO_ANSWERS
+    bad |= wrong
+
+    # what they say of all other classes is the user's to know
+    others = "unknown" if form.unlisted == "unknown" else "no"
+    hint = "; ?unlisted=unknown behind the name of the file takes them for unknown"
+    logger.info(
+        f"{flag}: {len(texts)} rows name {sum(map(len, listed)) / len(texts):.2f} classes each, of {size}; those that "
+        f"an image is not said to have are taken for {others}{hint if others == 'no' else ''}"
+    )
+    ask = classes.ask and any(odd)
+    return _Answers("probabilities", values, classes.names, bad, fault, classes.odd, ask, is_part)
+
+
+def _read_flags(rows: "DataFrame", schema: Schema, class_names: Names, flag: str) -> _Answers:
+    """Read a column for each class, with 0, 1 or nothing, probabilities, or logits."""
+    numbers, names = _class_columns(rows, schema, class_names, flag)
+    size = len(names) if names else max(numbers) + 1
+    column = next(iter(schema.classes.values()))
+    people = (
+        f"or, if a column has lists or is an annotator's, name it behind the file, FILE#{column}"
+    )
+    values = np.full((len(rows), size), np.nan, np.float32)
+    for number, name in zip(numbers, schema.classes.values(), strict=True):
+        texts = _texts(rows, name).tolist()
+
+        def fault(i: int, name: str = name, texts: Sequence[str] = texts) -> UserError:
+            return UserError(
+                f"{flag}: {rows.index[i]}: column {name[:40]} is '{texts[i][:40]}'; expected 0, 1, yes, no, empty or a "
+                f"probability, {people}"
+            )
+
+        values[:, number] = read_flags(texts, fault)
+
+    kind = schema.kind or "probabilities"
+    wrong = (values < 0) | (values > 1)
+    if kind == "logits":
+        wrong = np.isinf(values)
+    odd = "its values are not finite" if kind == "logits" else NO_ANSWERS
+    return _Answers(kind, values, names, np.any(wrong, axis=1), odd)
 
 
 def _pairs(text: str, row: str) -> dict[str, float]:
@@ -752,14 +950,33 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
 # ---------------------------------------------------------------- cells
 
 
-def _texts(frame: "DataFrame", name: str) -> "Series":
-    """Return the cells of a column as texts, of empty ones empty texts."""
+def _texts(frame: "DataFrame", name: str, lists: bool = False) -> "Series":
+    """Return the cells of a column as texts, of empty ones empty texts; ``lists`` as JSON."""
     from pandas import Series
 
     column: Series = frame.loc[:, name]
+    if lists:
+        column = column.map(_list_text)
     cells = zip(column.isna().tolist(), column.tolist())
     texts = ["" if empty else str(value).strip() for empty, value in cells]
     return Series(texts, column.index, dtype=object)
+
+
+def _list_text(cell: object) -> object:
+    """Return a list of JSON or parquet as a text; another cell as it is."""
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
+    # what is neither text nor number in it is no name
+    return json.dumps(cell, default=str) if isinstance(cell, list) else cell
+
+
+def _labels_in(frame: "DataFrame", name: str, known: Sequence[str], several: bool) -> set[str]:
+    """Return the labels that a column has; ``several`` in a cell, between commas or in brackets."""
+    texts = _texts(frame, name, several)
+    if not several:
+        return {*texts}
+    cells = split_cells([text for text in texts if text], known, ListForm(delimiter="comma"), "")
+    return {label for cell in cells for label in cell.labels}
 
 
 def _floats(

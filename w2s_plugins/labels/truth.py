@@ -1,9 +1,10 @@
 """True labels in a table: a split like any other of images that lie in no class folders.
 
-What a row means, and how it finds its image, is as of weak labels. But true labels are one class an image: a label that
-is no class, or a tie, is an error however rare it is.
+What a row means, and how it finds its image, is as of weak labels. But of one class an image true labels are just that:
+a label that is no class, or a tie, is an error however rare it is. Of several classes each is true, false or unknown.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ from ..data.keys import SampleKeys
 from ..data.readers import LocationReader
 from ..data.unlabeled import images_of_split
 from ..errors import UserError, logger
+from ..no_label import NO_LABEL
+from ..target_kind import ONE_CLASS, TargetKind
 from .given import ROWS
 from .samples import SampleLabels, check_gaps, labels_of_samples
+from .several import ListForm, are_several
 from .table import Names, file_of, open_table
 
 if TYPE_CHECKING:
@@ -33,10 +37,12 @@ def open_with_table(
     split: str,
     *,
     flag: str,
+    target_kind: TargetKind = ONE_CLASS,
     **how: "Unpack[DatasetOptions]",
 ) -> FileDataset:
     """Open the images of a split that a table names. Its classes are those of these images, in the order in which class
-    folders would be.
+    folders would be. Of several classes an image they are all that the table has, or ``class_names``, in their order; the
+    label of an image is then 1, 0 or NaN for each of them, a tensor (C,) in float32.
 
     Args:
         text: the table, with the column and settings behind its name.
@@ -44,6 +50,7 @@ def open_with_table(
         root: folder or tar file of the data.
         split: name of the split.
         flag: that named the split.
+        target_kind: what a label is.
         **how: how images are read.
 
     Raises:
@@ -62,11 +69,27 @@ def open_with_table(
     beside = Path(root or "", file)
     if not file.exists() and beside.exists():
         raise UserError(f"{where}: no such file (nearest: {beside})")
-    table = open_table(Path(path), where).labels(class_names, missing or "error")
+    table = open_table(Path(path), where).labels(
+        class_names, missing or "error", target_kind=target_kind, lists=ListForm.of(settings)
+    )
     place, images = images_of_split(root, split, flag)
     keys = SampleKeys("filename", list(images), range(len(images)))
-    labels = labels_of_samples(table, keys, table.names, settings["combine"], where, is_true=True)
-    known = labels.known & ~_ties(labels, missing, where)
+    labels = labels_of_samples(
+        table,
+        keys,
+        table.names,
+        settings["combine"],
+        where,
+        target_kind=target_kind,
+        is_true=True,
+    )
+    several, hard = are_several(target_kind), torch.empty(0)
+    if several:
+        hard = torch.from_numpy(labels.classes())
+        hard = hard.masked_fill(labels.answers == 0.5, NO_LABEL)  # a tie is no truth
+        known = (hard != NO_LABEL).any(dim=1)
+    else:
+        known = labels.known & ~_ties(labels, missing, where)
     # a folder of all images, of which the table names those of the split, is nothing to warn of
     if missing == "skip" and known.any():
         left_out = int((~known).sum())
@@ -76,16 +99,16 @@ def open_with_table(
 
     # from here on it is as if they lay in folders of these names
     files = [name for name, is_known in zip(images, known.tolist()) if is_known]
-    said = [table.names[int(number)] for number in labels.classes()[known.numpy()]]
-    present = sorted({*said}, key=lambda name: (natural_key(name), name))
-    numbers = {name: number for number, name in enumerate(present)}
-    reader = LocationReader(
-        place,
-        files,
-        [images[name] for name in files],
-        [numbers[name] for name in said],
-        numbers,
-    )
+    targets: Sequence[int] | Tensor
+    if several:
+        numbers = {name: number for number, name in enumerate(table.names)}
+        targets = hard[known].float().masked_fill(hard[known] == NO_LABEL, torch.nan)
+    else:
+        said = [table.names[int(number)] for number in labels.classes()[known.numpy()]]
+        present = sorted({*said}, key=lambda name: (natural_key(name), name))
+        numbers = {name: number for number, name in enumerate(present)}
+        targets = [numbers[name] for name in said]
+    reader = LocationReader(place, files, [images[name] for name in files], targets, numbers)
     return FileDataset(
         place,
         reader=reader,

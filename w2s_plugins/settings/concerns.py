@@ -383,6 +383,10 @@ class WeakTeacherSettings(Concern):
     """How answers of several people become one."""
     labels_confidence: float | None
     """Probability of the class in a table of classes; None is 1."""
+    labels_unlisted: str | None
+    """Of several labels an image, what a list says of the classes that it does not name: ``no`` or ``unknown``."""
+    labels_delimiter: str | None
+    """What stands between the labels of a cell, a name or key of `cli.forms.DELIMITERS`; None finds it out."""
 
     @property
     def names(self) -> tuple[TeacherName, ...]:

@@ -181,7 +181,11 @@ def _by_part(
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
     asked = run_over(functools.partial(_ask_on_cpu, ask), batches, Precision(device))
-    outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
+    # of several classes an image such a label is one of each
+    outputs = (
+        (logits, (labels.cpu() != UNREADABLE).reshape(len(labels), -1).any(dim=1))
+        for logits, labels in asked
+    )
     for part in parts:
         # batches of a part are taken together
         of_part = itertools.islice(outputs, chosen.count(part))

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..cli.values import split_names
 from ..data import AnyDataset
 from ..data.datasets import check_labels, labels_of, num_classes_of
+from ..data.map_style import classes_of_samples
 from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
@@ -91,7 +93,8 @@ def common_classes(
     }
     if names is not None and names != names_in_data:
         numbered = {
-            role: _named(split, names, labels_of(split)) for role, split in numbered.items()
+            role: _named(split, names, _labels_of_any_kind(split))
+            for role, split in numbered.items()
         }
 
     # Their number, which every label is below.
@@ -283,7 +286,7 @@ def by_name(
         )
 
     # Labels follow the names, so that the dataset has to tell them.
-    labels = labels_of(dataset)
+    labels = _labels_of_any_kind(dataset)
     if labels is None:
         raise UserError(
             f"the split '{split}' has the classes of {source} in another order, and does not tell its labels without "
@@ -294,10 +297,23 @@ def by_name(
         logger.info(
             f"The split '{split}' has {len(in_data)} of the {len(names)} classes; it lacks {first_of(lacking)}"
         )
+    if isinstance(labels, Tensor):
+        # of classes that it lacks nothing is known
+        renumbered = torch.full((len(labels), len(names)), torch.nan)
+        renumbered[:, [numbers[name] for name in in_data]] = labels
+        return _named(dataset, names, renumbered)
     return _named(dataset, names, [numbers[in_data[label]] for label in labels])
 
 
-def _named(dataset: AnyDataset, names: Sequence[str], labels: Sequence[int] | None) -> AnyDataset:
+def _labels_of_any_kind(dataset: AnyDataset) -> Sequence[int] | Tensor | None:
+    """Return the labels of samples, of several classes an image (N, C); None where the dataset does not tell."""
+    several = classes_of_samples(dataset)
+    return labels_of(dataset) if several is None else several
+
+
+def _named(
+    dataset: AnyDataset, names: Sequence[str], labels: Sequence[int] | Tensor | None
+) -> AnyDataset:
     """Return a dataset with other names of its classes, and other labels."""
     if labels is None or isinstance(dataset, IterableDataset):  # nothing to write the names to
         return dataset

@@ -121,7 +121,10 @@ def open_labelled(
     # A list takes some classes of all that the table has.
     if settings.class_list:
         known = None
-    dataset = open_with_table(table, known, settings.data_dir, split, flag=flag, **how)
+    kind = kind_of_task(settings.task)
+    dataset = open_with_table(
+        table, known, settings.data_dir, split, flag=flag, target_kind=kind, **how
+    )
     if not settings.class_list:
         return dataset
     names = read_class_list(settings.class_list, "--class-list")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import MapDataset
 from ..data.datasets import is_unlabeled, labels_of
+from ..data.map_style import classes_of_samples
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
@@ -282,10 +283,12 @@ def score_given_labels(run: Run, held_out: MapDataset) -> None:
     of_rank = classes[run.world.rank :: run.world.size]
     run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
     # Where ground truth is known, it says how good the labels are.
-    truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
+    truth = classes_of_samples(held_out)
+    if truth is None:
+        truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
     known = (classes != NO_LABEL).reshape(len(classes), -1).any(dim=1)
     if truth is not None and run.teacher is None and known.any():
-        scores = data.target_kind.score(classes, torch.tensor(truth))[known]
+        scores = data.target_kind.score(classes, torch.as_tensor(truth))[known]
         name = data.target_kind.score_name
         run.teacher_metrics["select"] = {name: 100 * scores.double().mean().item()}
 

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
+from ..data.map_style import classes_of_samples
 from ..data.order import KeyedSampler, StretchBatches
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
@@ -283,6 +285,12 @@ def build_loaders(
     return loaders
 
 
+def _label_tensor(dataset: MapDataset) -> Tensor:
+    """Return the label of every sample, (N,), negative without labels, or of several classes (N, C)."""
+    several = classes_of_samples(dataset)
+    return torch.tensor(strata(dataset, "--linear-probe")) if several is None else several
+
+
 def build_feature_loaders(
     settings: TrainSettings,
     data: Data,
@@ -305,7 +313,7 @@ def build_feature_loaders(
     store = answer_store(loading, settings.teacher.target_cache, world)
     encoder = create_encoder(student, data_config, precision, f"--model {settings.student.model}")
     samples = data.samples
-    labels = torch.tensor(strata(samples, "--linear-probe"))
+    labels = _label_tensor(samples)
     views = student_views(settings, data_config, precision, world)
     features = store.features(encoder, samples, loading.train_split, views)
     order = KeyedSampler(
@@ -324,7 +332,7 @@ def build_feature_loaders(
     ):
         if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
-        labels = torch.tensor(strata(dataset, "--linear-probe"))
+        labels = _label_tensor(dataset)
         readers = [store.exact(member, dataset, split) for member in labellers]
         loaders[role] = EvalFeatures(
             store.features(encoder, dataset, split),

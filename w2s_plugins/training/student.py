@@ -8,7 +8,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from timm.layers.split_batchnorm import SplitBatchNorm2d, convert_splitbn_model
 from torch import nn
 
-from ..data.datasets import labels_of
+from ..data.map_style import classes_of_samples
 from ..distributed.world import World
 from ..errors import UserError, logger
 from ..files import file_sha256
@@ -278,13 +278,13 @@ def begin_with_shares(
         data: its training set.
         targets: what it is to learn of that; None takes true labels.
     """
-    truth = labels_of(data.train)
+    truth = classes_of_samples(data.train)
     if targets is not None:
         rows = torch.arange(len(data.samples)).split(ROWS)
         parts = [SEVERAL_CLASSES.probabilities(targets(index)).cpu() for index in rows]
         shares = torch.cat(parts).nanmean(dim=0)
     elif truth is not None:
-        shares = torch.as_tensor(truth).nanmean(dim=0)
+        shares = truth.nanmean(dim=0)
     else:
         return
     # of a class that nobody has, or all have, the least share that so many images could show
