@@ -21,6 +21,7 @@ from w2s_plugins.losses import (
 )
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
+from w2s_plugins.training.step import BufferUndo
 
 from .common import BY_CLASS, create, make_inputs, make_loss, several_losses
 
@@ -279,7 +280,7 @@ def test_equals_its_formula(
 
 @pytest.mark.parametrize("given", [None, [0.1, 0.2, 0.3, 0.4]])
 def test_memory_of_nvum_over_steps(given: list[float] | None) -> None:
-    """The third implementation of its memory, with a share of each class that is counted or given."""
+    """The memory written down again with numpy; the share of each class is counted or given."""
     loss = make_loss("nvum by class", 4, 9, lam=2.0, beta=0.8, shares=given).double()
     memory = np.zeros((9, 4))
     yes, known = np.ones(4), np.full(4, 2.0)
@@ -295,6 +296,20 @@ def test_memory_of_nvum_over_steps(given: list[float] | None) -> None:
         each = -q * np.log(p) - (1 - q) * np.log(1 - p) + 2.0 * pull
         assert total(loss, inputs).item() == pytest.approx(np.nanmean(each), rel=1e-10)
     np.testing.assert_allclose(loss.memory.mean.numpy(), memory, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["elr by class", "nvum by class"])
+def test_a_skipped_step_leaves_the_memory_as_it_was(name: str) -> None:
+    """A batch of NaN, of labels that are known; then a good step."""
+    loss, inputs = make_loss(name, 5).double(), with_unknown()
+    total(loss, inputs)
+    memory, before = BufferUndo(loss), {k: v.clone() for k, v in loss.state_dict().items()}
+    memory.keep()
+    total(loss, make_inputs(6, 5).replace(student_logits=torch.full((6, 5), torch.nan)))
+    assert not all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    memory.put_back()
+    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    assert total(loss, inputs).isfinite()
 
 
 def test_shares_of_other_classes_are_refused() -> None:
