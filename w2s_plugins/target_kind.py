@@ -9,7 +9,6 @@ own, a table by itself) takes `ONE_CLASS`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from torch import Tensor
 
 from .errors import UserError
 from .no_label import NO_LABEL
-
-if TYPE_CHECKING:
-    from timm.task.evaluator import ClassificationEvaluator
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
@@ -36,8 +32,8 @@ class TargetKind(ABC):
         words: how messages call it.
         task: timm's name of it, which ``--task`` takes.
         problem_type: that of transformers, which the config.json of an export has.
-        headline: the figure that models are compared by, of those that the evaluator gives.
-        score_name: what the evaluator calls the mean of `score`.
+        headline: the figure that models are compared by, of those of an evaluation.
+        score_name: the figure that is the mean of `score`.
     """
 
     name: str
@@ -160,15 +156,6 @@ class TargetKind(ABC):
         of the classes that the image has in one cell.
         """
 
-    @abstractmethod
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        """Return timm's evaluator of logits against ground truth: loss, top-1, top-5. Several: mAP and F1.
-
-        Args:
-            device: of the logits.
-            max_samples: how many count; what follows is padding.
-        """
-
 
 class OneClass(TargetKind):
     """Each image has one class. A hard label is its number."""
@@ -251,11 +238,6 @@ class OneClass(TargetKind):
         classes: list[int] = probabilities.argmax(axis=1).tolist()
         return {"label": [names[i] for i in classes], "confidence": probabilities.max(axis=1)}
 
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        from timm.task.evaluator import ClassificationEvaluator  # losses need no timm
-
-        return ClassificationEvaluator(device, max_samples=max_samples)
-
 
 class SeveralClasses(TargetKind):
     """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class.
@@ -266,7 +248,7 @@ class SeveralClasses(TargetKind):
 
     name = "several-classes"
     words = "several classes an image"
-    task = "multilabel"
+    task = "multilabel"  # where no torch is loaded it is `cli.forms.MULTILABEL`
     problem_type = "multi_label_classification"
     headline = "map"
     score_name = "sample_f1"
@@ -360,11 +342,6 @@ class SeveralClasses(TargetKind):
         ]
         return {"labels": cells}
 
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        from .metrics.several import SeveralEvaluator  # it needs timm, which losses do not
-
-        return SeveralEvaluator(device, max_samples=max_samples, threshold=self.threshold)
-
     @staticmethod
     def _known(*labels: Tensor) -> Tensor:
         """Say which classes (B, C) all of some hard or true labels say something of."""
@@ -372,6 +349,7 @@ class SeveralClasses(TargetKind):
 
 
 ONE_CLASS, SEVERAL_CLASSES = OneClass(), SeveralClasses()
+KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ONE_CLASS, SEVERAL_CLASSES)}
 
 
 def kind_of_task(task: str, threshold: float = 0.5) -> TargetKind:
@@ -383,7 +361,7 @@ def kind_of_task(task: str, threshold: float = 0.5) -> TargetKind:
 
 def kind_of_problem(problem_type: object) -> TargetKind | None:
     """Return what a label is, by transformers' name of the problem; None if that is nothing known."""
-    for kind in (ONE_CLASS, SEVERAL_CLASSES):
+    for kind in KINDS.values():
         if problem_type == kind.problem_type:
             return kind
     return None

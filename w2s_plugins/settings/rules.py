@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..cli.declare import dest_of, read_table
 from ..cli.forms import (
     DIGITS,
+    MULTILABEL,
     TEST_EPISODES,
     check_dataset_name,
     count_episodes,
@@ -16,7 +17,6 @@ from ..cli.forms import (
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError
-from ..target_kind import SEVERAL_CLASSES
 from .composite import TrainSettings, ValidateSettings
 from .resolve import note_idle
 
@@ -264,14 +264,14 @@ def selects_without_evaluation(settings: TrainSettings) -> bool:
 
 def measures_another_kind(settings: TrainSettings) -> bool:
     metric = settings.evaluation.eval_metric
-    if settings.data.task == SEVERAL_CLASSES.task:
+    if settings.data.task == MULTILABEL:
         return metric in ("top1", "top5")
     return metric in ("map", "micro_f1", "macro_f1", "sample_f1")
 
 
 def has_criterion_of_another_kind(settings: TrainSettings) -> bool:
     criterion = settings.loss.task_loss
-    if settings.data.task == SEVERAL_CLASSES.task:
+    if settings.data.task == MULTILABEL:
         return criterion in ("ce", "jsd")
     return criterion in ("twoway", "zlpr")
 

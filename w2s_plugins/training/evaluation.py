@@ -18,6 +18,7 @@ from ..data.map_style import classes_of_samples
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
+from ..metrics.evaluator import create_evaluator
 from ..metrics.figures import headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
@@ -118,7 +119,7 @@ def evaluate(
     # The last batches of some ranks are filled up with samples that are there already; these do not count.
     limit = evaluation_sample_limit(loader)
     kind = settings.target_kind
-    evaluator = kind.evaluator(precision.device, limit)
+    evaluator = create_evaluator(kind, precision.device, limit)
     # Kept on the device until the end: each copy to the CPU would wait for the batch.
     rows: dict[str, list[Tensor]] = defaultdict(list)
     batches = loader if progress is None else progress(loader)
