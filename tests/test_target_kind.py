@@ -1,4 +1,4 @@
-"""What one class an image means, by hand; and that a kind that a loss or a flag does not know is refused."""
+"""What the kinds of labels mean, by hand; and that a kind that a loss or a flag does not know is refused."""
 
 import math
 
@@ -9,10 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parts import assert_refused, default_settings
+from w2s_plugins.cli.forms import MULTILABEL
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss, register_loss
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.metrics.evaluator import create_evaluator
-from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT, OneClass
+from w2s_plugins.target_kind import (
+    ONE_CLASS,
+    SEVERAL_CLASSES,
+    UNMAPPED_LOGIT,
+    OneClass,
+    SeveralClasses,
+    kind_of_problem,
+    kind_of_task,
+)
 from w2s_plugins.training.data import check_target_kind
 
 LOGITS = torch.tensor([[1.0, 3.0, 3.0], [2.0, -1.0, 0.5]])
@@ -94,6 +103,111 @@ def test_columns_of_a_table() -> None:
     columns = ONE_CLASS.columns(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), ["cat", "dog"])
     assert list(columns) == ["label", "confidence"] and columns["label"] == ["dog", "cat"]
     assert np.array_equal(columns["confidence"], np.array([0.75, 0.5], np.float32))
+
+
+# ---------------------------------------------------------------- several classes
+
+NAN = math.nan
+SOME = torch.tensor([[0.9, 0.2, NAN], [0.5, NAN, NAN]])  # probabilities, of which some are unknown
+MORE = torch.tensor([[0.5, NAN, NAN], [0.1, 0.3, NAN]])
+YES_NO = torch.tensor([[1, 0, -1], [1, -1, -1]], dtype=torch.int8)
+
+
+def logit(shares: Tensor) -> Tensor:
+    return torch.log(shares.double()) - torch.log1p(-shares.double())
+
+
+def binary_kl() -> Tensor:
+    p, q = SOME.double(), MORE.double()
+    each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return torch.tensor([[each[0, 0], each[1, 0]]])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(SEVERAL_CLASSES.probabilities(logit(SOME)), SOME, id="probabilities"),
+        pytest.param(SEVERAL_CLASSES.from_probabilities(SOME), logit(SOME), id="from"),
+        pytest.param(SEVERAL_CLASSES.average([LOGITS]), LOGITS, id="average of one"),
+        pytest.param(
+            SEVERAL_CLASSES.average([logit(SOME), logit(MORE)]),
+            logit(torch.tensor([[0.7, 0.2, NAN], [0.3, 0.3, NAN]])),
+            id="average of who says something",
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.mix(logit(SOME), torch.tensor([[0.7], [1.0]])),
+            logit(torch.tensor([[0.7 * 0.9 + 0.3 * 0.5, NAN, NAN], [0.5, NAN, NAN]])),
+            id="mix",
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.map_classes(LOGITS, torch.tensor([0, -1, 0]), 2),
+            torch.tensor([[3.0, NAN], [2.0, NAN]]),
+            id="map_classes",
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.divergence(logit(SOME)[None], logit(MORE)), binary_kl(), id="divergence"
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.confidence(logit(SOME)), torch.tensor([0.85, 0.5]), id="confidence"
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.uncertainty(torch.tensor([[0.5, 1.0, NAN]])),
+            torch.tensor([2.0]).log(),
+            id="uncertainty",
+        ),
+        pytest.param(
+            SEVERAL_CLASSES.of_decisions(YES_NO, 3, 0.9),
+            logit(torch.tensor([[0.9, 0.1, NAN], [0.9, NAN, NAN]])),
+            id="of_decisions",
+        ),
+    ],
+)
+def test_values_of_several_classes(value: Tensor, expected: Tensor) -> None:
+    close = dict(rtol=1e-5, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(value.double(), expected.double(), **close)
+
+
+def test_hard_labels_of_several_classes() -> None:
+    kind = SEVERAL_CLASSES
+    assert torch.equal(kind.decide(logit(SOME)), YES_NO)
+    assert torch.equal(kind.decide_shares(SOME), YES_NO)
+    assert SeveralClasses(0.6).decide_shares(SOME).tolist() == [[1, 0, -1], [0, -1, -1]]
+    assert torch.equal(kind.decide(kind.of_decisions(YES_NO, 3)), YES_NO)
+    assert kind.are_answers(torch.tensor([[1, NAN], [NAN, NAN], [1, math.inf]])).tolist() == [
+        1,
+        0,
+        0,
+    ]
+
+    # of who says nothing of a class nobody says that he is wrong
+    truth = torch.tensor([[1.0, 1.0, 0.0], [0.0, NAN, 1.0]])
+    assert kind.agreement(YES_NO, truth).tolist() == [0.5, 0.0]
+    assert kind.agreement(YES_NO, torch.full((2, 3), -1)).tolist() == [1, 1]
+    # F1 of one hit and one miss, and of a false alarm alone
+    torch.testing.assert_close(kind.score(YES_NO, truth), torch.tensor([2 / 3, 0.0]))
+    teacher = torch.tensor([[0, 0, -1], [1, 1, -1]])
+    # it is wrong about the first two classes of the first image and the first of the second one
+    assert kind.copied(YES_NO, teacher, truth).tolist() == [False, True, True]
+
+
+def test_several_classes_in_files() -> None:
+    names, rows = SEVERAL_CLASSES.predictions(
+        {"target": torch.tensor([[1.0, NAN]]), "student": torch.tensor([[0, 1]], dtype=torch.int8)}
+    )
+    assert names == ["target.0", "target.1", "student.0", "student.1"]
+    assert rows.dtype == torch.int32 and rows.tolist() == [[1, -1, 0, 1]]
+    columns = SEVERAL_CLASSES.columns(np.array([[0.9, 0.6], [0.1, 0.2]]), ["beach", "dog"])
+    assert columns == {"labels": ["beach,dog", ""]}
+
+
+def test_names_of_the_kinds() -> None:
+    assert (
+        kind_of_task(MULTILABEL, 0.3).threshold == 0.3
+        and kind_of_task("classification") is ONE_CLASS
+    )
+    for kind in (ONE_CLASS, SEVERAL_CLASSES):
+        assert kind_of_problem(kind.problem_type) is kind
+    assert kind_of_problem("regression") is None and kind_of_problem(["x"]) is None
 
 
 # ---------------------------------------------------------------- another kind

@@ -32,7 +32,7 @@ from sets import read, write  # noqa: E402
 
 from w2s_plugins.files import read_plain  # noqa: E402
 
-LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 96 --channels-last"
+LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
 CELL, GREY = 48, (127, 127, 127)
 # images with labels, without, and for the test
 COUNTS = {"grids": (500, 1500, 1000), "kinds": (700, 1500, 1000)}
