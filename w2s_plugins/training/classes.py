@@ -14,6 +14,7 @@ from ..data.map_style import classes_of_samples
 from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
+from ..labels.several import ListForm
 from ..models.class_names import (
     are_elsewhere,
     have_common_names,
@@ -24,6 +25,7 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.kinds import open_classifier, takes_class_names
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
@@ -164,7 +166,8 @@ def _classes_of_unlabeled(
     if loading.class_names:
         names = read_class_names(loading.class_names)
     else:
-        names, count = classes_of_teacher(teaching, channels, of_data, labels, opened)
+        kind = kind_of_task(loading.task)
+        names, count = classes_of_teacher(teaching, channels, of_data, labels, opened, kind)
         source = f"--teacher {teaching.teacher}"
         if of_labelled:
             matched = have_common_names(source, names, of_labelled)
@@ -194,6 +197,7 @@ def classes_of_teacher(
     of_data: Sequence[str] | None = None,
     labels: Sequence[LabelSource] = (),
     opened: dict[TeacherName, Opened] | None = None,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> Classes:
     """Return the classes of labels in place of a teacher and of the first model, before that is opened on the student's
     input.
@@ -204,6 +208,7 @@ def classes_of_teacher(
         of_data: names that these are to be compared with, if there are any.
         labels: in place of a teacher.
         opened: gets the model that was opened for its classes, by its name.
+        target_kind: what the labels are.
 
     Raises:
         UserError: labels and model have names, and none in common.
@@ -211,11 +216,16 @@ def classes_of_teacher(
     # the files stay open for `match_labels`; what is to be said of them is said when they are brought to the samples
     files = [(of_name.file, of_name.missing) for of_name in labels]
     with quietly():
-        tables = [file.labels(None, missing, of_data) for file, missing in files]
+        lists = ListForm(settings.labels_unlisted, settings.labels_delimiter)
+        tables = [
+            file.labels(None, missing, of_data, target_kind=target_kind, lists=lists)
+            for file, missing in files
+        ]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     # To open a model draws random numbers, and how the student begins must not depend on who teaches it.
     with torch.random.fork_rng(devices=[]):
-        names, count = _classes_of_model(settings, channels, of_labels or of_data, opened)
+        of_names = of_labels or of_data
+        names, count = _classes_of_model(settings, channels, of_names, opened, target_kind)
     if have_common_names(f"--teacher {settings.teacher}", names, of_labels):
         of_labels = list(dict.fromkeys([*of_labels, *(names or ())]))
     return (of_labels, len(of_labels)) if of_labels else (names, count)
@@ -226,6 +236,7 @@ def _classes_of_model(
     channels: int,
     of_data: Sequence[str] | None,
     opened: dict[TeacherName, Opened] | None,
+    target_kind: TargetKind,
 ) -> Classes:
     """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(settings.models, split_names(settings.teacher_checkpoint))
@@ -257,6 +268,7 @@ def _classes_of_model(
         img_size=settings.teacher_img_size,
         checkpoint=checkpoint,
         model_kwargs=settings.teacher_kwargs,
+        target_kind=target_kind,
     )
     teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student

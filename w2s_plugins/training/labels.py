@@ -14,6 +14,7 @@ from ..cli.forms import LABELS_PREFIX
 from ..data import MapDataset
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
+from ..data.map_style import classes_of_samples
 from ..data.slices import Subset
 from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError, logger
@@ -22,6 +23,7 @@ from ..labels.crowd import join_tables
 from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
 from ..labels.samples import SampleLabels, check_gaps, labels_of_samples
+from ..labels.several import ListForm
 from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
@@ -102,7 +104,12 @@ def match_labels(
         select = sample_keys(data.select)
         values: list[Any] = [*keys.values, *select.values]  # all names, or all positions
         keys = SampleKeys(keys.by, values, [*(keys.positions or ()), *(select.positions or ())])
-    tables = [of_name.file.labels(class_names, of_name.missing) for of_name in labels]
+    lists = ListForm(settings.labels_unlisted, settings.labels_delimiter)
+    kind = data.target_kind
+    tables = [
+        of_name.file.labels(class_names, of_name.missing, target_kind=kind, lists=lists)
+        for of_name in labels
+    ]
     flags = [of_name.flag for of_name in labels]
     if settings.labels_combine and len(tables) > 1:
         flag = ",labels:".join([flags[0], *(of_name.name for of_name in labels[1:])])
@@ -164,7 +171,9 @@ def attach_labels(
     ]
 
     # If ground truth is known, the log and the record say how many labels are wrong.
-    truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
+    truth = classes_of_samples(data.train)
+    if truth is None:
+        truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given_labels = [
             labels_of_run.compared_with(truth) for labels_of_run in data.given_labels
