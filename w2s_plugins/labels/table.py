@@ -85,6 +85,17 @@ class LabelRows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: Sequence[int]) -> "LabelRows":
+        """Return some of the rows."""
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            answers=self.answers[rows],
+            annotators=None if self.annotators is None else [self.annotators[row] for row in rows],
+            confidence=None if self.confidence is None else self.confidence[rows],
+            is_part=None if self.is_part is None else self.is_part[rows],
+        )
+
     @property
     def num_classes(self) -> int:
         """The number of classes that the file knows of."""
