@@ -50,6 +50,7 @@ from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
+from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened
 from w2s_plugins.training import fsdp, step
@@ -88,7 +89,7 @@ from w2s_plugins.training.saving import (
     save_epoch,
     save_recovery,
 )
-from w2s_plugins.training.student import build_student
+from w2s_plugins.training.student import begin_with_shares, build_student
 from w2s_plugins.training.task import WeakToStrongTask, trained_module
 from w2s_plugins.training.teacher import (
     build_teacher,
@@ -246,6 +247,10 @@ def prepare(settings: TrainSettings) -> Run:
     )
     if refining and targets:
         targets = refined_targets(targets, refining, data, train_split, store, views)
+
+    # A new head of several classes an image begins with how many have each, as far as the labels say.
+    if kind.name == SEVERAL_CLASSES.name:
+        begin_with_shares(settings.student, student.model, data, targets)
 
     # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. The optimizer
     # is made after FSDP, because sharding replaces the parameters by new objects.

@@ -145,7 +145,8 @@ def validate(
     loading = dataclasses.replace(loading, batch_size=batch_size)
     progress = Console(world.primary, 0).wrap(candidate.model)
     loader = parts.create_loader(form, dataset, subject, loading)
-    how = EvaluationOptions(world.distributed, compute.channels_last)
+    kind = subject.target_kind
+    how = EvaluationOptions(world.distributed, compute.channels_last, target_kind=kind)
 
     # On episodes the frozen encoder is tested, and its teacher's: both are asked for features alone.
     figures: dict[str, object] = {}

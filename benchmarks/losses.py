@@ -25,6 +25,7 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.measure import ratios, table, take_turns
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
+from w2s_plugins.target_kind import KINDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,6 +95,8 @@ def make_step(name: str, inputs: LossInputs, device: str) -> Callable[[], None]:
     if name == "cross-entropy":
         return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
     loss = create_loss(name)
+    # of labels of the kind that it knows
+    loss.take_kind(next(kind for kind in KINDS.values() if kind.name in loss.target_kinds))
     # losses with a memory make room for the samples
     loss.setup(LossContext(inputs.student_logits.shape[1], num_samples=2 * len(inputs.index)))
     loss.to(device)

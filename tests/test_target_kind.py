@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.parts import assert_refused, default_settings
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss, register_loss
 from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.metrics.evaluator import create_evaluator
 from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT, OneClass
 from w2s_plugins.training.data import check_target_kind
 
@@ -67,7 +68,7 @@ def test_hard_labels() -> None:
     assert ONE_CLASS.score(decisions, truth).tolist() == [True, False]
     again = ONE_CLASS.decide(ONE_CLASS.of_decisions(truth, 3))
     assert torch.equal(again, truth)
-    evaluator = ONE_CLASS.evaluator(torch.device("cpu"), 1)
+    evaluator = create_evaluator(ONE_CLASS, torch.device("cpu"), 1)
     evaluator.update(LOGITS, truth)
     assert evaluator.compute()["top1"] == 100  # the second row is padding
 

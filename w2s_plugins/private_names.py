@@ -28,6 +28,11 @@ from timm.models._hub import _get_safe_alternatives as safe_alternatives
 # config.json of the Hub in one form, whatever its age; without the code and addresses that it may name
 from timm.models._hub import _parse_model_cfg as parse_model_cfg
 
+# ---------------------------------------------------------------- timm: evaluation
+# average precision of each class, and the rows of all ranks one rank after the other
+from timm.task.evaluator import _average_precision as average_precision_columns
+from timm.task.evaluator import _gather_rows as gather_rows
+
 # ---------------------------------------------------------------- torch
 # a copy of many tensors at once, and what sorts them by device and dtype for it
 from torch import _foreach_copy_  # pyright: ignore[reportPrivateImportUsage]  # this file is for such

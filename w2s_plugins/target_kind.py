@@ -10,7 +10,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from torch import Tensor
 
 from .errors import UserError
 from .no_label import NO_LABEL
-
-if TYPE_CHECKING:
-    from timm.task.evaluator import ClassificationEvaluator
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
@@ -36,13 +32,17 @@ class TargetKind(ABC):
         name: known to losses, which register the kinds that they can learn.
         words: how messages call it.
         task: timm's name of it, which ``--task`` takes.
-        headline: the figure that models are compared by, of those that the evaluator gives.
+        problem_type: that of transformers, which the config.json of an export has.
+        headline: the figure that models are compared by, of those of an evaluation.
+        score_name: the figure that is the mean of `score`.
     """
 
     name: str
     words: str
     task: str
+    problem_type: str
     headline: str
+    score_name: str
 
     # ---------------------------------------------------------------- what logits mean
 
@@ -109,7 +109,7 @@ class TargetKind(ABC):
     @abstractmethod
     def decide(self, logits: Tensor) -> Tensor:
         """Return the hard label of each row of logits: the first of the likeliest classes, (B,). Several: 1 for each class
-        whose probability is at least a half, else 0, `NO_LABEL` for an unknown one, (B, C) in int8.
+        whose probability is at least the threshold, else 0, `NO_LABEL` for an unknown one, (B, C) in int8.
         """
 
     def decide_shares(self, probabilities: Tensor) -> Tensor:
@@ -157,15 +157,6 @@ class TargetKind(ABC):
         of the classes that the image has in one cell.
         """
 
-    @abstractmethod
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        """Return timm's evaluator of logits against ground truth: loss, top-1, top-5. Several: mAP and F1.
-
-        Args:
-            device: of the logits.
-            max_samples: how many count; what follows is padding.
-        """
-
 
 class OneClass(TargetKind):
     """Each image has one class. A hard label is its number."""
@@ -173,7 +164,8 @@ class OneClass(TargetKind):
     name = "one-class"
     words = "one class an image"
     task = "classification"
-    headline = "top1"
+    problem_type = "single_label_classification"
+    headline = score_name = "top1"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
@@ -247,19 +239,23 @@ class OneClass(TargetKind):
         classes: list[int] = probabilities.argmax(axis=1).tolist()
         return {"label": [names[i] for i in classes], "confidence": probabilities.max(axis=1)}
 
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        from timm.task.evaluator import ClassificationEvaluator  # losses need no timm
-
-        return ClassificationEvaluator(device, max_samples=max_samples)
-
 
 class SeveralClasses(TargetKind):
-    """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class."""
+    """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class.
+
+    Args:
+        threshold: probability from which on an image has a class, above 0 and below 1.
+    """
 
     name = "several-classes"
     words = "several classes an image"
-    task = "multilabel"
+    task = "multilabel"  # where no torch is loaded it is `cli.forms.MULTILABEL`
+    problem_type = "multi_label_classification"
     headline = "map"
+    score_name = "sample_f1"
+
+    def __init__(self, threshold: float = 0.5):
+        self.threshold = threshold
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -303,10 +299,15 @@ class SeveralClasses(TargetKind):
         return ~logits.isinf().any(dim=1) & ~logits.isnan().all(dim=1)
 
     def decide(self, logits: Tensor) -> Tensor:
-        return (logits >= 0).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
+        least = math.log(self.threshold / (1 - self.threshold))
+        return (logits >= least).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
 
     def decide_shares(self, probabilities: Tensor) -> Tensor:
-        return (probabilities >= 0.5).to(torch.int8).masked_fill(probabilities.isnan(), NO_LABEL)
+        return (
+            (probabilities >= self.threshold)
+            .to(torch.int8)
+            .masked_fill(probabilities.isnan(), NO_LABEL)
+        )
 
     def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
         is_known = decisions != NO_LABEL
@@ -339,16 +340,11 @@ class SeveralClasses(TargetKind):
         # an empty cell would be no answer, and a name may have the separator in it
         is_plain = not any(LIST_SEPARATOR in name or name.startswith(("[", "{")) for name in names)
         cells: list[str] = []
-        for row in (probabilities >= 0.5).tolist():
+        for row in (probabilities >= self.threshold).tolist():
             present = [name for name, has in zip(names, row) if has]
             plain = LIST_SEPARATOR.join(present)
             cells.append(plain if is_plain and present else json.dumps(present, ensure_ascii=False))
         return {"labels": cells}
-
-    def evaluator(self, device: torch.device, max_samples: int | None) -> "ClassificationEvaluator":
-        from .metrics.several import SeveralEvaluator  # it needs timm, which losses do not
-
-        return SeveralEvaluator(device, max_samples=max_samples)
 
     @staticmethod
     def _known(*labels: Tensor) -> Tensor:
@@ -358,6 +354,21 @@ class SeveralClasses(TargetKind):
 
 ONE_CLASS, SEVERAL_CLASSES = OneClass(), SeveralClasses()
 KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ONE_CLASS, SEVERAL_CLASSES)}
+
+
+def kind_of_task(task: str, threshold: float = 0.5) -> TargetKind:
+    """Return what a label is, by timm's name of the task; ``threshold`` as of `SeveralClasses`."""
+    if task == ONE_CLASS.task:
+        return ONE_CLASS
+    return SeveralClasses(threshold)
+
+
+def kind_of_problem(problem_type: object) -> TargetKind | None:
+    """Return what a label is, by transformers' name of the problem; None if that is nothing known."""
+    for kind in KINDS.values():
+        if problem_type == kind.problem_type:
+            return kind
+    return None
 
 
 def require_one_class(what: str, target_kind: TargetKind) -> None:

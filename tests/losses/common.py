@@ -9,8 +9,10 @@ import torch.multiprocessing as mp
 
 from w2s_plugins.losses import DistillationLoss, LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
 
 NUM_SAMPLES = 300
+BY_CLASS = " by class"  # after the name of a loss that learns several classes an image
 
 
 def own_losses() -> list[str]:
@@ -23,8 +25,25 @@ def own_losses() -> list[str]:
 
 
 def logit_losses() -> list[str]:
-    """Names of those that work on logits alone."""
-    return [name for name in own_losses() if not create_loss(name).needs_features]
+    """Names of those that work on logits alone and learn one class an image."""
+    return [
+        name
+        for name in own_losses()
+        if not create_loss(name).needs_features and ONE_CLASS.name in LOSSES.get(name).target_kinds
+    ]
+
+
+def several_losses() -> list[str]:
+    """Names, with `BY_CLASS`, of those that learn several classes an image."""
+    known = [n for n in own_losses() if SEVERAL_CLASSES.name in LOSSES.get(n).target_kinds]
+    return [name + BY_CLASS for name in known]
+
+
+def create(name: str, **kwargs: object) -> DistillationLoss:
+    """Create a loss, or a sum, for the kind of labels that its name says."""
+    loss = create_loss(name.replace(BY_CLASS, ""), **kwargs)
+    loss.take_kind(SEVERAL_CLASSES if BY_CLASS in name else ONE_CLASS)
+    return loss
 
 
 def make_inputs(
@@ -62,7 +81,7 @@ def make_loss(
     name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwargs: object
 ) -> DistillationLoss:
     """Create a loss and give it its memory."""
-    loss = create_loss(name, **kwargs)
+    loss = create(name, **kwargs)
     loss.setup(LossContext(num_classes=num_classes, num_samples=num_samples))
     return loss
 

@@ -11,11 +11,11 @@ from w2s_plugins.losses.base import LOSSES as REGISTRY
 from w2s_plugins.training.student import NOT_FROM_ZEROS
 
 from . import feature_cases
-from .common import logit_losses, make_inputs, make_loss
+from .common import BY_CLASS, create, logit_losses, make_inputs, make_loss, several_losses
 
-LOSSES = logit_losses()
+LOSSES = [*logit_losses(), *several_losses()]
 ALL = [*LOSSES, *feature_cases.NAMES]
-WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "crd"]
+WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "crd", "elr by class", "nvum by class"]
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> DistillationLoss:
@@ -77,7 +77,7 @@ def test_order_of_the_batch_is_irrelevant(name):
 
 STANDARDIZED = [
     (name, {"logit_standardization": True})
-    for name in LOSSES
+    for name in logit_losses()
     if "logit_standardization" in REGISTRY.get(name).defaults
 ]
 
@@ -94,7 +94,7 @@ def test_it_can_begin_where_all_logits_are_zero(name, kwargs):
     assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}"))
 
 
-@pytest.mark.parametrize("name", [*ALL, "elr+sop+kd"])
+@pytest.mark.parametrize("name", [*ALL, "elr+sop+kd", "elr by class+nvum by class+kd by class"])
 def test_saved_state_comes_back(name, tmp_path):
     """Two runs are the same to the last bit, and so is one that goes on from a file."""
     loss, twin = make(name), make(name)
@@ -120,7 +120,9 @@ def test_evaluation_changes_nothing(name):
     assert_equal(before, loss.state_dict())
 
 
-@pytest.mark.parametrize("name", ["+".join(LOSSES), *feature_cases.NAMES])
+@pytest.mark.parametrize(
+    "name", ["+".join(logit_losses()), "+".join(several_losses()), *feature_cases.NAMES]
+)
 def test_compiled_is_the_same(name):
     """Graph capture with torch's ahead-of-time autograd; code generation is the backend's affair."""
     torch._dynamo.reset()
@@ -142,12 +144,12 @@ def test_what_is_missing_is_said_in_one_line(name):
         feature_cases.CONTEXT.student_feature_shapes,
         feature_cases.CONTEXT.teacher_feature_shapes,
     )
-    assert_refused("known size", create_loss(name).setup, LossContext(5, None, *shapes))
+    assert_refused("known size", create(name).setup, LossContext(5, None, *shapes))
 
 
 def test_only_these_need_ground_truth_or_the_index():
-    assert {name for name in ALL if create_loss(name).needs_target} == {"dkd", "nkd", "ofa"}
-    assert {name for name in ALL if create_loss(name).needs_index} == {*WITH_MEMORY}
+    assert {name for name in ALL if create(name).needs_target} == {"dkd", "nkd", "ofa"}
+    assert {name for name in ALL if create(name).needs_index} == {*WITH_MEMORY}
 
 
 # ---------------------------------------------------------------- losses on logits
@@ -170,6 +172,7 @@ def test_terms_are_scalars_with_a_gradient_on_the_student_alone(name):
 
 @pytest.mark.parametrize("side", ["student_stages", "teacher_stages"])
 def test_levels_of_features_that_nobody_compares_are_refused(name, side):
+    name = name.removesuffix(BY_CLASS)
     message = f"loss '{name}' compares no features: leave out student_stages and teacher_st"
     assert_refused(message, create_loss, name, **{side: [0]})
 
@@ -226,7 +229,7 @@ def test_extreme_logits(loss_name, kwargs, scale, seed):
 
 
 def test_what_has_a_temperature_has_logit_standardization(name):
-    kwargs = REGISTRY.get(name).defaults
+    kwargs = REGISTRY.get(name.removesuffix(BY_CLASS)).defaults
     if {"temperature", "kd_temperature", "temperatures"} & set(kwargs):
         assert kwargs["logit_standardization"].default is False
 

@@ -13,7 +13,15 @@ from w2s_plugins.training.step import BufferUndo
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss, on_two_ranks
 
-WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "elr+sop"]
+WITH_MEMORY = [
+    "elr",
+    "balanced_elr",
+    "temporal",
+    "sop",
+    "elr+sop",
+    "elr by class",
+    "nvum by class",
+]
 STEPS = [  # rows of rank 0, rows of rank 1; sample 3 is on both ranks at once, sample 5 twice on one
     ([0, 1, 2], [3, 4, 5]),
     ([3, 7, 5, 5], [3, 2]),

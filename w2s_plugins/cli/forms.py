@@ -123,6 +123,7 @@ ADAPTER_SETTINGS = {
     "targets": Setting(_layers, "names of layers, or last parts of names, joined by +"),
     "kind": _choice(*ADAPTER_KINDS),
 }
+MULTILABEL = "multilabel"  # timm's name of the task with several classes an image
 # what may stand between the labels of a cell; a comma ends a name on the command line
 DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "none": ""}
 # --teacher labels:FILE?...

@@ -19,7 +19,7 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ..errors import one_line
 from ..no_label import NO_LABEL
@@ -168,7 +168,8 @@ class KeyedCollate:
         # a batch is known by the views in it
         view_seeds = [sample.view_seed for sample in batch]
         labels = [sample.label for sample in batch]
-        labelled = any(label != NO_LABEL for label in labels)
+        # rows of several classes are those of samples with labels
+        labelled = any(isinstance(label, Tensor) or label != NO_LABEL for label in labels)
         share = None
 
         def collate(labels: list[int]) -> tuple[Tensor, Tensor]:
@@ -183,7 +184,7 @@ class KeyedCollate:
             seed_generators(hash_seed(*view_seeds))
             if self.mixup is not None and (self.keeps_share or not labelled):
                 images, target, share = mix_with_share(
-                    self.mixup, collate, torch.tensor(labels), labelled
+                    self.mixup, collate, default_collate(labels), labelled
                 )
             else:
                 images, target = collate(labels)
@@ -211,23 +212,26 @@ def mix_with_share(
     Args:
         mixup: says how classes are counted and smoothed.
         collate: mixes the images by ``mixup``, with the classes that it is given.
-        labels: (B,) true classes, or `NO_LABEL`.
+        labels: (B,) true classes, or `NO_LABEL`; of several classes an image (B, C).
         labelled: False where all are `NO_LABEL`.
     """
     # timm mixes labels, not shares: classes that differ in each pair bring the share to light
     half = torch.arange(len(labels)) * 2 // len(labels)  # as classes: those of a pair differ
     num_classes = mixup.num_classes
     smoothing = mixup.label_smoothing
+    multi_label = mixup.multi_label
     mixup.num_classes = 2
     mixup.label_smoothing = 0.0
+    mixup.multi_label = False
     images, shares = collate(half.tolist())
     mixup.num_classes = num_classes
     mixup.label_smoothing = smoothing
+    mixup.multi_label = multi_label
     share = shares.gather(1, half.unsqueeze(1))
     if not labelled:
         return images, labels, share
     # timm has one share for a batch, as a number; its formula holds for one each
-    mixed = mixup_target(labels, num_classes, share, smoothing)  # pyright: ignore[reportArgumentType]  # see above
+    mixed = mixup_target(labels, num_classes, share, smoothing, multi_label)  # pyright: ignore[reportArgumentType]  # see above
     return images, mixed, share
 
 

@@ -103,7 +103,8 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     check_replaceable(onnx, "--onnx")
     load_plugins(plugins)
     opened = open_model(model, checkpoint)
-    print(export_onnx(opened.model.eval(), opened.data_config, opened.class_names, onnx))
+    names, kind = opened.class_names, opened.target_kind
+    print(export_onnx(opened.model.eval(), opened.data_config, names, onnx, kind))
     note_written(onnx)
 
 

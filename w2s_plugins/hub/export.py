@@ -12,6 +12,7 @@ from timm.models import save_for_hf
 
 from ..errors import UserError, one_line, scrub
 from ..files import apply_umask, file_sha256, read_plain, write_text
+from ..target_kind import ONE_CLASS, TargetKind
 from .model_card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
@@ -58,6 +59,7 @@ def export_model(
     data_config: dict,
     record: dict,
     class_names: list[str] | None = None,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
@@ -69,6 +71,7 @@ def export_model(
         data_config: preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
         record: content of the run's ``result.json``, see `model_card`.
         class_names: name of each class, for timm's ``label_names``; those of earlier training are left out.
+        target_kind: what its labels are, for ``problem_type``, by which transformers chooses softmax or sigmoid.
 
     Raises:
         UserError: the folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -104,6 +107,8 @@ def export_model(
             about.pop(key, None)
             if known.get(key):
                 about[key] = known[key]
+        if target_kind.name != ONE_CLASS.name:
+            content["problem_type"] = target_kind.problem_type
         config.write_text(json.dumps(content, indent=2), encoding="utf-8")
         write_card(new, record)
         for path in new.rglob("*"):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, near_path, one_line, quietly, write_errors
+from ..target_kind import ONE_CLASS, TargetKind
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
@@ -41,7 +42,11 @@ def check_onnx(file: Path, flag: str) -> None:
 
 
 def export_onnx(
-    model: nn.Module, data_config: Mapping[str, Any], class_names: Sequence[str] | None, file: Path
+    model: nn.Module,
+    data_config: Mapping[str, Any],
+    class_names: Sequence[str] | None,
+    file: Path,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> str:
     """Write a model as ``file``, from normalised images (B, C, H, W) to logits (B, K), for batches of any size B.
 
@@ -53,6 +58,7 @@ def export_onnx(
         data_config: its preprocessing, as ``timm.data.resolve_data_config`` returns it.
         class_names: by number; None where they are not known.
         file: ends with ``.onnx``; one that is there is replaced.
+        target_kind: what its labels are; of several classes the metadata have transformers' ``problem_type``.
 
     Returns:
         What was written and how far it is from the model, in a line.
@@ -69,7 +75,10 @@ def export_onnx(
     ):
         new = Path(folder) / file.name
         try:
-            _write(model, size, _metadata(data_config, class_names), new)
+            metadata = _metadata(data_config, class_names)
+            if target_kind.name != ONE_CLASS.name:
+                metadata["problem_type"] = target_kind.problem_type
+            _write(model, size, metadata, new)
             difference, largest = _compare(model, size, new)
         except OSError:
             raise

@@ -19,7 +19,7 @@ from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from ..no_label import NO_LABEL
-from ..target_kind import KINDS, ONE_CLASS, SEVERAL_CLASSES, TargetKind
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import write_arrays
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
@@ -68,7 +68,7 @@ def check(
         files = [name for text in typed_names for name in parse_labels(text, alone=True)[0]]
         inputs = [file_of(Path(name))[0] for name in files]
         check_writable(output, [*inputs, Path(class_names or "")])
-    target_kind = KINDS[task]
+    target_kind = kind_of_task(task)
     tables, names, how = read_tables(
         [[name] for name in typed_names], _names(class_names), target_kind=target_kind
     )
@@ -148,7 +148,7 @@ def stats(files: Sequence[str], class_names: str | None, task: str = ONE_CLASS.t
     from pandas import DataFrame, crosstab
 
     # every answer of anybody once
-    target_kind = KINDS[task]
+    target_kind = kind_of_task(task)
     (table,), names, _ = read_tables([files], _names(class_names), target_kind=target_kind)
     if are_several(target_kind):
         _stats_of_classes(table, names, files[0])

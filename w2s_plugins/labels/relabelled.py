@@ -2,9 +2,26 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..data import MapDataset, Subset
+
+
+class WithUnknownLabels(Subset):
+    """Images without labels as samples whose classes are all unknown, for batches with samples of several classes.
+
+    Args:
+        dataset: images without labels.
+        num_classes: C, of the labelled samples.
+    """
+
+    def __init__(self, dataset: MapDataset, num_classes: int):
+        super().__init__(dataset, range(len(dataset)))
+        self.row = torch.full((num_classes,), torch.nan)
+
+    def __getitem__(self, index: int) -> tuple[object, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.dataset[index][0], self.row
 
 
 class Relabelled(Subset):

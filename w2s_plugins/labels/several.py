@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cli.forms import DELIMITERS
+from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
 from .names import same_word
 from .spelling import UNSAID
@@ -57,7 +57,7 @@ AS_WRITTEN = ListForm()
 
 def are_several(target_kind: "TargetKind | None") -> bool:
     """Say whether an image may have several classes; None is one class. Tables are read where no torch is loaded."""
-    return target_kind is not None and target_kind.task == "multilabel"
+    return target_kind is not None and target_kind.task == MULTILABEL
 
 
 # ---------------------------------------------------------------- lists

@@ -42,6 +42,7 @@ from ..files import (
     write_json,
     write_text,
 )
+from ..target_kind import SEVERAL_CLASSES
 
 FORMAT = 2
 MANIFEST, KEYS = "labels.json", "keys.json"
@@ -218,7 +219,11 @@ def write_part(
         UserError: some answers are not finite, or the file cannot be written.
     """
     # values that are not finite would be found again and again
-    odd = (~answers.isfinite().all(dim=1)).nonzero().flatten() + part.first
+    are_answers = answers.isfinite().all(dim=1)
+    # a class that the model does not know is unknown
+    if manifest.who.get("labels") == SEVERAL_CLASSES.name:
+        are_answers = SEVERAL_CLASSES.are_answers(answers)
+    odd = (~are_answers).nonzero().flatten() + part.first
     rows = [row for row in odd.tolist() if row not in missing]
     if rows:
         raise UserError(

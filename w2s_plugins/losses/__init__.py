@@ -1,7 +1,7 @@
 """Distillation losses: pure functions of tensors, one family a file, found by name."""
 
 # importing them registers the losses
-from . import confidence, features, logits, relations, robust  # noqa: F401
+from . import confidence, features, logits, relations, robust, several  # noqa: F401
 from .arguments import Count, NonNegative, Positive, PositiveShare, ProperShare, Share
 from .base import (
     DistillationLoss,

@@ -14,6 +14,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, get_args
 
 import torch
@@ -23,7 +24,7 @@ from ..cli.forms import STAGES
 from ..cli.values import as_number
 from ..errors import UserError
 from ..registry import Registry
-from ..target_kind import ONE_CLASS, TargetKind
+from ..target_kind import KINDS, ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .arguments import check_argument, check_kwarg, hyper_parameters
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class LossInputs:
 
     Args:
         student_logits: (B, C).
-        teacher_logits: (B, C), without gradient.
+        teacher_logits: (B, C), without gradient. Of several classes an image NaN means that a label is unknown.
         target: ground truth as class indices (B,) or soft labels (B, C); None when there is none.
         student_features: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D) as the last
             entry, as `w2s_plugins.models.feature_extraction` returns them; None when the loss did not ask for them.
@@ -166,13 +167,32 @@ Factory = TypeVar("Factory", bound=LossFactory)
 class FunctionLoss(DistillationLoss):
     """A loss function with its hyper-parameters bound."""
 
+    several: LossFunction | None = None  # its form for several classes an image
+
     def __init__(self, function: LossFunction, **kwargs: object):
         super().__init__()
         self.function = function
         self.kwargs = kwargs
+        self.bound = partial(function, **kwargs)
+
+    def take_kind(self, target_kind: TargetKind) -> None:
+        super().take_kind(target_kind)
+        self.bound = partial(self.function, **self.kwargs)
+        if self.several is None or target_kind.name != SEVERAL_CLASSES.name:
+            return
+        # what means nothing for this kind may be given with its default, which changes nothing
+        takes, defaults = hyper_parameters(self.several), hyper_parameters(self.function)
+        for name, value in self.kwargs.items():
+            if name not in takes and value != defaults[name].default:
+                raise UserError(
+                    f"loss '{self.name}': {name} has no meaning for labels of {target_kind.words}; "
+                    "leave it out"
+                )
+        kwargs = {name: value for name, value in self.kwargs.items() if name in takes}
+        self.bound = partial(self.several, **kwargs)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        return self.function(inputs, **self.kwargs)
+        return self.bound(inputs)
 
 
 @dataclass(frozen=True)
@@ -186,6 +206,7 @@ class LossEntry:
     needs_target: bool
     needs_features: bool
     target_kinds: Collection[str]
+    several: LossFunction | None
 
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
@@ -208,6 +229,7 @@ class LossEntry:
             loss = FunctionLoss(self.factory, **kwargs)
             loss.needs_target = self.needs_target
             loss.needs_features = self.needs_features
+            loss.several = self.several
         loss.name = self.name
         loss.target_kinds = self.target_kinds
         return loss
@@ -224,6 +246,7 @@ def register_loss(
     needs_target: bool = False,
     needs_features: bool = False,
     target_kinds: Collection[str] = (ONE_CLASS.name,),
+    several: LossFunction | None = None,
 ) -> Callable[[Factory], Factory]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -234,13 +257,18 @@ def register_loss(
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
         needs_features: a function that uses features; a class says so with its attribute.
         target_kinds: names of the kinds of labels (`TargetKind`) that it can learn.
+        several: a function that takes the place of this one if an image has several classes. It has the same keywords,
+            but for those that have no meaning then, which are refused. A class looks at its ``target_kind`` instead.
     """
     if not isinstance(name, str) or not name or "+" in name:
         raise UserError(f"loss {name!r:.60}: expected a name, without '+', which joins names")
 
     def decorate(factory: Factory) -> Factory:
         check_argument(f"loss '{name}'", "factory", factory, Callable)
-        entry = LossEntry(name, factory, summary, paper, needs_target, needs_features, target_kinds)
+        kinds = target_kinds if several is None else (*target_kinds, SEVERAL_CLASSES.name)
+        entry = LossEntry(
+            name, factory, summary, paper, needs_target, needs_features, kinds, several
+        )
         LOSSES.register(name, entry)
         return factory
 
@@ -352,14 +380,19 @@ def list_losses() -> list[str]:
 
 
 def describe_losses() -> str:
-    """One line for each loss: name, hyper-parameters with defaults, summary, paper."""
+    """Two lines for each loss: name, hyper-parameters with defaults; summary, paper, the kinds of labels that it knows
+    if these are not just one class an image.
+    """
+    words = {kind.name: kind.words for kind in KINDS.values()}
     lines = []
     for name in list_losses():
         entry = LOSSES.get(name)
         # as one would type them
         kwargs = ", ".join(f"{p.name}={p.default}" for p in entry.defaults.values())
         paper = f" [{entry.paper}]" if entry.paper else ""
-        lines.append(f"{name}({kwargs})\n    {entry.summary}{paper}")
+        kinds = [words.get(kind, kind) for kind in entry.target_kinds]
+        known = "" if kinds == [ONE_CLASS.words] else f" ({' or '.join(kinds)})"
+        lines.append(f"{name}({kwargs})\n    {entry.summary}{paper}{known}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from ..errors import UserError
 from .arguments import NonNegative, Positive, Share
 from .base import LossInputs, ramped, register_loss
 from .logits import cross_entropy, kl_per_sample
+from .several import adaptconf_by_class
 
 _THRESHOLD_ROUNDS = 6  # more rounds bring the class proportions no closer
 _THRESHOLD_STEP = 0.7
@@ -87,6 +88,7 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
     "adaptconf",
     summary="weighs teacher against self-prediction sample by sample",
     paper="Guo et al. 2024, 2402.03749",
+    several=adaptconf_by_class,
 )
 def adaptconf(
     inputs: LossInputs,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .arguments import Positive, PositiveShare, ProperShare
 from .base import LossInputs, add_up, label_of, promised, register_loss
+from .several import kd_by_class
 
 _STD_EPS = 1e-7  # keeps constant logits finite
 _EXCLUDED = -1e30  # a logit whose probability is exactly 0, finite so that 0 * log 0 is 0
@@ -115,6 +116,7 @@ def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]
     "kd",
     summary="KL divergence to the softened teacher, times T^2",
     paper="Hinton et al. 2015, 1503.02531",
+    several=kd_by_class,
 )
 def kd(
     inputs: LossInputs,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES
 from .arguments import Decay, NonNegative, Positive, PositiveShare, Share
 from .base import (
     DistillationLoss,
@@ -23,6 +24,7 @@ from .base import (
 )
 from .logits import cross_entropy, kl_per_sample
 from .memory import ClassShift, PredictionMemory, gather_rows, merge_repeats, size_of
+from .several import cross_entropy_by_class, mean_over, read_labels
 from .undo import Undo
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
@@ -198,6 +200,7 @@ def evidential(inputs: LossInputs) -> dict[str, Tensor]:
     "elr",
     summary="cross-entropy to the teacher, held to what the student predicted early on",
     paper="Liu et al. 2020, 2007.00151",
+    target_kinds=(ONE_CLASS.name, SEVERAL_CLASSES.name),
 )
 class EarlyLearningRegularization(DistillationLoss):
     """Early-learning regularisation (2020, arXiv 2007.00151).
@@ -205,6 +208,9 @@ class EarlyLearningRegularization(DistillationLoss):
     CE(p, q) + lam * mean of log(1 - <p, t_i>), where t_i is the moving average of the student's softmax on sample i,
     t_i <- beta * t_i + (1 - beta) * p, taken before it is used and without gradient. It starts at zero, so that after k
     visits it has mass 1 - beta^k, and the regulariser comes in slowly.
+
+    Of several classes an image, each is a problem of two: t_i is the average of (p, 1 - p) of each class, and both terms
+    are means over the known labels. For C = 1 that is the loss of the logits (0, z) and (0, w).
 
     Args:
         lam: weight of the regulariser. Published with beta: 3 and 0.7 or 1 and 0.9 (CIFAR-10), 7 and 0.9 (CIFAR-100),
@@ -222,6 +228,8 @@ class EarlyLearningRegularization(DistillationLoss):
         self.memory = PredictionMemory(self.beta, size_of(context, self.name), context.num_classes)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
+        if self.target_kind.name == SEVERAL_CLASSES.name:
+            return self._compute_by_class(inputs)
         index = promised(inputs.index, "index")
         log_p = inputs.student_logits.log_softmax(dim=1)
         q = self.labels(inputs.teacher_logits)
@@ -235,6 +243,22 @@ class EarlyLearningRegularization(DistillationLoss):
         return {
             "ce": cross_entropy(log_p, q).mean(),
             "elr": self.lam * torch.log1p(-agreement).mean(),
+        }
+
+    def _compute_by_class(self, inputs: LossInputs) -> dict[str, Tensor]:
+        index = promised(inputs.index, "index")
+        p = inputs.student_logits.sigmoid()
+        q, is_known = read_labels(inputs.teacher_logits)
+        if self.training:
+            self.memory.update(index, p.detach())
+        # the averages of a yes and of a no, which add up to the mass of the visits so far
+        yes = self.memory.mean[index].to(p.dtype)
+        visits = self.memory.visits[index].to(p.dtype).unsqueeze(1)
+        no = 1 - self.beta**visits - yes
+        agreement = (p * yes + (1 - p) * no).clamp(max=_LARGEST_AGREEMENT)
+        return {
+            "ce": mean_over(cross_entropy_by_class(inputs.student_logits, q), is_known),
+            "elr": self.lam * mean_over(torch.log1p(-agreement), is_known),
         }
 
     def labels(self, teacher_logits: Tensor) -> Tensor:

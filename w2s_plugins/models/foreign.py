@@ -22,6 +22,7 @@ from ..cli.values import check_values
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from ..private_names import parse_model_cfg
+from ..target_kind import TargetKind, kind_of_problem
 
 LARGEST = 2**31  # of a number; sizes and counts are below
 MOST_CLASSES = 2**20  # a few bytes could ask for any amount of memory
@@ -166,6 +167,15 @@ def read_model_config(
             f"{where}: not the config.json of a timm model: {one_line(error)}"
         ) from error
     return architecture, cfg, args
+
+
+def recorded_kind(config: Path) -> TargetKind | None:
+    """Return what the config.json of a model says that its labels are; None if it says nothing known."""
+    try:
+        content = read_plain(config)
+    except (OSError, ValueError):
+        return None
+    return kind_of_problem(content.get("problem_type")) if isinstance(content, dict) else None
 
 
 def check_fields(

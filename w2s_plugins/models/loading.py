@@ -31,11 +31,13 @@ from ..hub.client import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves
+from ..target_kind import TargetKind, kind_of_task
 from .foreign import (
     COMMON_ARGS,
     check_fields,
     check_model_args,
     read_model_config,
+    recorded_kind,
     refuse_addresses,
     typed_flags,
 )
@@ -141,6 +143,7 @@ def create_model(
         # What a model of the Hub or a folder is, by its config.json. Where its weights lie is what the user named,
         # whatever the file says.
         architecture, arguments = name, {}
+        kind = None
         source, address = parse_model_name(name)
         if source is not None:
             on_the_hub = source == "hf-hub"
@@ -149,6 +152,7 @@ def create_model(
             else:
                 config = Path(address) / "config.json"
             architecture, cfg, model_args = read_model_config(config, f"{who}: its config.json")
+            kind = recorded_kind(config)
             cfg = {**cfg, "source": source, "hf_hub_id" if on_the_hub else "file": address}
             arguments = {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
         # What else files say is checked, and what the user says wins over it.
@@ -163,6 +167,8 @@ def create_model(
         if pretrained and name.startswith("local-dir:"):
             check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
+        if kind is not None:
+            vars(model)["target_kind"] = kind
         # The bytes are compared with what the Hub announced, and the kinds of its tensors with the model's.
         if pretrained:
             published = hub_source(model, name)
@@ -532,11 +538,13 @@ class Recorded(NamedTuple):
         inputs: how its images are made, some of `INPUT_KEYS`.
         num_classes: as many as it has.
         model_kwargs: arguments of its constructor.
+        target_kind: what its labels are.
     """
 
     inputs: dict[str, Any]
     num_classes: int | None
     model_kwargs: dict[str, Any]
+    target_kind: TargetKind | None = None
 
 
 def settings_beside(path: Path, flag: str) -> Recorded:
@@ -548,20 +556,22 @@ def settings_beside(path: Path, flag: str) -> Recorded:
             return Recorded({}, None, {})
         _, recorded, model_kwargs = read_model_config(config, f"{flag} {config}")
         model_kwargs.pop("num_classes", None)
+        kind = recorded_kind(config)
     else:
         # A checkpoint has the flags of its run. A tensor in their place would be copied with them wherever they go.
         saved = _saved_flags(path, flag)
         if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
             return Recorded({}, None, {})
-        names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
+        names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp", "task")
         flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
         recorded = typed_flags(flags, f"{flag} {path}: its flags")
         check_fields(recorded, COMMON_ARGS, f"{flag} {path}: its flags")
         model_kwargs = recorded.get("model_kwargs", {})
+        kind = kind_of_task(recorded["task"]) if "task" in recorded else None
         if recorded.get("gp"):
             model_kwargs = {"global_pool": recorded["gp"], **model_kwargs}
     inputs = {name: recorded[name] for name in INPUT_KEYS if recorded.get(name) is not None}
-    return Recorded(inputs, recorded.get("num_classes"), model_kwargs)
+    return Recorded(inputs, recorded.get("num_classes"), model_kwargs, kind)
 
 
 def _saved_flags(path: Path, flag: str, peek: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..labels.table_writer import check_writable
 
 SHARDS = "wds/"
 FEATURE_FILES = (".npz", ".parquet")
-OF_LABELS = ("top_k", "all", "class_names", "prompts")
+OF_LABELS = ("top_k", "all", "class_names", "prompts", "task", "multilabel_threshold")
 
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:

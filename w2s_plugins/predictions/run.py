@@ -33,7 +33,7 @@ from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..settings.flags import check_available, check_model_name, named_model
-from ..target_kind import TargetKind
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
@@ -59,6 +59,8 @@ class Prediction:
     features: Path | None = None
     checkpoint: str | None = None
     class_names: str | None = None
+    task: str | None = None
+    multilabel_threshold: float = 0.5
     prompts: str | None = None
     top_k: int | None = None
     all: bool = False  # every class with its probability
@@ -235,8 +237,19 @@ def hash_of_files(dataset: FileDataset) -> str:
 # ---------------------------------------------------------------- the model
 
 
-def open_model(model: str, checkpoint: str | None = None, img_size: int | None = None) -> Opened:
+def open_model(
+    model: str,
+    checkpoint: str | None = None,
+    img_size: int | None = None,
+    target_kind: TargetKind = ONE_CLASS,
+) -> Opened:
     """Open a model of timm: one by its name, or what is in the folder of a run or of an export.
+
+    Args:
+        model: the name, or the folder.
+        checkpoint: a file of weights, if they are not those of the name.
+        img_size: size of the images in place of its own.
+        target_kind: what its labels are, if nothing beside its weights says it.
 
     Raises:
         UserError: there is none, it is of another kind, or its weights are not finite.
@@ -251,7 +264,13 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
         model, checkpoint = named_model(FLAGS[0], model)
     else:
         check_model_name(FLAGS[0], model)
-    request = Request(in_chans=None, img_size=img_size, checkpoint=checkpoint, flags=FLAGS)
+    request = Request(
+        in_chans=None,
+        img_size=img_size,
+        checkpoint=checkpoint,
+        target_kind=target_kind,
+        flags=FLAGS,
+    )
     opened = open_classifier(TeacherName.parse(model), request)
     check_finite(opened.model.state_dict(), model, "MODEL")
     return opened
@@ -267,8 +286,9 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     # A zero-shot classifier has the names that are given; others have to have them.
     names = read_class_names(wanted.class_names) if wanted.class_names else None
     name = TeacherName.parse(wanted.model)
+    kind = kind_of_task(wanted.task or ONE_CLASS.task, wanted.multilabel_threshold)
     if name.is_of_timm:
-        opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
+        opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size, kind)
     else:
         request = Request(
             names,
@@ -277,8 +297,17 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
             prompts=read_prompts(wanted.prompts),
             flags=FLAGS,
             features=not wanted.wants_labels,
+            target_kind=kind,
         )
         opened = open_classifier(name, request)
+
+    # What it was trained for is what it says; a threshold is the user's.
+    if wanted.task and opened.target_kind.name != kind.name:
+        raise UserError(
+            f"--task {wanted.task}: {wanted.model} gives labels of {opened.target_kind.words}; leave the flag out"
+        )
+    kind = kind_of_task(opened.target_kind.task, wanted.multilabel_threshold)
+    opened = opened._replace(target_kind=kind)
 
     # Names of the classes are for models that have none.
     of_model, count = opened.class_names, opened.num_classes

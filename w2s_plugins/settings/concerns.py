@@ -62,6 +62,8 @@ class DataSettings(Concern):
     labeled_share: float
     """Share of a batch that is labelled beside `unlabeled` images, 0 to 1."""
     # Which classes there are. Labels are numbers of them in every split, whatever order its folders are in.
+    task: str
+    """What a label is, by timm's name of it: ``classification`` or ``multilabel``."""
     class_names: str | None
     """Names of the classes in their order: a file, or ``A,B,C``."""
     num_classes: int | None
@@ -93,7 +95,9 @@ class DataSettings(Concern):
     input_key: str | None
     """Column of the images, in a data set with columns."""
     target_key: str | None
-    """Column of the labels."""
+    """Column of the labels, or of several ones those of the classes, ``A,B,C``."""
+    target_format: str | None
+    """What a column of several labels holds: ``indices`` or ``multihot``."""
     decoder: str
     """What decodes images: ``pil`` or ``fast``."""
     dataset_trust_remote_code: bool
@@ -507,7 +511,7 @@ class LossSettings(Concern):
     """Its arguments."""
     # The criterion on ground truth, where that is used.
     task_loss: str
-    """Criterion on ground truth: ``ce``, ``bce``, ``asl``, ``poly`` or ``jsd``."""
+    """Criterion on ground truth: ``ce``, ``bce``, ``asl``, ``poly``, ``jsd``, or of several labels ``twoway``, ``zlpr``."""
     task_loss_weight: float | None
     """Weight of the criterion as it was given; see `weights`."""
     distill_loss_weight: float | None
@@ -656,7 +660,9 @@ class EvaluationSettings(Concern):
     no_teacher_eval: bool
     """Measure nothing before the first step."""
     eval_metric: str
-    """What ranks epochs: ``top1``, ``top5``, ``loss``, ``agreement`` or ``few-shot``."""
+    """What ranks epochs: ``top1``, ``top5``, ``loss``, ``agreement`` or ``few-shot``; of several labels ``map`` or F1."""
+    multilabel_threshold: float
+    """Probability from which on an image has one of several classes, from above 0 to below 1."""
     long_tail: str
     """When accuracy is measured by frequency of the class: ``auto``, ``always``, ``never``, ``FEW:MANY``."""
     tta: int

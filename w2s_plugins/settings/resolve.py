@@ -12,6 +12,7 @@ from pathlib import Path
 from ..cli.declare import option
 from ..cli.forms import (
     LABELS_PREFIX,
+    MULTILABEL,
     PREFIXES,
     TEST_EPISODES,
     check_dataset_name,
@@ -21,7 +22,7 @@ from ..cli.forms import (
     parse_shapes,
     unlabeled_roots,
 )
-from ..cli.parser import train_parser
+from ..cli.parser import ExplicitFlags, train_parser
 from ..errors import UserError, logger, near_path, nearest
 from ..no_label import NAME_OF_UNLABELED
 from ..run.location import RunLocation
@@ -63,6 +64,17 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         parse_noise(args.label_noise)
 
     # How the student learns, on what data, and from whom.
+    if args.task == MULTILABEL:
+        # as timm's script has it
+        if "smoothing" not in explicit_flags:
+            args.smoothing = 0.0
+        if "eval_metric" not in explicit_flags:
+            args.eval_metric = "map"
+        # Recipes refine labels, which is made for one class an image; who types it is told that.
+        typed = explicit_flags.typed if isinstance(explicit_flags, ExplicitFlags) else ()
+        if args.refine_labels and "refine_labels" not in typed:
+            logger.info("--task multilabel: no --refine-labels, which is for one class an image")
+            args.refine_labels = False
     _resolve_loss(args, losses)
     if explicit_flags & set(RELEASED_WEIGHTS.values()):
         for ours, theirs in RELEASED_WEIGHTS.items():
@@ -139,7 +151,8 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
 
     # timm's criteria are on ground truth
     criteria = train_parser().by_dest()["task_loss"].choices or ()
-    if args.loss in criteria:
+    # of several labels some of them are distillation losses as well
+    if args.loss in criteria and not (args.teacher and args.task == MULTILABEL):
         if args.teacher:
             raise UserError(
                 f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
@@ -148,7 +161,8 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
         # timm's older flags of single criteria, of which jsd comes first
-        args.task_loss = "bce" if args.bce_loss else "ce"
+        several = args.task == MULTILABEL
+        args.task_loss = "bce" if args.bce_loss or several else "ce"
         if args.jsd_loss:
             args.task_loss = "jsd"
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..cli.declare import dest_of, read_table
 from ..cli.forms import (
     DIGITS,
+    MULTILABEL,
     TEST_EPISODES,
     check_dataset_name,
     count_episodes,
@@ -153,6 +154,9 @@ def shown_as(what: str) -> str:
 
 # what is made for labels of one class an image alone; the kind is known once the data are open
 ONE_CLASS_ONLY = (
+    Term("--long-tail", lambda settings: settings.evaluation.long_tail not in ("auto", "never")),
+    Term("--kd-model-name", lambda settings: settings.loss.kd_model_name),
+    Term("--aug-splits", lambda settings: settings.views.aug_splits),
     Term("--episodic", lambda settings: settings.episodes.episodic),
     Term("--few-shot-eval", lambda settings: settings.episodes.few_shot_eval),
     Term("--label-noise", lambda settings: settings.labels.label_noise),
@@ -258,6 +262,20 @@ def selects_without_evaluation(settings: TrainSettings) -> bool:
     return evaluation.select == "best" and has_no_evaluation(settings) and not by_episodes
 
 
+def measures_another_kind(settings: TrainSettings) -> bool:
+    metric = settings.evaluation.eval_metric
+    if settings.data.task == MULTILABEL:
+        return metric in ("top1", "top5")
+    return metric in ("map", "micro_f1", "macro_f1", "sample_f1")
+
+
+def has_criterion_of_another_kind(settings: TrainSettings) -> bool:
+    criterion = settings.loss.task_loss
+    if settings.data.task == MULTILABEL:
+        return criterion in ("ce", "jsd")
+    return criterion in ("twoway", "zlpr")
+
+
 # in this order; of several that are broken the first is reported
 RULES = (
     # the model and its views
@@ -323,6 +341,17 @@ RULES = (
     Rule(
         lambda settings: settings.labels.asks_the_teacher and not settings.teacher.teacher,
         "--clean-select {0.labels.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher",
+    ),
+    # one class an image, or several
+    Rule(
+        measures_another_kind,
+        "--eval-metric {0.evaluation.eval_metric}: expected top1, top5 or loss with one class an image, map, micro_f1, "
+        "macro_f1, sample_f1 or loss with --task multilabel",
+    ),
+    Rule(
+        has_criterion_of_another_kind,
+        "--task-loss {0.loss.task_loss}: expected ce, bce, asl, poly or jsd with one class an image, bce, asl, poly, "
+        "twoway or zlpr with --task multilabel",
     ),
     # the student in parts
     Rule(

@@ -1,6 +1,10 @@
 """``clip:``: CLIP and SigLIP of open_clip as zero-shot classifiers of the classes of the data.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020).
+
+Of several classes an image each is a question of its own. SigLIP was trained to answer it, by the sigmoid of its logit
+(Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343). CLIP has only learned to compare
+texts, so a class is compared with no class in particular: the same templates with `ANYTHING` in the place of its name.
 """
 
 import json
@@ -12,7 +16,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest, one_line, quietly
 from ..files import file_sha256, read_text
+from ..target_kind import SEVERAL_CLASSES
 from .openers import PROMPTS, Opened, Request, register_teacher
+
+ANYTHING = (
+    "something"  # what a class is compared with where it is one of several that an image may have
+)
 
 
 def read_prompts(text: str | None) -> tuple[str, ...]:
@@ -45,24 +54,30 @@ class ZeroShotClassifier(nn.Module):
 
     Args:
         tower: from images to embeddings (B, D).
-        texts: (C, D) embeddings of the classes, of unit length; None for an encoder alone, which has no logits.
+        texts: (C, D) embeddings of the classes, of unit length, or their differences from another one; None for an encoder
+            alone, which has no logits.
         scale: the logits are this times the cosine.
+        bias: is added to them.
         about: what the texts were made of, which identifies them.
     """
 
     texts: Tensor | None
 
-    def __init__(self, tower: nn.Module, texts: Tensor | None, scale: float, about: str):
+    def __init__(
+        self, tower: nn.Module, texts: Tensor | None, scale: float, about: str, bias: float = 0.0
+    ):
         super().__init__()
         self.encode = tower
         self.scale = scale
+        self.bias = bias
         self.num_classes = 0 if texts is None else len(texts)
         self.about = about
         self.register_buffer("texts", texts)
 
     def cache_identity(self) -> str:
         """Return what identifies the classifier beside its weights."""
-        return f"clip {self.about} {self.scale}"
+        of_bias = f" {self.bias}" if self.bias else ""
+        return f"clip {self.about} {self.scale}{of_bias}"
 
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D) of unit length in float32."""
@@ -77,7 +92,8 @@ class ZeroShotClassifier(nn.Module):
         embeddings = self.embed(images)
         if self.texts is None:
             return embeddings
-        return self.scale * embeddings @ self.texts.float().T
+        logits = self.scale * embeddings @ self.texts.float().T
+        return logits + self.bias if self.bias else logits
 
 
 @register_teacher("clip", takes_class_names=True)
@@ -116,20 +132,31 @@ def open_clip_model(name: str, request: Request) -> Opened:
             weights_only=True,
         ).eval()
         texts = None
+        several = request.target_kind.name == SEVERAL_CLASSES.name
+        learned_bias = getattr(model, "logit_bias", None)
+        is_compared = several and learned_bias is None
+        asked = [*names, ANYTHING] if is_compared else names
         if not request.features:
             with torch.inference_mode():
                 embedded = open_clip.build_zero_shot_classifier(
                     model,
                     open_clip.get_tokenizer(architecture),
-                    [text.replace("_", " ") for text in names],
+                    [text.replace("_", " ") for text in asked],
                     [lambda text, t=t: t.replace("{}", text) for t in prompts],
                 )
             texts = embedded.T.detach().clone()
+            # a difference of cosines is the product with a difference of texts
+            if is_compared:
+                texts = texts[:-1] - texts[-1]
         scale = float(model.get_parameter("logit_scale").detach().exp())
     # Stored answers are found again by this beside the weights of the tower: other texts are another classifier.
-    about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
+    made_of = dict(architecture=architecture, class_names=names, prompts=prompts)
+    if several:
+        made_of["labels"] = request.target_kind.name
+    about = json.dumps(made_of)
     tower = model.get_submodule("visual")
-    classifier = ZeroShotClassifier(tower, texts, scale, about)
+    bias = float(learned_bias.detach()) if several and learned_bias is not None else 0.0
+    classifier = ZeroShotClassifier(tower, texts, scale, about, bias)
 
     # What open_clip does to an image, as timm says it: where it keeps the shape of an image, timm fills the border.
     preprocess = open_clip.get_model_preprocess_cfg(model)
@@ -150,4 +177,4 @@ def open_clip_model(name: str, request: Request) -> Opened:
     else:
         published = open_clip.get_pretrained_cfg(architecture, weights)
         origin = dict(tag=weights, repo=published.get("hf_hub") or published.get("url"))
-    return Opened(classifier, config, names, {**origin, "prompts": prompts})
+    return Opened(classifier, config, names, {**origin, "prompts": prompts}, request.target_kind)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..hub.client import check_repo_id
 from ..models.fingerprint import files_sha256
+from ..target_kind import ONE_CLASS, kind_of_problem
 from .openers import Opened, Request, register_teacher, usable_names
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def open_transformers(name: str, request: Request) -> Opened:
         input_of_processor(processor.to_dict()),
         usable_names(f"hf:{name}", names),
         origin,
+        kind_of_problem(model.config.problem_type) or ONE_CLASS,
     )
 
 

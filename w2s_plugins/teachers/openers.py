@@ -37,6 +37,7 @@ class Request:
         checkpoint: of a model of timm, a file or run folder; None for its pretrained weights.
         model_kwargs: arguments of the constructor of a model of timm.
         features: it is asked for features alone, so that it may do without classes.
+        target_kind: what the labels are that it is to give.
         flags: those that named the model and the checkpoint, for messages.
     """
 
@@ -49,6 +50,7 @@ class Request:
     checkpoint: str | None = None
     model_kwargs: Mapping[str, object] | None = None
     features: bool = False
+    target_kind: TargetKind = ONE_CLASS
     flags: tuple[str, str] = TEACHER_FLAGS
 
 

@@ -14,6 +14,7 @@ from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG, check_value
 from ..registry import PLUGINS
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_problem
 from .openers import Opened, Request, register_teacher, usable_names
 
 # where a file does not say otherwise
@@ -37,6 +38,7 @@ class OutsideClassifier(nn.Module):
         ask: from images (B, 3, H, W) in float32 to probabilities or logits (B, C).
         num_classes: C.
         identity: returns a text by which its stored answers are found again; None for this run alone.
+        target_kind: what its labels are: probabilities sum to 1, or are those of each class by itself.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class OutsideClassifier(nn.Module):
         ask: Callable[[Tensor], object],
         num_classes: int,
         identity: Callable[[], str] | None = None,
+        target_kind: TargetKind = ONE_CLASS,
     ):
         super().__init__()
         self.who = who
         self.num_classes = num_classes
         self.forward_images = ask  # under a name by which it is known for code of a plugin
         self.probabilities: bool | None = None
+        self.target_kind = target_kind
         if identity is not None:
             self.cache_identity = identity
 
@@ -58,8 +62,8 @@ class OutsideClassifier(nn.Module):
         """Return logits (B, C) in float32; probabilities become their logarithms.
 
         Raises:
-            UserError: it fails, or answers with another shape, with values that are not finite, or with rows that do
-                not sum to one where others did.
+            UserError: it fails, or answers with another shape, with values that are not finite, or with rows that are
+                no probabilities where others were.
         """
         try:
             answers = torch.as_tensor(self.forward_images(images.float()))
@@ -78,23 +82,30 @@ class OutsideClassifier(nn.Module):
         if not answers.isfinite().all():
             raise UserError(f"{self.who}: its answers are not finite")
         # What the first answers were, all others have to be.
-        sums = bool(((answers >= 0).all(dim=1) & ((answers.sum(dim=1) - 1).abs() < 1e-2)).all())
+        one_class = self.target_kind.name == ONE_CLASS.name
+        sums = bool((answers >= 0).all())
+        if one_class:
+            sums = sums and bool(((answers.sum(dim=1) - 1).abs() < 1e-2).all())
+        else:
+            sums = sums and bool((answers <= 1).all())
         if self.probabilities is None:
             self.probabilities = sums
             logger.info(f"Teacher {self.who}: answers with {'probabilities' if sums else 'logits'}")
         if self.probabilities and not sums:
             raise UserError(
-                f"{self.who}: its first answers were probabilities, and now rows do not sum to one"
+                f"{self.who}: its first answers were probabilities, and now rows "
+                + ("do not sum to one" if one_class else "have values beyond 0 and 1")
             )
         if self.probabilities:
-            answers = answers.clamp(min=torch.finfo(torch.float32).tiny).log()
+            answers = self.target_kind.from_probabilities(answers)
         return answers.to(images.device)
 
 
 @register_teacher("onnx")
 def open_onnx(name: str, request: Request) -> Opened:
     """Open a file of ONNX, which onnxruntime runs on the CPU. Its metadata may have ``class_names``, ``mean`` and
-    ``std`` as JSON lists, and ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's.
+    ``std`` as JSON lists, and ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's; and ``problem_type``,
+    which is transformers'.
     """
     import onnxruntime
 
@@ -141,8 +152,11 @@ def open_onnx(name: str, request: Request) -> Opened:
 
     # It is known by every file that it is read from.
     who, sha256 = f"onnx:{name}", files_sha256(onnx_files(Path(name)))
-    model = OutsideClassifier(who, ask, count, lambda: f"onnx {sha256}")
-    return Opened(model, config, usable_names(who, names or None), dict(file=name, sha256=sha256))
+    # Its metadata may say what its labels are; else it is taken for what is asked for.
+    kind = kind_of_problem(metadata.get("problem_type")) or request.target_kind
+    model = OutsideClassifier(who, ask, count, lambda: f"onnx {sha256}", kind)
+    origin = dict(file=name, sha256=sha256)
+    return Opened(model, config, usable_names(who, names or None), origin, kind)
 
 
 def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> Any:
@@ -201,5 +215,6 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     origin: dict[str, str | None] = dict(file=None, sha256=None)
     if file:
         origin = dict(file=Path(file).name, sha256=file_sha256(Path(file)))
-    model = OutsideClassifier(who, function, num_classes, getattr(function, "cache_identity", None))
-    return Opened(model, config, usable_names(who, names or None), origin)
+    identity, kind = getattr(function, "cache_identity", None), request.target_kind
+    model = OutsideClassifier(who, function, num_classes, identity, kind)
+    return Opened(model, config, usable_names(who, names or None), origin, kind)

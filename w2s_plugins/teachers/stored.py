@@ -33,7 +33,7 @@ from ..models.class_names import names_of_data
 from ..models.inference import in_full_batches, run_over
 from ..monitor import Console
 from ..no_label import UNREADABLE
-from ..target_kind import ONE_CLASS, TargetKind
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .teacher import Encoder, Teacher, TeacherModel
 
 Loader = DataLoader | PrefetchLoader
@@ -181,7 +181,11 @@ def _by_part(
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
     asked = run_over(functools.partial(_ask_on_cpu, ask), batches, Precision(device))
-    outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
+    # of several classes an image such a label is one of each
+    outputs = (
+        (logits, (labels.cpu() != UNREADABLE).reshape(len(labels), -1).any(dim=1))
+        for logits, labels in asked
+    )
     for part in parts:
         # batches of a part are taken together
         of_part = itertools.islice(outputs, chosen.count(part))
@@ -372,6 +376,15 @@ class CachedTargets:
         has = torch.stack([reader.has(index) for reader in self.readers])
         if has.all() or not has.any(dim=0).all():
             return self.target_kind.average(list(self.by_member(index)))
+        # Of several classes an image nobody need say something of all of them.
+        if self.target_kind.name == SEVERAL_CLASSES.name:
+            opinions = []
+            for reader, has_said in zip(self.readers, has):
+                width = self.readers[0].manifest.num_classes
+                opinion = torch.full((len(index), width), torch.nan, device=self.device)
+                opinion[has_said.to(self.device)] = reader(index[has_said], self.device)
+                opinions.append(opinion)
+            return self.target_kind.average(opinions)
         # Else the mean of the probabilities is that of those who have.
         shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)
         for reader, has_said in zip(self.readers, has):

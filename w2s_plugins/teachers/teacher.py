@@ -125,6 +125,9 @@ class TeacherModel(nn.Module):
             class_map=None if class_map is None else class_map.tolist(),
             dtype=str(dtype).removeprefix("torch."),
         )
+        # the same logits mean something else
+        if student.target_kind.name != ONE_CLASS.name:
+            self.fingerprint["labels"] = student.target_kind.name
         fast = inference_form(model, data_config["input_size"]).to(dtype)
         self.fast = fast.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
         self.data_config = data_config
@@ -428,6 +431,7 @@ def open_member(
         in_chans=student.in_chans,
         student_size=student.size,
         checkpoint=checkpoint,
+        target_kind=student.target_kind,
     )
     opened = (settings.opened or {}).get(name) or open_classifier(name, request)
     model, data_config = opened.model, opened.data_config
@@ -440,6 +444,13 @@ def open_member(
             f"{who}: it has {channels} input channel(s), the student {student.in_chans}"
         )
     check_input_size(model, data_config["input_size"], who)
+
+    # A softmax over all classes and a sigmoid of each do not mean the same.
+    if student.num_classes is not None and opened.target_kind.name != student.target_kind.name:
+        raise UserError(
+            f"{who}: gives labels of {opened.target_kind.words}, the student learns {student.target_kind.words}; give a "
+            "teacher of that kind, or the other --task"
+        )
 
     # Classes are matched by their names, else by their places.
     # For features alone no classes are compared.

@@ -19,6 +19,7 @@ from ..models.loading import (
     read_weights,
     settings_beside,
 )
+from ..target_kind import ONE_CLASS
 from .name import TeacherName
 from .openers import Opened, Request, origin_text, register_teacher
 
@@ -82,7 +83,12 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     names = names_of_model(model, request.checkpoint, file_flag)
     if names is None and file is None and name.is_architecture and request.class_names:
         names = imagenet_names(model, request.class_names)
-    return Opened(model, data_config, names, origin)
+    # Published weights tell one class from the others, if their config.json says nothing else; weights that come without
+    # a word are taken for what is asked for.
+    kind = recorded.target_kind or request.target_kind
+    if file is None:
+        kind = getattr(model, "target_kind", ONE_CLASS)
+    return Opened(model, data_config, names, origin, kind)
 
 
 @register_teacher("checkpoint")

@@ -4,7 +4,7 @@ from functools import partial
 from typing import TypedDict
 
 import torch
-from timm.loss import create_classification_loss  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
+from timm.loss import BinaryCrossEntropy, create_classification_loss  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.loss.class_weights import load_class_stats, resolve_class_weights
 from timm.task import (
     ClassificationTask,
@@ -25,6 +25,7 @@ from ..models.feature_extraction import FeatureExtractor, create_feature_extract
 from ..models.loading import TimmModel, create_model
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, LossSettings, ViewSettings
+from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
@@ -67,7 +68,8 @@ def build_task(
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
     # The criterion on ground truth is there in any task, even where its weight is 0.
     losses = settings.loss
-    criterion = create_criterion(losses, settings.views, student.num_classes).to(world.device)
+    criterion = create_criterion(losses, settings.views, student.num_classes, data.target_kind)
+    criterion = criterion.to(world.device)
     device = first_device(settings.compute.fsdp, world)
     shared = OfTask(device=device, dtype=precision.dtype, verbose=world.primary)
     episodes = settings.episodes.in_batch
@@ -131,18 +133,57 @@ def build_task(
     )
 
 
-def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int) -> nn.Module:
+class OnKnownLabels(nn.Module):
+    """A criterion for several classes an image, of which some may be unknown, NaN: binary cross-entropy leaves these out.
+
+    Where nothing is unknown it is timm's criterion itself.
+
+    Args:
+        criterion: timm's, called with logits (B, C) and targets (B, C).
+    """
+
+    def __init__(self, criterion: nn.Module):
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss. Raises `UserError` for unknown labels where the criterion is none that knows them."""
+        unknown = target.isnan()
+        if not unknown.any():
+            return self.criterion(logits, target)
+        criterion, known = self.criterion, ~unknown
+        by_element = isinstance(criterion, BinaryCrossEntropy) and not criterion.sum_classes
+        by_class = getattr(criterion, "weight", None), getattr(criterion, "pos_weight", None)
+        if not by_element or any(isinstance(w, Tensor) and w.numel() > 1 for w in by_class):
+            raise UserError(
+                f"--task-loss: {int(unknown.sum())} true labels of a batch are unknown; expected --task-loss bce without "
+                "--bce-sum and weights of classes, which leaves these out"
+            )
+        # Of nothing known there is nothing to learn.
+        if not known.any():
+            return 0 * logits.sum()
+        return criterion(logits[known], target[known])
+
+
+def create_criterion(
+    losses: LossSettings,
+    views: ViewSettings,
+    num_classes: int,
+    target_kind: TargetKind = ONE_CLASS,
+) -> nn.Module:
     """Create timm's criterion on ground truth.
 
     Args:
         losses: which one, and its arguments.
         views: whether images are mixed or split.
         num_classes: those of the student.
+        target_kind: what a label is.
 
     Raises:
         UserError: what timm refuses, such as weights of classes for a loss that takes none.
     """
     binary = losses.task_loss == "bce"
+    several = target_kind.name != ONE_CLASS.name
     try:
         # Weights of classes are numbers, a file of them, or a rule on the counts of the classes, which timm works out;
         # a list of another length would fail in the first step only.
@@ -160,8 +201,9 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
         # The older flag of the same weight, which is for binary cross-entropy alone.
         if binary and weights["pos_weight"] is None:
             weights["pos_weight"] = losses.bce_pos_weight
-        return create_classification_loss(
+        criterion = create_classification_loss(
             losses.task_loss,
+            multi_label=several,
             smoothing=losses.smoothing,
             soft_targets=views.mixes,
             bce_target_thresh=losses.bce_target_thresh if binary else None,
@@ -172,6 +214,7 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
             jsd_splits=views.aug_splits,
             **weights,
         )
+        return OnKnownLabels(criterion) if several else criterion
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"criterion {losses.task_loss}: {one_line(error)}") from error
 

@@ -39,6 +39,7 @@ from ..errors import UserError, logger
 from ..hub.fetch import find_hub_shards
 from ..labels.names import read_class_names
 from ..labels.noise import create_label_noise
+from ..labels.relabelled import WithUnknownLabels
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
 from ..labels.truth import open_with_table
@@ -47,7 +48,7 @@ from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
 from ..settings.rules import ONE_CLASS_ONLY
-from ..target_kind import ONE_CLASS, TargetKind, require_one_class
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_task, require_one_class
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -120,7 +121,10 @@ def open_labelled(
     # A list takes some classes of all that the table has.
     if settings.class_list:
         known = None
-    dataset = open_with_table(table, known, settings.data_dir, split, flag=flag, **how)
+    kind = kind_of_task(settings.task)
+    dataset = open_with_table(
+        table, known, settings.data_dir, split, flag=flag, target_kind=kind, **how
+    )
     if not settings.class_list:
         return dataset
     names = read_class_list(settings.class_list, "--class-list")
@@ -315,7 +319,7 @@ def build_data(
             **reading(loading, channels),
         )
     # What a label is, decided here for the whole run.
-    target_kind = ONE_CLASS
+    target_kind = kind_of_task(loading.task, settings.evaluation.multilabel_threshold)
     check_target_kind(settings, target_kind)
     with_truth = "labelled" if "labelled" in whole else "train"
     streamed = isinstance(whole[with_truth], IterableDataset)
@@ -334,7 +338,8 @@ def build_data(
     # Whether classes are rare is said by the whole split, whatever part of it a run is trained on.
     mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
     counts = None
-    if mode != "never" and not loading.unlabeled:
+    one_class = target_kind.name == ONE_CLASS.name
+    if mode != "never" and not loading.unlabeled and one_class:
         counts = count_classes(train, num_classes)
     groups = choose_groups(mode, counts, thresholds)
     if groups is not None:
@@ -382,6 +387,9 @@ def build_data(
     if not isinstance(labelled_set, MapDataset):  # streams were refused above
         labelled_set = None
     if labelled_set is not None:
+        # rows of several labels come in one batch with such of images that have none
+        if not one_class and isinstance(train, MapDataset):
+            train = WithUnknownLabels(train, num_classes or 0)
         logger.info(
             f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
             f"{len(labelled_set)} labelled ones in '{loading.train_split}'"

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from ..data import MapDataset
 from ..data.datasets import is_unlabeled, labels_of
+from ..data.map_style import classes_of_samples
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
-from ..metrics.figures import HEADLINE, headline_of
+from ..metrics.evaluator import create_evaluator
+from ..metrics.figures import headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.feature_extraction import pooled_features
@@ -117,7 +119,7 @@ def evaluate(
     # The last batches of some ranks are filled up with samples that are there already; these do not count.
     limit = evaluation_sample_limit(loader)
     kind = settings.target_kind
-    evaluator = kind.evaluator(precision.device, limit)
+    evaluator = create_evaluator(kind, precision.device, limit)
     # Kept on the device until the end: each copy to the CPU would wait for the batch.
     rows: dict[str, list[Tensor]] = defaultdict(list)
     batches = loader if progress is None else progress(loader)
@@ -270,20 +272,26 @@ def first_evaluation(run: Run) -> None:
 def score_given_labels(run: Run, held_out: MapDataset) -> None:
     """Let labels in place of a teacher score a held-out part: of each sample the first who says something."""
     data, settings = run.data, run.settings
-    classes = torch.full((len(held_out),), NO_LABEL)
+    classes: Tensor | None = None
     for labels in data.given_labels:
         if labels.select is not None:
             theirs = torch.from_numpy(labels.select.classes())
+            classes = theirs if classes is None else classes
             classes = torch.where(classes == NO_LABEL, theirs, classes)
+    if classes is None:
+        classes = torch.full((len(held_out),), NO_LABEL)
     # Samples are dealt out to the ranks as by the loader; of the views of one, which --tta averages, one stands for all.
     of_rank = classes[run.world.rank :: run.world.size]
     run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
     # Where ground truth is known, it says how good the labels are.
-    truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
+    truth = classes_of_samples(held_out)
+    if truth is None:
+        truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
     known = (classes != NO_LABEL).reshape(len(classes), -1).any(dim=1)
     if truth is not None and run.teacher is None and known.any():
-        scores = data.target_kind.score(classes, torch.tensor(truth))[known]
-        run.teacher_metrics["select"] = {HEADLINE: 100 * scores.double().mean().item()}
+        scores = data.target_kind.score(classes, torch.as_tensor(truth))[known]
+        name = data.target_kind.score_name
+        run.teacher_metrics["select"] = {name: 100 * scores.double().mean().item()}
 
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:

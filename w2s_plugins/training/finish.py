@@ -82,7 +82,8 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
         merge_adapters(model)
     record = make_record(run, model, evaluations, best, seconds)
     plain_batch_norm(model)
-    export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
+    names, kind = run.data.class_names, run.data.target_kind
+    export_model(model, folder / "export", run.student.data_config, record, names, kind)
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
+from ..data.map_style import classes_of_samples
 from ..data.order import KeyedSampler, StretchBatches
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
@@ -22,6 +24,7 @@ from ..settings.concerns import DataSettings, ViewSettings
 from ..settings.resolve import BATCHES_OF_EPISODES
 from ..settings.rules import in_use, shown_as
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
+from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
 
@@ -86,7 +89,8 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
     mixing = None
     # Mixed targets are made in the data workers, which have to know how many classes there are.
     if views.mixes:
-        mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes)
+        several = loading.task == SEVERAL_CLASSES.task
+        mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes, several)
     return TrainViews(
         transform=transform_of(views, data_config),
         seed=settings.run.seed,
@@ -162,8 +166,9 @@ def mixing_of(
     data_config: dict,
     smoothing: float,
     num_classes: int | None,
+    several: bool = False,
 ) -> dict[str, object]:
-    """Return the arguments of timm's `Mixup`.
+    """Return the arguments of timm's `Mixup`; targets may be those of ``several`` classes an image.
 
     Raises:
         UserError: the boxes of cutmix have no whole pixels.
@@ -185,6 +190,7 @@ def mixing_of(
         mode=views.mixup_mode,
         label_smoothing=smoothing,
         num_classes=num_classes,
+        multi_label=several,
     )
 
 
@@ -279,6 +285,12 @@ def build_loaders(
     return loaders
 
 
+def _label_tensor(dataset: MapDataset) -> Tensor:
+    """Return the label of every sample, (N,), negative without labels, or of several classes (N, C)."""
+    several = classes_of_samples(dataset)
+    return torch.tensor(strata(dataset, "--linear-probe")) if several is None else several
+
+
 def build_feature_loaders(
     settings: TrainSettings,
     data: Data,
@@ -301,7 +313,7 @@ def build_feature_loaders(
     store = answer_store(loading, settings.teacher.target_cache, world)
     encoder = create_encoder(student, data_config, precision, f"--model {settings.student.model}")
     samples = data.samples
-    labels = torch.tensor(strata(samples, "--linear-probe"))
+    labels = _label_tensor(samples)
     views = student_views(settings, data_config, precision, world)
     features = store.features(encoder, samples, loading.train_split, views)
     order = KeyedSampler(
@@ -320,7 +332,7 @@ def build_feature_loaders(
     ):
         if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
-        labels = torch.tensor(strata(dataset, "--linear-probe"))
+        labels = _label_tensor(dataset)
         readers = [store.exact(member, dataset, split) for member in labellers]
         loaders[role] = EvalFeatures(
             store.features(encoder, dataset, split),

@@ -8,9 +8,11 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from timm.layers.split_batchnorm import SplitBatchNorm2d, convert_splitbn_model
 from torch import nn
 
+from ..data.map_style import classes_of_samples
 from ..distributed.world import World
 from ..errors import UserError, logger
 from ..files import file_sha256
+from ..labels.splits import Data
 from ..models.loading import (
     TimmModel,
     check_input_size,
@@ -42,8 +44,11 @@ from ..students.published import (
     warn_of_normalisation,
 )
 from ..students.tuning import choose_trained
+from ..target_kind import SEVERAL_CLASSES
+from ..teachers.stored import CachedTargets
 from .device import first_device, place_model
 
+ROWS = 8192  # images at a time
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
 NOT_FROM_ZEROS = re.compile(r"\b(dist|evidential|logit_standardization)\b")
 
@@ -256,6 +261,39 @@ def _begin_head(
         bias = getattr(head, "bias", None)
         if starting.head_init_bias is not None and bias is not None:
             nn.init.constant_(bias, starting.head_init_bias)
+
+
+@torch.no_grad()
+def begin_with_shares(
+    starting: StudentSettings, model: TimmModel, data: Data, targets: CachedTargets | None
+) -> None:
+    """Let a new head of several classes an image begin by saying of each class how many images have it.
+
+    With zeros it would say a half, and its first updates would do nothing but unlearn that; the bias is that of focal loss
+    (2017, arXiv 1708.02002), by class. Labels of a teacher that is asked in every step are not known before.
+
+    Args:
+        starting: how the student begins; a bias that was asked for stays.
+        model: the student.
+        data: its training set.
+        targets: what it is to learn of that; None takes true labels.
+    """
+    truth = classes_of_samples(data.train)
+    if targets is not None:
+        rows = torch.arange(len(data.samples)).split(ROWS)
+        parts = [SEVERAL_CLASSES.probabilities(targets(index)).cpu() for index in rows]
+        shares = torch.cat(parts).nanmean(dim=0)
+    elif truth is not None:
+        shares = truth.nanmean(dim=0)
+    else:
+        return
+    # of a class that nobody has, or all have, the least share that so many images could show
+    least = 1 / (len(data.samples) + 2)
+    bias = shares.nan_to_num(nan=0.5).clamp(least, 1 - least).logit()
+    for head in heads_of(model):
+        own = getattr(head, "bias", None)
+        if starting.head_init_bias is None and own is not None and not own.any():
+            own.copy_(bias)
 
 
 def _load_start(

@@ -23,6 +23,7 @@ from ..models.feature_extraction import FeatureExtractor
 from ..models.inference import first_output
 from ..models.loading import of_timm
 from ..students.tuning import layers_of
+from ..target_kind import ONE_CLASS, TargetKind
 
 
 class TeacherOutput(NamedTuple):
@@ -167,7 +168,8 @@ class StudentModule(nn.Module):
         terms = self.loss(inputs.replace(teacher_logits=weak, teacher_features=teacher.features))
         # Of a strong view the student learns what it says of the first one itself.
         if stop is not None:
-            terms = {**terms, "strong": consistency(inputs.student_logits, logits[stop:])}
+            first, strong = inputs.student_logits, logits[stop:]
+            terms = {**terms, "strong": consistency(first, strong, self.loss.target_kind)}
             logits = logits[:stop]
         return StudentOutput(logits if target is not None else logits.detach(), terms, figures)
 
@@ -192,13 +194,17 @@ def count_without_strong(batch_size: int, labelled_count: int) -> int:
     return (batch_size + labelled_count) // 2
 
 
-def consistency(first: Tensor, strong: Tensor) -> Tensor:
+def consistency(first: Tensor, strong: Tensor, target_kind: TargetKind = ONE_CLASS) -> Tensor:
     """Return the cross-entropy of strong views (B, C) to the classes that the student says of the first ones (B, C).
 
-    This is the loss of FixMatch (2020, arXiv 2001.07685) without its threshold: on all images, sure or not.
+    This is the loss of FixMatch (2020, arXiv 2001.07685) without its threshold: on all images, sure or not. Of several
+    classes an image it is the binary one, a mean over the classes.
     """
+    labels = target_kind.decide(first.detach())
     with torch.autocast(strong.device.type, enabled=False):
-        return nn.functional.cross_entropy(strong.float(), first.detach().argmax(dim=1))
+        if labels.ndim == 1:
+            return nn.functional.cross_entropy(strong.float(), labels)
+        return nn.functional.binary_cross_entropy_with_logits(strong.float(), labels.float())
 
 
 class WeakToStrongTask(TrainingTask):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from ..models.loading import (
     load_weights,
     of_timm,
     read_weights,
+    settings_beside,
 )
 from ..settings.composite import SubjectSettings, ValidateSettings
 from ..settings.concerns import ComputeSettings
 from ..settings.validation import Candidate
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name
 from .data import open_labelled, reading
@@ -44,7 +46,9 @@ from .teacher import teacher_from_settings
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, ready on the device, how its input is made, and the hash of its weights as they were loaded."""
+    """A model, ready on the device, how its input is made, the hash of its weights as they were loaded, and what its labels
+    are.
+    """
 
     candidate: Candidate
     model: TimmModel
@@ -52,6 +56,7 @@ class Subject:
     params: int
     weights: str
     class_names: list[str] | None
+    target_kind: TargetKind
 
 
 # ---------------------------------------------------------------- model
@@ -75,11 +80,14 @@ def create_subject(
             **settings.student.model_kwargs,
         },
     )
+    kind = getattr(model, "target_kind", None)
     if candidate.checkpoint:
         file = find_weights(candidate.checkpoint, "--checkpoint")
         state = read_weights(file, "--checkpoint", form.use_ema)
         report = load_weights(model, state, str(file), "--checkpoint")
         logger.info(f"{candidate.model}: {report}")
+        kind = settings_beside(file, "--checkpoint").target_kind
+    kind = _kind_of_labels(settings, kind, candidate)
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     # Hashed as they were loaded, before they are merged or cast: the same weights are known by it in any form.
@@ -101,7 +109,25 @@ def create_subject(
         if pooled:
             data_config = {**data_config, "crop_pct": 1.0}
     place_model(model, device, compute)
-    return Subject(candidate, model.eval(), data_config, params, weights, class_names)
+    return Subject(candidate, model.eval(), data_config, params, weights, class_names, kind)
+
+
+def _kind_of_labels(
+    settings: ValidateSettings, recorded: TargetKind | None, candidate: Candidate
+) -> TargetKind:
+    """Return what the labels of a model are: what its run or its export says, else what ``--task`` says.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    asked = kind_of_task(settings.data.task, settings.evaluation.multilabel_threshold)
+    if recorded is None or recorded.name == asked.name:
+        return asked
+    if asked.name != ONE_CLASS.name:
+        raise UserError(
+            f"--task {settings.data.task}: {candidate.name} was trained on labels of {recorded.words}; leave the flag out"
+        )
+    return kind_of_task(recorded.task, settings.evaluation.multilabel_threshold)
 
 
 def compiled(
@@ -139,7 +165,7 @@ def reference_teacher(
     class_names = None
     if not few_shot and not settings.subject.valid_labels:
         class_names = names_of_data(dataset)
-    seen = StudentInput.of(subject.data_config, num_classes, class_names)
+    seen = StudentInput.of(subject.data_config, num_classes, class_names, subject.target_kind)
     teacher = teacher_from_settings(teaching, teaching.names, seen, precision)
     if few_shot and not teacher.members[0].embeds:
         raise UserError(
@@ -155,7 +181,7 @@ def open_dataset(
     settings: ValidateSettings, subject: Subject, counted: list[int] | None
 ) -> AnyDataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    loading, names = settings.data, subject.class_names
+    loading, names = replace(settings.data, task=subject.target_kind.task), subject.class_names
     if names and counted is not None:
         names = [names[number] for number in counted if 0 <= number < len(names)]
     with said_of(settings.subject.data_of_run):

@@ -1,0 +1,273 @@
+"""Figures of several classes an image: equal to timm's and scikit-learn's, and what unknown labels change."""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score
+from timm.task.evaluator import MultiLabelClassificationEvaluator
+
+from tests.losses.common import on_two_ranks
+from w2s_plugins.metrics.resampling import drawn_counts
+from w2s_plugins.metrics.several import (
+    SeveralEvaluator,
+    average_precision,
+    best_thresholds,
+    class_rows,
+    decide,
+    f1_figures,
+    map_by_image,
+    positives_remark,
+    resampled_f1,
+    resampled_map,
+)
+
+NAN = float("nan")
+
+
+def made(
+    count: int = 200, classes: int = 7, unknown: float = 0.0, seed: int = 0, share: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores with ties, and truth, (N, C)."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((count, classes)) < share).astype(float)
+    scores = np.round(truth + rng.normal(0, 1.2, truth.shape), 1)
+    truth[rng.random(truth.shape) < unknown] = np.nan
+    return scores, truth
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array).float() for array in arrays]
+
+
+# ---------------------------------------------------------------- the evaluator
+
+
+@pytest.mark.parametrize("sizes", [(200,), (64, 64, 64, 64), (1, 150, 70)])
+def test_equal_to_timm_to_the_last_bit(sizes: tuple[int, ...]) -> None:
+    """In batches, with padding at the end that counts nowhere."""
+    output, target = tensors(*made(300, 80, seed=1))
+    ours = SeveralEvaluator("cpu", max_samples=200, threshold=0.6)
+    timms = MultiLabelClassificationEvaluator("cpu", max_samples=200, threshold=0.6)
+    for logits, truth in zip(
+        output.split([*sizes, 300 - sum(sizes)]), target.split([*sizes, 300 - sum(sizes)])
+    ):
+        ours.update(logits, truth)
+        timms.update(logits, truth)
+    assert dict(ours.compute()) == dict(timms.compute())
+    assert ours.logits.equal(output[:200])
+
+
+def test_without_samples_as_timm() -> None:
+    assert SeveralEvaluator().compute() == MultiLabelClassificationEvaluator().compute()
+
+
+def test_unknown_counts_nowhere() -> None:
+    """Against scikit-learn and torch, class by class over what is known."""
+    scores, truth = made(120, 5, unknown=0.4)
+    known = ~np.isnan(truth)
+    output, target = tensors(scores, truth)
+    evaluator = SeveralEvaluator()
+    for logits, labels in zip(output.split(50), target.split(50)):
+        evaluator.update(logits, labels)
+    found = evaluator.compute()
+
+    pairs = [(truth[k, i], scores[k, i]) for i, k in enumerate(known.T)]
+    aps = [average_precision_score(true, score) for true, score in pairs]
+    assert found["map"] == pytest.approx(100 * np.mean(aps))
+    f1 = [f1_score(true, score >= 0) for true, score in pairs]
+    assert found["macro_f1"] == pytest.approx(100 * np.mean(f1))
+    micro = f1_score(truth[known], scores[known] >= 0)
+    assert found["micro_f1"] == pytest.approx(100 * micro)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        output[torch.from_numpy(known)].double(), target[torch.from_numpy(known)].double()
+    )
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_what_a_teacher_says_nothing_of() -> None:
+    """It ranks last and is decided to be none; the loss is that of the rest."""
+    output = torch.tensor([[2.0, NAN], [-1.0, 3.0], [1.0, -2.0]])
+    target = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    evaluator = SeveralEvaluator()
+    evaluator.update(output, target)
+    found = evaluator.compute()
+    said = ~output.isnan()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(output[said], target[said])
+    assert found["loss"] == pytest.approx(loss.item())
+    assert found["map"] == pytest.approx(100 * (1 + (1 + 2 / 3) / 2) / 2)
+    assert found["micro_f1"] == pytest.approx(100 * 4 / 6)
+
+
+def test_a_model_that_has_diverged() -> None:
+    """Its loss is not that of nothing."""
+    evaluator = SeveralEvaluator()
+    evaluator.update(torch.full((2, 3), NAN), torch.ones(2, 3))
+    assert np.isnan(evaluator.compute()["loss"])
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match="matching"):
+        SeveralEvaluator().update(torch.zeros(2, 3), torch.zeros(2))
+
+
+def test_few_positives_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    assert positives_remark([5, 6]) is None
+    remark = positives_remark([0, 0, 4, 9])
+    assert remark == (
+        "of 4 classes 2 have no positive image, whose AP counts as 0 in the mAP, and 1 have fewer than 5, whose AP is "
+        "uncertain"
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            evaluator = SeveralEvaluator()
+            evaluator.update(torch.randn(9, 4), torch.eye(9)[:, :4])
+            evaluator.compute()
+    assert [m for m in caplog.messages if "of 4 classes" in m] == [
+        "WARNING: of 4 classes 4 have fewer than 5, whose AP is uncertain"
+    ]
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.3])
+def test_two_ranks(unknown: float, tmp_path: Path) -> None:
+    """Equal to one process, and to timm's on as many ranks to the last bit."""
+    output, target = tensors(*made(101, 6, unknown=unknown))
+
+    def measure(rank: int) -> list[dict[str, float]]:
+        kinds = (
+            [SeveralEvaluator] if unknown else [SeveralEvaluator, MultiLabelClassificationEvaluator]
+        )
+        evaluators = [kind("cpu") for kind in kinds]
+        for evaluator in evaluators:
+            evaluator.update(output[rank::2], target[rank::2])
+        return [dict(evaluator.compute(distributed=True)) for evaluator in evaluators]
+
+    alone = SeveralEvaluator()
+    alone.update(output, target)
+    of_ranks = on_two_ranks(measure, tmp_path)
+    assert of_ranks[0] == of_ranks[1]
+    found, *timms = of_ranks[0]
+    assert found == pytest.approx(dict(alone.compute()))
+    assert all(figures == found for figures in timms)
+
+
+# ---------------------------------------------------------------- by class
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.5])
+def test_average_precision_is_scikit_learns(unknown: float) -> None:
+    scores, truth = made(150, 9, unknown)
+    truth[:, 3] = 0  # no positive
+    found = average_precision(scores, truth)
+    for i in range(9):
+        known = ~np.isnan(truth[:, i])
+        if i == 3:
+            assert found[i] == 0
+        else:
+            wanted = average_precision_score(truth[known, i], scores[known, i])
+            assert found[i] == pytest.approx(wanted)
+
+
+def test_f1_is_scikit_learns() -> None:
+    scores, truth = made(150, 9)
+    found = f1_figures(decide(scores, 0.4), truth)
+    says = scores >= 0.4
+    assert found.micro == pytest.approx(f1_score(truth, says, average="micro"))
+    assert found.macro == pytest.approx(f1_score(truth, says, average="macro"))
+    assert found.sample == pytest.approx(f1_score(truth, says, average="samples", zero_division=0))
+    assert found.by_class == pytest.approx(f1_score(truth, says, average=None))
+
+
+def test_best_thresholds() -> None:
+    """No other threshold has a higher F1; few positives keep 0.5, and what is not said is none."""
+    scores, truth = made(200, 4, unknown=0.2)
+    scores = 1 / (1 + np.exp(-scores))
+    truth[:, 3] = np.where(np.arange(200) < 9, 1, 0)
+    scores[::7, 0] = np.nan
+    found = best_thresholds(scores, truth)
+    assert found[3] == 0.5 and (found[:3] != 0.5).all()
+    reached = f1_figures(decide(scores, found), truth).by_class
+    for threshold in np.linspace(0, 1, 301):
+        assert (
+            f1_figures(decide(scores, threshold), truth).by_class[:3] <= reached[:3] + 1e-12
+        ).all()
+    (halfway,) = best_thresholds(
+        np.array([[0.9], [0.8], [0.2], [0.1]]), np.array([[1.0], [1], [0], [0]]), 2
+    )
+    assert halfway == pytest.approx(0.5)
+    (every,) = best_thresholds(np.array([[0.9], [0.2]]), np.array([[1.0], [1]]), 2)
+    assert every == 0.2
+
+
+def test_table_of_classes() -> None:
+    scores = np.array([[0.9, 0.6], [0.4, 0.7], [0.2, 0.1]])
+    truth = np.array([[1.0, 0.0], [1.0, NAN], [0.0, 0.0]])
+    assert class_rows(["dog", "cat"], scores, truth, np.array([0.3, 0.5])) == [
+        {"class": "dog", "known": 3, "positives": 2, "AP": 100.0, "F1": 100.0, "threshold": 0.3},
+        {"class": "cat", "known": 2, "positives": 0, "AP": None, "F1": 0.0, "threshold": 0.5},
+    ]
+
+
+# ---------------------------------------------------------------- resamples
+
+
+def drawn_rows(count: int, resamples: int) -> list[np.ndarray]:
+    """Return the images of each resample, as the fast way draws them."""
+    rows = []
+    for _, times in drawn_counts(count, resamples):
+        rows += [np.repeat(np.arange(count), row.astype(int)) for row in times]
+    return rows
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+def test_resamples_are_those_by_hand(unknown: float) -> None:
+    """mAP and F1 of the images of each resample; classes that are in none of it do not count there."""
+    scores, truth = made(60, 5, unknown, share=0.2)
+    truth[:, 4] = 0
+    truth[:2, 3], truth[2:, 3] = 1, 0  # in some resamples without a positive
+    second = np.where(np.arange(60)[:, None] % 7 == 0, np.nan, scores[::-1])
+    found = resampled_map({"a": scores, "b": second}, truth, 50)
+    of_f1 = resampled_f1(decide(scores, 0.5), truth, 50)
+    for r, rows in enumerate(drawn_rows(60, 50)):
+        present = np.nansum(truth[rows], axis=0) > 0
+        for name, given in dict(a=scores, b=second).items():
+            aps = average_precision(given[rows], truth[rows])
+            assert found[name][r] == pytest.approx(aps[present].mean() * 4 / 5, abs=1e-12)
+        wanted = f1_figures(decide(scores[rows], 0.5), truth[rows])
+        assert of_f1["micro_f1"][r] == pytest.approx(wanted.micro)
+        assert of_f1["sample_f1"][r] == pytest.approx(wanted.sample)
+        assert of_f1["macro_f1"][r] == pytest.approx(wanted.macro)
+
+
+def test_resampling_is_fast() -> None:
+    """A thousand resamples of 2,000 images and 20 classes."""
+    scores, truth = made(2000, 20)
+    start = time.process_time()
+    resampled_map({"a": scores}, truth, 1000)
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+def test_contributions_of_images(unknown: float) -> None:
+    """Their mean is the mAP, and they are its derivative by the weight of an image."""
+    scores, truth = made(80, 5, unknown)
+    truth[:, 2] = 0
+    of_images = map_by_image(scores, truth)
+    value = average_precision(scores, truth).mean()
+    assert of_images.mean() == pytest.approx(value)
+    # every image 1,000 times, and one of them once more
+    for k in (0, 17, 79):
+        rows = np.append(np.repeat(np.arange(80), 1000), np.repeat(k, 1))
+        slope = (average_precision(scores[rows], truth[rows]).mean() - value) * 1000
+        assert (of_images[k] - value) / 80 == pytest.approx(slope, abs=1e-4)
+
+
+def test_contributions_spread_as_resamples_do() -> None:
+    scores, truth = made(1000, 10)
+    drawn = resampled_map({"a": scores}, truth, 1000)["a"]
+    spread = map_by_image(scores, truth).std() / 1000**0.5
+    assert drawn.std() == pytest.approx(spread, rel=0.1)
+    assert drawn.mean() == pytest.approx(average_precision(scores, truth).mean(), abs=0.003)

@@ -1,0 +1,459 @@
+"""Figures of several classes an image: average precision, F1 and thresholds of each class, and intervals.
+
+Truth is (N, C): 1, 0, or NaN where nobody knows, which counts nowhere. Scores are (N, C), logits or probabilities; NaN
+is a class that a model says nothing of: it ranks below all others, and is decided to be none.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from scipy import sparse
+from timm.task.evaluator import MultiLabelClassificationEvaluator
+from torch import Tensor
+
+from ..errors import logger
+from ..private_names import average_precision_columns, gather_rows
+from .resampling import drawn_counts, resampled_means
+
+THRESHOLD = 0.5  # of a probability, from which on a class is said to be there
+FEW_POSITIVES = 5  # an AP over fewer moves by tens of points with one image
+FEWEST_FOR_THRESHOLD = 10  # positives that a threshold of a class is chosen on
+_UNKNOWN = 2  # in the bytes that the evaluator keeps of true labels
+
+
+# ---------------------------------------------------------------- average precision
+
+
+class _Ranking(NamedTuple):
+    """The images of which one class is known, the likeliest first.
+
+    Args:
+        order: (K,) their positions.
+        has: (K,) whether they have the class.
+        start: (K,) where the images of the same score begin.
+        end: (K,) where they end, the last one's place.
+    """
+
+    order: np.ndarray
+    has: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, truth: np.ndarray) -> "_Ranking":
+        """Rank by the scores (N,) of one class."""
+        known = np.flatnonzero(~np.isnan(truth))
+        ours = scores[known]
+        ours = np.where(np.isnan(ours), -np.inf, ours)
+        by_score = np.argsort(-ours, kind="stable")
+        ours = ours[by_score]
+        # a threshold takes in all images of its score, or none of them
+        is_last = np.append(ours[1:] != ours[:-1], True)[: len(ours)]
+        ends = np.flatnonzero(is_last)
+        sizes = np.diff(ends, prepend=-1)
+        order = known[by_score]
+        return cls(
+            order, truth[order] >= 0.5, np.repeat(ends - sizes + 1, sizes), np.repeat(ends, sizes)
+        )
+
+
+def _rankings(scores: np.ndarray, truth: np.ndarray) -> list[_Ranking]:
+    return [_Ranking.of(of_class, true) for of_class, true in zip(scores.T, truth.T)]
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the average precision (C,) of each class, from 0 to 1: the mean of the precision at each positive image.
+
+    It is not interpolated, as in timm and in scikit-learn's ``average_precision_score``: images of one score come
+    together. A class without a positive has 0, as in timm; the mean over the classes is the mAP.
+
+    Args:
+        scores: (N, C).
+        truth: (N, C).
+    """
+    values = np.zeros(scores.shape[1])
+    for i, one in enumerate(_rankings(scores, truth)):
+        if one.has.any():
+            precision = one.has.cumsum()[one.end] / (one.end + 1)
+            values[i] = precision[one.has].mean()
+    return values
+
+
+def map_by_image(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return what each image contributes to the mAP, (N,), whose mean is the mAP, from 0 to 1.
+
+    An image has no mAP of its own. What is returned is the mAP plus N times its derivative by the weight of the image,
+    the first-order term of what the bootstrap does (the infinitesimal jackknife: Efron, The Jackknife, the Bootstrap and
+    Other Resampling Plans, 1982, chapter 6). It serves to tell noise of images from noise of seeds; intervals are those of
+    `resampled_map`, which computes the mAP anew.
+
+    Args:
+        scores: (N, C).
+        truth: (N, C).
+    """
+    count, classes = scores.shape
+    slopes, total = np.zeros(count), 0.0
+    for one in _rankings(scores, truth):
+        positives = one.has.sum()
+        if not positives:
+            continue
+        true, taken = one.has.cumsum()[one.end], one.end + 1
+        precision = true / taken
+        ap = precision[one.has].mean()
+        total += ap
+        # the weight of an image counts among the positives, and in the precision at all positives that rank no higher
+        gained = np.where(one.has, 1 / taken, 0)[::-1].cumsum()[::-1][one.start]
+        lost = np.where(one.has, true / taken**2, 0)[::-1].cumsum()[::-1][one.start]
+        slopes[one.order] += (one.has * (precision - ap + gained) - lost) / positives
+    return (total + count * slopes) / classes
+
+
+# ---------------------------------------------------------------- decisions
+
+
+class F1(NamedTuple):
+    """F1 from 0 to 1, with 0 where there is nothing to find and nothing was said, as in timm.
+
+    Args:
+        micro: of all classes and images together.
+        macro: mean over the classes.
+        sample: mean over the images.
+        by_class: (C,).
+    """
+
+    micro: float
+    macro: float
+    sample: float
+    by_class: np.ndarray
+
+
+def _counts(decisions: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a class is found, and in how many of decision and truth it is, both (N, C) in float64."""
+    known = ~np.isnan(truth)
+    says, has = known & (decisions == 1), known & (truth >= 0.5)
+    return (says & has).astype(np.float64), says.astype(np.float64) + has
+
+
+def f1_figures(decisions: np.ndarray, truth: np.ndarray) -> F1:
+    """Return F1 of decisions.
+
+    Args:
+        decisions: (N, C), 1 for a class that is said to be there; anything else is none.
+        truth: (N, C).
+    """
+    found, either = _counts(decisions, truth)
+    by_class = 2 * found.sum(axis=0) / np.maximum(either.sum(axis=0), 1)
+    by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    micro = 2 * found.sum() / max(either.sum(), 1)
+    return F1(float(micro), float(by_class.mean()), float(by_image.mean()), by_class)
+
+
+def decide(scores: np.ndarray, thresholds: float | np.ndarray = THRESHOLD) -> np.ndarray:
+    """Return 1 where a score is at least the threshold, or that of its class (C,), else 0."""
+    with np.errstate(invalid="ignore"):  # NaN is below every threshold
+        return (scores >= thresholds).astype(np.int8)
+
+
+def best_thresholds(
+    scores: np.ndarray, truth: np.ndarray, fewest: int = FEWEST_FOR_THRESHOLD
+) -> np.ndarray:
+    """Return the threshold (C,) of each class that its F1 is highest with, halfway between two scores.
+
+    They are to be chosen on images that nothing is reported on: on the reported ones they would flatter. A class with few
+    positives keeps 0.5, because the best threshold of a handful of images is that of their noise.
+
+    Args:
+        scores: (N, C) probabilities of a held-out part.
+        truth: (N, C).
+        fewest: positives that a class needs.
+    """
+    thresholds = np.full(scores.shape[1], THRESHOLD)
+    for i, one in enumerate(_rankings(scores, truth)):
+        said = ~np.isnan(scores[one.order, i])
+        positives = int(one.has.sum())
+        if positives < max(1, fewest) or not said.any():
+            continue
+        # F1 with all images down to each place accepted; what nothing is said of is never accepted
+        f1 = (2 * one.has.cumsum()[one.end] / (one.end + 1 + positives))[said]
+        place = one.end[f1.argmax()]
+        accepted = scores[one.order[place], i]
+        has_next = place + 1 < said.sum()
+        next_one = scores[one.order[place + 1], i] if has_next else accepted
+        halfway = (float(accepted) + float(next_one)) / 2
+        thresholds[i] = halfway if halfway > next_one else accepted
+    return thresholds
+
+
+def class_rows(
+    names: Sequence[str],
+    scores: np.ndarray,
+    truth: np.ndarray,
+    thresholds: np.ndarray | None = None,
+) -> list[dict[str, object]]:
+    """Return a row a class: ``class``, ``known`` images, ``positives``, ``AP`` and ``F1`` in percent, ``threshold``.
+
+    AP is None for a class without a positive, which nobody can rank.
+
+    Args:
+        names: of the classes.
+        scores: (N, C) probabilities.
+        truth: (N, C).
+        thresholds: (C,), 0.5 if there are none.
+    """
+    if thresholds is None:
+        thresholds = np.full(len(names), THRESHOLD)
+    aps = 100 * average_precision(scores, truth)
+    f1 = 100 * f1_figures(decide(scores, thresholds), truth).by_class
+    positives = (truth >= 0.5).sum(axis=0).tolist()
+    known = (~np.isnan(truth)).sum(axis=0).tolist()
+    return [
+        {
+            "class": name,
+            "known": known[i],
+            "positives": positives[i],
+            "AP": float(aps[i]) if positives[i] else None,
+            "F1": float(f1[i]),
+            "threshold": float(thresholds[i]),
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def positives_remark(positives: Sequence[int]) -> str | None:
+    """Return what a reader of the mAP has to know of classes with few positives (C,); None where each has enough."""
+    none = sum(count == 0 for count in positives)
+    few = sum(0 < count < FEW_POSITIVES for count in positives)
+    parts = []
+    if none:
+        parts.append(f"{none} have no positive image, whose AP counts as 0 in the mAP")
+    if few:
+        parts.append(f"{few} have fewer than {FEW_POSITIVES}, whose AP is uncertain")
+    return f"of {len(positives)} classes {', and '.join(parts)}" if parts else None
+
+
+# ---------------------------------------------------------------- intervals
+
+
+class _Segments:
+    """The images of one class by the places at which its precision is read, so that a resample needs no sorting.
+
+    A resample changes how often an image is there, and not how it ranks. Images between two scores that positives have
+    are counted together; counts of all resamples are a product with a sparse matrix.
+    """
+
+    def __init__(self, ranking: _Ranking, count: int):
+        places = np.flatnonzero(ranking.has)
+        stops, group = np.unique(ranking.end[places], return_inverse=True)
+        # every image down to the last positive belongs to the first stop that it is not below
+        taken = ranking.order[: stops[-1] + 1]
+        segment = np.searchsorted(stops, np.arange(len(taken)))
+        self.all = self._indicator(segment, taken, (len(stops), count))
+        self.positive = self._indicator(group, ranking.order[places], (len(stops), count))
+
+    @staticmethod
+    def _indicator(
+        rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
+    ) -> sparse.csr_array:
+        return sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+
+    def average_precision(self, times: np.ndarray) -> np.ndarray:
+        """Return the AP (R,) in resamples, NaN without a positive; ``times`` (N, R): how often each image is there."""
+        taken = (self.all @ times).cumsum(axis=0, dtype=np.float64)
+        positive = self.positive @ times
+        true = positive.cumsum(axis=0, dtype=np.float64)
+        sums = (positive * true / np.maximum(taken, 1)).sum(axis=0)
+        return np.divide(sums, true[-1], out=np.full(len(sums), np.nan), where=true[-1] > 0)
+
+
+def resampled_map(
+    scores: Mapping[str, np.ndarray], truth: np.ndarray, resamples: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the mAP (R,) of models, from 0 to 1, computed anew in each resample of the images, the same for all.
+
+    Without resampling it is the mean of `average_precision`. A class that has no positive in a resample cannot be ranked
+    there, and the mean is that of the others; as 0 it would draw the interval below the mAP. A class that has none at
+    all counts as 0 in each.
+
+    Args:
+        scores: (N, C) of each model.
+        truth: (N, C).
+        resamples: R.
+        seed: of the draws, which are those of `resampled_means`.
+    """
+    count, classes = truth.shape
+    by_model = {
+        name: [_Segments(one, count) for one in _rankings(rows, truth) if one.has.any()]
+        for name, rows in scores.items()
+    }
+    values = {name: np.zeros(resamples) for name in scores}
+    for start, times in drawn_counts(count, resamples, seed):
+        columns = np.ascontiguousarray(times.T)
+        part = slice(start, start + len(times))
+        for name, segments in by_model.items():
+            sums, present = np.zeros(len(times)), np.zeros(len(times))
+            for one in segments:
+                ap = one.average_precision(columns)
+                sums += np.nan_to_num(ap)
+                present += ~np.isnan(ap)
+            values[name][part] = sums / np.maximum(present, 1) * (len(segments) / classes)
+    return values
+
+
+def resampled_f1(
+    decisions: np.ndarray, truth: np.ndarray, resamples: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return ``micro_f1``, ``macro_f1`` and ``sample_f1`` (R,) from 0 to 1 in resamples of the images.
+
+    A class that is in no decision and no truth of a resample is left out of the macro F1 there, as in `resampled_map`.
+
+    Args:
+        decisions: (N, C), as of `f1_figures`.
+        truth: (N, C).
+        resamples: R.
+        seed: of the draws, which are those of `resampled_means`.
+    """
+    found, either = _counts(decisions, truth)
+    somewhere = either.any(axis=0)
+    classes = truth.shape[1]
+    micro, macro = np.zeros(resamples), np.zeros(resamples)
+    for start, times in drawn_counts(len(truth), resamples, seed):
+        part = slice(start, start + len(times))
+        # whole numbers, which float32 holds exactly
+        hits = (times @ found.astype(np.float32)).astype(np.float64)
+        sizes = (times @ either.astype(np.float32)).astype(np.float64)
+        micro[part] = 2 * hits.sum(axis=1) / np.maximum(sizes.sum(axis=1), 1)
+        by_class = 2 * hits / np.maximum(sizes, 1)
+        present = np.maximum((sizes > 0).sum(axis=1), 1)
+        macro[part] = by_class.sum(axis=1) / present * (somewhere.sum() / classes)
+    by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    return {
+        "micro_f1": micro,
+        "macro_f1": macro,
+        "sample_f1": resampled_means(by_image[None], resamples, seed)[0],
+    }
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@functools.cache  # once a process, and not after every epoch
+def _tell(remark: str) -> None:
+    logger.warning(f"WARNING: {remark}")
+
+
+class SeveralEvaluator(MultiLabelClassificationEvaluator):
+    """timm's evaluator of several classes an image, for true labels of which some are unknown.
+
+    Where nothing is unknown its figures are timm's to the last bit. What is unknown counts nowhere: the loss is the mean
+    over known labels, AP is over the images of which the class is known, and so is F1. Classes without a positive count
+    as an AP of 0, as in timm, and are said once.
+
+    Args:
+        device: of the logits.
+        max_samples: how many count; what follows is padding.
+        threshold: of the probability, for F1.
+
+    Raises:
+        ValueError: the threshold is not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | None = None,
+        *,
+        max_samples: int | None = None,
+        threshold: float = THRESHOLD,
+    ):
+        super().__init__(device, max_samples=max_samples, threshold=threshold)
+
+    @property
+    def logits(self) -> Tensor:
+        """What was said of the samples of this rank, (N, C) in float32 on the CPU, with NaN of what nothing was said."""
+        return torch.cat(self.outputs) if self.outputs else torch.empty(0, 0)
+
+    @torch.no_grad()
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Take in logits (B, C) and true labels (B, C) with NaN for what is unknown.
+
+        Raises:
+            ValueError: they are of different shapes.
+        """
+        # timm's own way, where its arithmetic is right
+        known = ~target.isnan()
+        if output.ndim != 2 or target.shape != output.shape:
+            raise ValueError(
+                "Multi-label evaluation expects matching (batch, num_classes) logits and targets."
+            )
+        output, target = self._prepare(output, target)
+        if not len(output):
+            return
+        target, known = target.float(), known[: len(output)]
+        # A model that says something of some classes has no loss of the others; one that says nothing at all has
+        # diverged, and its loss is NaN, as timm's is.
+        counted = known & ~output.isnan()
+        if not counted.any():
+            counted = known
+        if counted.all():
+            loss = self.criterion(output, target)
+        else:
+            loss = self.criterion(output[counted], target[counted])
+        # in images, of which each has C labels: counts are examples, counted labels and all labels
+        number = int(counted.sum())
+        if number:
+            self.loss_sum += loss.to(self.loss_sum.dtype) * (number / output.shape[1])
+        self.counts += torch.tensor([len(output), number, output.numel()], device=self.device)
+        # soft labels are made hard for everything but the loss
+        if not (~known | (target == 0) | (target == 1)).all() and not self._warned_soft_targets:
+            logger.warning("WARNING: soft true labels count as 1 from 0.5 on for mAP and F1")
+            self._warned_soft_targets = True
+        self.outputs.append(output.cpu())
+        states = (target >= 0.5).to(torch.uint8).masked_fill(~known, _UNKNOWN)
+        self.targets.append(states.cpu())
+
+    def _summary(self, loss_sum: Tensor, counts: Tensor) -> OrderedDict[str, float]:
+        examples, counted, labels = counts.tolist()
+        images = counted * examples / max(labels, 1)
+        return OrderedDict(loss=loss_sum.item() / images if images else 0.0)
+
+    def compute(self, distributed: bool = False) -> OrderedDict[str, float]:
+        """Return ``loss``, and in percent ``map``, ``micro_f1``, ``macro_f1`` and ``sample_f1``.
+
+        Args:
+            distributed: of all ranks together, each of which must call it.
+        """
+        loss_sum, counts = self.loss_sum.clone(), self.counts.clone()
+        output = self.logits
+        states = torch.cat(self.targets) if self.targets else torch.empty(0, 0, dtype=torch.uint8)
+        if distributed:
+            dist.all_reduce(loss_sum)
+            dist.all_reduce(counts)
+            output, states = (gather_rows(rows, self.device) for rows in (output, states))
+        figures = self._summary(loss_sum, counts)
+        if not len(output):
+            figures.update(map=0.0, micro_f1=0.0, macro_f1=0.0, sample_f1=0.0)
+            return figures
+
+        # timm's formulas, over what is known
+        known, target = states != _UNKNOWN, states == 1
+        prediction = known & (output.sigmoid() >= self.threshold)
+        found = (prediction & target).double()
+        either = prediction.double() + target.double()
+        if known.all() and not output.isnan().any():
+            ap = average_precision_columns(output, target)
+        else:
+            truth = target.double().masked_fill(~known, torch.nan)
+            ap = torch.from_numpy(average_precision(output.numpy(), truth.numpy()))
+        figures.update(
+            map=100 * ap.mean().item(),
+            micro_f1=200 * (found.sum() / either.sum().clamp(min=1)).item(),
+            macro_f1=200 * (found.sum(0) / either.sum(0).clamp(min=1)).mean().item(),
+            sample_f1=200 * (found.sum(1) / either.sum(1).clamp(min=1)).mean().item(),
+        )
+        if remark := positives_remark(target.sum(dim=0).tolist()):
+            _tell(remark)
+        return figures
