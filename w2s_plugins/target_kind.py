@@ -6,6 +6,7 @@ among hard labels. The kind is made once, for the data (`Data.target_kind`), and
 own, a table by itself) takes `ONE_CLASS`.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -336,10 +337,13 @@ class SeveralClasses(TargetKind):
     def columns(
         self, probabilities: np.ndarray, names: Sequence[str]
     ) -> dict[str, Sequence[str] | np.ndarray]:
-        cells = [
-            LIST_SEPARATOR.join(name for name, has in zip(names, row) if has)
-            for row in (probabilities >= self.threshold).tolist()
-        ]
+        # an empty cell would be no answer, and a name may have the separator in it
+        is_plain = not any(LIST_SEPARATOR in name or name.startswith(("[", "{")) for name in names)
+        cells: list[str] = []
+        for row in (probabilities >= self.threshold).tolist():
+            present = [name for name, has in zip(names, row) if has]
+            plain = LIST_SEPARATOR.join(present)
+            cells.append(plain if is_plain and present else json.dumps(present, ensure_ascii=False))
         return {"labels": cells}
 
     @staticmethod

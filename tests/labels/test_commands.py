@@ -20,6 +20,7 @@ from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
 from w2s_plugins.labels.table_writer import write_label_table
+from w2s_plugins.target_kind import SEVERAL_CLASSES
 
 
 @pytest.fixture
@@ -446,3 +447,85 @@ def test_no_value_breaks_out_of_the_card(tmp_path):
     texts = "".join(part.content for part in parts)
     assert all(text in texts for text in ("`a` | <b>", "`|<script> # x"))
     assert texts.count("33.33 %") == 3
+
+
+# ---------------------------------------------------------------- several classes an image
+
+
+def test_a_table_of_several_classes_that_fits(labels, data):
+    rows = [f'{i}.png,"cat,dog",{who}' for i in range(6) for who in "xy"]
+    write("a.csv", "filename,labels,annotator", *rows)
+    beside = "--data-dir", data, "--class-names", "cat,dog,hen"
+    done = labels("check", "a.csv", *beside, "--task", "multilabel").ok()
+    about = "a.csv: 12 answers about 6 samples, known by filename, of 2 annotator(s); kind of labels: probabilities"
+    fits = "a.csv: can be trained on: labels of 6 of the 6 samples in 3 classes"
+    assert done.out.splitlines()[:2] == [about, fits]
+    labels("check", "a.csv", *beside).refused("--task multilabel")
+    named = "a.csv?delimiter=none&unlisted=unknown"
+    labels("check", named, *beside, "--task", "multilabel").refused("'cat,dog' is no class")
+    labels("check", named, *beside).refused("?unlisted= is about several labels an image")
+    labels("check", "a.csv?unlisted=perhaps").refused("one of no, unknown")
+
+
+def test_where_two_tables_of_several_classes_differ(labels):
+    write("a.csv", "filename,cat,dog", "0.png,1,1", "1.png,,0", "2.png,0,0")
+    write("b.csv", "filename,labels", "0.png,cat", "1.png,cat", "2.png,dog;cat", "3.png,dog")
+    beside = "--against", "b.csv", "--output", "d.csv", "--task", "multilabel"
+    done = labels("check", "a.csv", *beside).ok()
+    agree = "agree on 50.00 % of the classes of which both say something, of the 3 samples that both label; they differ"
+    assert f"a.csv and b.csv {agree} on 2" in done.out
+    assert Path("d.csv").read_text().splitlines() == [
+        "filename,labels,against_labels",
+        '0.png,"cat,dog",cat',
+        '2.png,[],"cat,dog"',
+    ]
+
+
+@pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=3), TableForm(every=True)])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("names", [["cat", "dog", "hen"], ["crane, bird", "dog", "[x]"]])
+def test_predictions_of_several_classes_come_back(tmp_path, form, suffix, names):
+    """Who has none of the classes has none of them in the table, too; what is unknown of a class stays so."""
+    shares = np.random.default_rng(0).random((20, 3), dtype=np.float32)
+    shares[3] = 0.25
+    if form.every or form.top_k:
+        shares[5, 1] = np.nan
+    keys, path = [f"{i}.png" for i in range(20)], tmp_path / f"t{suffix}"
+    columns = answer_columns(keys, "filename", shares, names, form, SEVERAL_CLASSES)
+    write_label_table(path, [columns])
+    table = read_label_table(path, names, target_kind=SEVERAL_CLASSES)
+    assert table.keys == keys
+    expected = shares if form.every or form.top_k else np.float32(shares >= 0.5)
+    if form.top_k:
+        expected = np.nan_to_num(shares)
+    np.testing.assert_array_equal(table.answers, expected)
+
+
+def test_a_crowd_of_several_classes(labels):
+    """What each class was answered, and who is how reliable; an annotator may have a row for each label."""
+    rows = []
+    for i in range(80):
+        truth = [name for name, every in (("cat", 2), ("dog", 3)) if i % every == 0]
+        rows += [f"{i}.png,{';'.join(truth) or '[]'},anna"]
+        rows += [f"{i}.png,{name},bob" for name in truth or ["[]"]]
+        rows += [f"{i}.png,{'cat' if i % 3 else 'dog'},carl"]
+    write("c.csv", "filename,label,annotator", *rows)
+    done = labels("stats", "c.csv", "--task", "multilabel").ok()
+    said = done.out.splitlines()
+    assert (
+        said[0] == "240 answers about 80 samples, of 3 annotator(s), 480 of yes or no about a class"
+    )
+    assert re.fullmatch(r"133 yes, 107 no, Krippendorff's alpha -?0\.\d{4}: cat", said[1])
+    assert re.fullmatch(r"81 yes, 159 no, Krippendorff's alpha 1.0000: dog", said[2])
+    assert [line.split()[0] for line in said[3:7]] == ["annotator", "anna", "bob", "carl"]
+    assert said[-1].startswith("to train on them take ?combine=dawid-skene: the annotators differ")
+
+
+def test_export_of_several_classes(labels, tmp_path):
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    keys = SampleKeys("filename", [f"{i}.png" for i in range(6)])
+    folder = store_labels(tmp_path / "folder", logits, keys, class_names=[*"abc"])
+    labels("export", folder, "--output", "t.npz").ok()
+    table = read_label_table(Path("t.npz"), target_kind=SEVERAL_CLASSES)
+    assert (table.kind, table.class_names) == ("logits", [*"abc"])
+    np.testing.assert_array_equal(table.answers, logits.numpy())

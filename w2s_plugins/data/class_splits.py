@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..errors import UserError, nearest, one_line
@@ -37,7 +38,7 @@ class ClassSubset(Subset):
         if names:
             self.classes = [names[c] for c in classes]
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
+    def __getitem__(self, index: int) -> tuple[object, int | Tensor]:
         image, _ = super().__getitem__(index)
         return image, self.targets[index]
 

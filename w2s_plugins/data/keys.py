@@ -169,7 +169,7 @@ def _text_of_classes(classes: Tensor, names: Sequence[str]) -> str:
     """Return a hash of which samples have which classes (N, C), by their names: in whatever order a run has these, and
     whatever others it has of which nothing is known.
     """
-    known = (~classes.isnan()).any(dim=0).nonzero().flatten().tolist()
+    known: list[int] = (~classes.isnan()).any(dim=0).nonzero().flatten().tolist()
     texts = {number: names[number] if names else f"{number:09}" for number in known}
     order = sorted(known, key=lambda number: texts[number])
     digest = hashlib.sha256(repr([texts[number] for number in order]).encode())

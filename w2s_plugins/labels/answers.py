@@ -60,10 +60,13 @@ def answer_columns(
 
 
 def top_pairs(names: Sequence[str], probabilities: np.ndarray, count: int) -> list[str]:
-    """Return the most likely classes of each sample with their probabilities (n, C), ``cat:0.9;dog:0.05``."""
+    """Return the most likely classes of each sample with their probabilities (n, C), ``cat:0.9;dog:0.05``; those of
+    which nothing is known, NaN, are left out.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     return [
-        ";".join(f"{names[i]}:{row[i]!s}" for i in best) for best, row in zip(order, probabilities)
+        ";".join(f"{names[i]}:{row[i]!s}" for i in best if not np.isnan(row[i]))
+        for best, row in zip(order, probabilities)
     ]
 
 

@@ -18,12 +18,15 @@ from ..cli.values import split_names
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
+from ..no_label import NO_LABEL
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import write_arrays
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
+from .several import ListForm, are_several
 from .table import LabelRows, file_of, open_table
 from .table_writer import check_writable, write_label_table
 
@@ -51,8 +54,10 @@ def check(
     class_names: str | None,
     against: str | None,
     output: Path | None,
+    task: str = ONE_CLASS.task,
 ) -> None:
-    """Say what a table holds, and read it as a training on some images would; list where another one differs.
+    """Say what a table holds, and read it as a training on some images would; list where another one differs. ``task`` is
+    timm's word for the kind of target.
 
     Raises:
         UserError: the training would refuse it.
@@ -63,7 +68,10 @@ def check(
         files = [name for text in typed_names for name in parse_labels(text, alone=True)[0]]
         inputs = [file_of(Path(name))[0] for name in files]
         check_writable(output, [*inputs, Path(class_names or "")])
-    tables, names, how = read_tables([[name] for name in typed_names], _names(class_names))
+    target_kind = kind_of_task(task)
+    tables, names, how = read_tables(
+        [[name] for name in typed_names], _names(class_names), target_kind=target_kind
+    )
     table = tables[0]
     people = len({*(table.annotators or [file])})
     say(
@@ -79,7 +87,7 @@ def check(
     for name, one in zip(typed_names, tables):
         # without combine a training takes the mean of several files
         combine = how["combine"] or ("mean" if one.more else None)
-        labels.append(labels_of_samples(one, keys, names, combine, name))
+        labels.append(labels_of_samples(one, keys, names, combine, name, target_kind=target_kind))
     known = labels[0].known
     if data_dir is not None:
         check_gaps(known, keys, how["missing"], file)
@@ -94,9 +102,15 @@ def check(
     both = known & labels[1].known
     rows = torch.from_numpy(labels[0].differs(labels[1])).nonzero().flatten()
     count = int(both.sum())
+    if are_several(target_kind):
+        pair = [torch.from_numpy(of_table.classes())[both] for of_table in labels]
+        agreement = 100 * float(target_kind.agreement(*pair).sum()) / max(1, count)
+        of_what = "of the classes of which both say something, of"
+    else:
+        agreement, of_what = 100 - 100 * len(rows) / max(1, count), "of"
     say(
-        f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
-        f"both label; they differ on {len(rows)}"
+        f"{file} and {against} agree on {agreement:.2f} % {of_what} the {count} samples that both label; they differ "
+        f"on {len(rows)}"
     )
     if output is None:
         return
@@ -104,6 +118,12 @@ def check(
         keys.by: [keys.values[row] for row in rows.tolist()]
     }
     for prefix, of_table in zip(("", "against_"), labels):
+        if are_several(target_kind):
+            logits = of_table(rows, torch.device("cpu"))
+            shares = target_kind.probabilities(logits).numpy()
+            cells = target_kind.columns(shares, names)
+            columns |= {f"{prefix}{name}": values for name, values in cells.items()}
+            continue
         # of a tie no class is written
         is_clear = of_table.best(rows).sum(dim=1) == 1
         classes = zip(of_table.classes()[rows.numpy()], is_clear.tolist())
@@ -118,9 +138,9 @@ def _count_short_names(table: LabelRows) -> int:
     return sum("\\" in key or not Path(key).suffix for key in map(str, table.keys))
 
 
-def stats(files: Sequence[str], class_names: str | None) -> None:
+def stats(files: Sequence[str], class_names: str | None, task: str = ONE_CLASS.task) -> None:
     """Say what a crowd has answered, who of it is how reliable, what each takes for what, how well its members agree,
-    and how to combine their answers.
+    and how to combine their answers. ``task`` is timm's word for the kind of target.
 
     Raises:
         UserError: a table cannot be read, or contradicts itself.
@@ -128,7 +148,11 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     from pandas import DataFrame, crosstab
 
     # every answer of anybody once
-    (table,), names, _ = read_tables([files], _names(class_names))
+    target_kind = kind_of_task(task)
+    (table,), names, _ = read_tables([files], _names(class_names), target_kind=target_kind)
+    if are_several(target_kind):
+        _stats_of_classes(table, names, files[0])
+        return
     with quietly(logging.INFO):
         combined = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
     people = table.annotators or [files[0]] * len(table)
@@ -169,6 +193,55 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     if table.kind == "hard" and table.confidence is None:
         counts = answers["who"].value_counts().to_numpy()
         how, why = choose_means(counts, reliability["dawid-skene"].to_numpy(), len(names))
+    say(f"to train on them take ?combine={how}: {why}")
+
+
+def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None:
+    """Say what a crowd has answered of several classes an image: each is a question of its own, of yes and no."""
+    from pandas import DataFrame
+
+    # one answer of each annotator, whether it is in a row or in one for each class
+    keys, target_kind = _keys_of(table), SEVERAL_CLASSES
+    with quietly(logging.INFO):
+        combined = labels_of_samples(
+            table, keys, names, "dawid-skene", flag, target_kind=target_kind
+        )
+    people = sorted({*(table.annotators or [flag])})
+    one_each: list[np.ndarray] = []
+    for person in people:
+        rows = [i for i, who in enumerate(table.annotators or ()) if who == person]
+        own = table if table.annotators is None else table.take(rows)
+        with quietly(logging.WARNING):
+            labels = labels_of_samples(own, keys, names, None, flag, target_kind=target_kind)
+        one_each.append(labels.classes())
+    decisions = np.stack(one_each)
+    # by sample and class, of who says yes and of who says no
+    votes = np.stack([(decisions == 0).sum(axis=0), (decisions == 1).sum(axis=0)], axis=2)
+    answered = (decisions != NO_LABEL).any(axis=2)
+    say(
+        f"{answered.sum()} answers about {answered.any(axis=0).sum()} samples, of {len(people)} annotator(s), "
+        f"{votes.sum()} of yes or no about a class"
+    )
+    with np.errstate(invalid="ignore"):
+        alphas = [krippendorff_alpha(votes[:, number]) for number in range(len(names))]
+    for number in np.argsort(-votes[:, :, 1].sum(axis=0), kind="stable").tolist():
+        no, yes = votes[:, number].sum(axis=0).tolist()
+        say(
+            f"{yes} yes, {no} no, Krippendorff's alpha {alphas[number]:.4f}: {shorten(names[number])}"
+        )
+
+    # who is how reliable, the most reliable first
+    reliability = DataFrame(combined.manifest.who.get("reliability", ()))
+    if not len(reliability):
+        say("no sample has several answers, so that ?combine changes nothing")
+        return
+    reliability = reliability.sort_values("dawid-skene", ascending=False, kind="stable")
+    say(*reliability.to_string(index=False).split("\n"))
+    is_plain = np.isin(table.answers, (0, 1)).all(where=~np.isnan(table.answers))
+    how, why = "mean", "the answers are more than yes and no"
+    if table.kind == "probabilities" and is_plain:
+        # a matrix of yes and no is learned of each annotator, for each class
+        how, why = choose_means(answered.sum(axis=1), reliability["dawid-skene"].to_numpy(), 2)
     say(f"to train on them take ?combine={how}: {why}")
 
 
@@ -219,10 +292,11 @@ def read_tables(
     crowds: Sequence[Sequence[str]],
     names: Sequence[str] | None,
     missing: str | None = None,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> tuple[list[LabelRows], Sequence[str], dict[str, Any]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
     what the names set, see `parse_labels`. What a training would log is shown. ``missing`` is as in `TableFile.labels`,
-    if the names do not set it.
+    if the names do not set it, and ``target_kind`` what a label is.
     """
     # lines of a log would have times and names of modules before them
     logging.basicConfig(level=logging.INFO)
@@ -239,7 +313,7 @@ def read_tables(
     all_files, how = parse_labels(",".join(every_name), alone=True)
     paths = {file: local_labels(file, file).path for file in all_files}
     try:
-        read = read_alike(paths, names, how["missing"] or missing)
+        read = read_alike(paths, names, how["missing"] or missing, target_kind, ListForm.of(how))
     except UserError as error:
         # what to do about columns of annotators is said as a line that can be copied
         text, *advice = re.split("(?:;| or,) if columns are annotators", str(error))

@@ -61,6 +61,8 @@ def _table_of(names: Sequence[str], flag: str) -> str:
     """Return which file of a repository is its table of labels. Raises `UserError` for none, or for several."""
     # which of several is meant nobody knows; a name that leads out of the folder is not followed
     tables = [name for name in names if name.lower().endswith(tuple(SUFFIXES)) and ".." not in name]
+    # repositories have files of other kinds with these suffixes
+    tables = [name for name in tables if not name.lower().endswith((".json", ".xml"))] or tables
     if len(tables) != 1:
         raise UserError(
             f"{flag}: is no set of labels: expected one table ({', '.join(SUFFIXES)}); it has "

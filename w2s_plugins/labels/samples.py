@@ -274,7 +274,7 @@ def _log_classes(
     counts = (decisions == 1).sum(axis=0).tolist()
     unknown = np.mean(decisions == NO_LABEL)
     logger.info(
-        f"{flag}: {count} samples, {sum(counts) / count:.2f} of {len(counts)} classes each; of {100 * unknown:.1f} % "
+        f"{flag}: {count} samples, {sum(counts) / max(1, count):.2f} of {len(counts)} classes each; of {100 * unknown:.1f} % "
         "nothing is known"
     )
     if is_true:

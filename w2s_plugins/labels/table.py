@@ -22,6 +22,7 @@ import yaml
 from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_line
 from ..files import check_regular
 from ..no_label import NO_LABEL
+from .exports import distinct, read_json, read_xml
 from .names import check_class_names, same_word
 from .several import (
     AS_WRITTEN,
@@ -84,6 +85,17 @@ class LabelRows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: Sequence[int]) -> "LabelRows":
+        """Return some of the rows."""
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            answers=self.answers[rows],
+            annotators=None if self.annotators is None else [self.annotators[row] for row in rows],
+            confidence=None if self.confidence is None else self.confidence[rows],
+            is_part=None if self.is_part is None else self.is_part[rows],
+        )
+
     @property
     def num_classes(self) -> int:
         """The number of classes that the file knows of."""
@@ -140,6 +152,8 @@ class TableFile:
             raise UserError(
                 f"{self.flag}: {setting} is about several labels an image; leave it out, or take --task multilabel"
             )
+        if self.frame.attrs.get("apart"):
+            lists = replace(lists, delimiter="none")
         # an npz may name its classes itself; who asks for others knows better
         flag = self.flag
         if class_names is None:
@@ -488,17 +502,8 @@ def _read_json_lines(path: Path) -> "DataFrame":
 
     # objects of a row become columns with a point, probabilities.cat
     with path.open(encoding="utf-8-sig") as file:
-        rows = [json.loads(line, object_pairs_hook=_distinct) for line in file if line.strip()]
+        rows = [json.loads(line, object_pairs_hook=distinct) for line in file if line.strip()]
     return json_normalize(rows, max_level=1)
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"a row has the key '{key[:40]}' twice")
-    return row
 
 
 def _read_parquet(path: Path) -> "DataFrame":
@@ -538,6 +543,8 @@ SUFFIXES = {
     ".tsv": _read_text,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
+    ".json": read_json,
+    ".xml": read_xml,
     ".parquet": _read_parquet,
     ".npz": _read_arrays,
     ".npy": _read_arrays,

@@ -67,6 +67,9 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
                 temporary, sep="," if kind == ".csv" else "\t", index=False, lineterminator="\n"
             )
         else:
+            # JSON has no word for what is unknown but this
+            if frame.isna().to_numpy().any():
+                frame = frame.astype(object).where(frame.notna(), None)
             lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         # so that it can be written again: it is of this program
