@@ -63,6 +63,7 @@ ROOMS = (
     "files",
     "made_of",
     "no_label",
+    "several_evaluator",
     "target_kind",
     "cli",
     "distributed",
@@ -191,26 +192,26 @@ def test_the_longest_tests_come_first(pytestconfig):
 # reason gets it here, in the commit that says why.
 TOKENS = {
     "settings": 8_400,
-    "training": 26_700,
-    "study": 21_000,
+    "training": 27_000,
+    "study": 22_500,
     "labels": 19_100,
     "losses": 15_000,
     "data": 16_000,
     "models": 13_000,
     "cli": 8_200,
     "teachers": 11_000,
-    "root": 8_000,
+    "root": 10_200,
     "run": 5_500,
     "hub": 6_500,
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_600,
     "audit": 17_000,
-    "metrics": 2_500,
+    "metrics": 3_500,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 203_500
+SLACK, ALL_TOKENS = 1.1, 210_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

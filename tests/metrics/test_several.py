@@ -13,17 +13,16 @@ from timm.task.evaluator import MultiLabelClassificationEvaluator
 from tests.losses.common import on_two_ranks
 from w2s_plugins.metrics.resampling import drawn_counts
 from w2s_plugins.metrics.several import (
-    SeveralEvaluator,
     average_precision,
     best_thresholds,
     class_rows,
     decide,
     f1_figures,
     map_by_image,
-    positives_remark,
     resampled_f1,
     resampled_map,
 )
+from w2s_plugins.several_evaluator import SeveralEvaluator, positives_remark
 
 NAN = float("nan")
 

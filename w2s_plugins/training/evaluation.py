@@ -24,6 +24,7 @@ from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
 from ..no_label import NO_LABEL
+from ..several_evaluator import SeveralEvaluator
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.stored import own_answers, own_features
 from .few_shot import FewShotTest
@@ -46,11 +47,13 @@ class Evaluation:
             share of the teacher's errors that the student makes as well, in percent.
         predictions: (N,) classes of this rank, in order.
         targets: this rank's labels.
+        logits: (N, C) of this rank, of several classes an image with ground truth, whose figures rank by them.
     """
 
     metrics: dict[str, float]
     predictions: Tensor
     targets: Tensor
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,10 @@ def evaluate(
         metrics["agreement"] = mean(agrees)
         if settings.has_truth:
             metrics["copied"] = mean(100 * kind.copied(classes, teacher, targets))
-    return Evaluation(metrics, classes, targets)
+    ranked = None
+    if isinstance(evaluator, SeveralEvaluator) and settings.has_truth:
+        ranked = evaluator.logits
+    return Evaluation(metrics, classes, targets, ranked)
 
 
 def evaluate_teacher(
@@ -260,6 +266,7 @@ def first_evaluation(run: Run) -> None:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
         weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
+        run.teacher_logits[split] = weak.logits
         student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     weak = headline_of(run.teacher_metrics.get("val", {}))
@@ -360,7 +367,8 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
                 columns["teacher"] = run.teacher_predictions[split]
-            names, rows = run.data.target_kind.predictions(columns)
+            logits = {"student": evaluation.logits, "teacher": run.teacher_logits.get(split)}
+            names, rows = run.data.target_kind.predictions(columns, logits)
             predictions = names, gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
