@@ -34,7 +34,13 @@ from torch import Tensor
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
 from w2s_plugins.files import note_written, to_csv, to_json, write_text
-from w2s_plugins.metrics.figures import HEADINGS, HEADLINE, format_figures
+from w2s_plugins.metrics.figures import (
+    HEADINGS,
+    HEADLINE,
+    OF_ONE_MODEL,
+    format_figures,
+    headline_name,
+)
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
@@ -100,7 +106,7 @@ def validate_all(
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
     # Of few-shot figures the first kind counts, which a row begins with.
-    ranked_by = [*results[0]][1] if settings.episodes.few_shot_eval else "top1"
+    ranked_by = [*results[0]][1] if settings.episodes.few_shot_eval else headline_name(results[0])
     return sorted(results, key=lambda result: result[ranked_by], reverse=True)
 
 
@@ -234,11 +240,13 @@ def validate(
 
 
 def student_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Return accuracy, error and loss of the model."""
+    """Return accuracy, error and loss of the model; of several classes an image mAP and F1 in place of the first two."""
     figures = {}
-    for name in ("top1", "top5"):
+    headline = headline_name(evaluation.metrics)
+    for name in OF_ONE_MODEL[headline]:
         figures[name] = round(evaluation.metrics[name], 4)
-        figures[f"{name}_err"] = round(100 - evaluation.metrics[name], 4)
+        if headline == HEADLINE:
+            figures[f"{name}_err"] = round(100 - evaluation.metrics[name], 4)
     figures["loss"] = round(evaluation.metrics["loss"], 6)
     # Of a long tail also the groups of classes.
     for name, value in evaluation.metrics.items():
@@ -267,17 +275,18 @@ def teacher_figures(
     evaluation: Evaluation, teacher: Evaluation, ceiling: float | None
 ) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
-    weak = teacher.metrics[HEADLINE]
+    headline = headline_name(teacher.metrics)
+    weak = teacher.metrics[headline]
     figures = {
         f"teacher_{name}": value
         for name, value in teacher.metrics.items()
-        if name.startswith(HEADLINE)
+        if name.startswith(headline) or (headline != HEADLINE and name in OF_ONE_MODEL[headline])
     }
     for name in ("agreement", "copied"):
         figures[name] = evaluation.metrics[name]
     if ceiling is not None:
-        figures[f"ceiling_{HEADLINE}"] = ceiling
-        pgr = performance_gap_recovered(weak, evaluation.metrics[HEADLINE], ceiling)
+        figures[f"ceiling_{headline}"] = ceiling
+        pgr = performance_gap_recovered(weak, evaluation.metrics[headline], ceiling)
         if pgr is None:
             logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:

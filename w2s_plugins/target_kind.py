@@ -22,6 +22,7 @@ from .no_label import NO_LABEL
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 LIST_SEPARATOR = ","  # between the names of classes in a cell
+LOGIT = "_logit"  # ends the name of a column of logits among predictions
 SUREST = 1e-6  # how near to 0 and 1 the probability of a class comes that is one of several: a logit of 13.8
 
 
@@ -144,9 +145,16 @@ class TargetKind(ABC):
         """
 
     @abstractmethod
-    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+    def predictions(
+        self, decisions: Mapping[str, Tensor], logits: Mapping[str, Tensor | None] = {}
+    ) -> tuple[list[str], Tensor]:
         """Return names of columns and rows (N, ...) in int32 of who says what of each sample, as a run writes them.
-        Several: a column for each class of each, ``student.3``.
+        Several: a column for each class of each, ``student.3``, and its logit, ``student_logit.3``, which mAP is computed
+        of; then all is float32.
+
+        Args:
+            decisions: hard labels of each, and the true ones.
+            logits: (N, C) of those who have them.
         """
 
     @abstractmethod
@@ -230,7 +238,9 @@ class OneClass(TargetKind):
     def score(self, decisions: Tensor, truth: Tensor) -> Tensor:
         return decisions == truth
 
-    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+    def predictions(
+        self, decisions: Mapping[str, Tensor], logits: Mapping[str, Tensor | None] = {}
+    ) -> tuple[list[str], Tensor]:
         return [*decisions], torch.stack([*decisions.values()], dim=1).int()
 
     def columns(
@@ -328,11 +338,15 @@ class SeveralClasses(TargetKind):
         says, has = known & (decisions == 1), known & (truth == 1)
         return 2 * (says & has).sum(dim=1) / (says.sum(dim=1) + has.sum(dim=1)).clamp(min=1)
 
-    def predictions(self, decisions: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+    def predictions(
+        self, decisions: Mapping[str, Tensor], logits: Mapping[str, Tensor | None] = {}
+    ) -> tuple[list[str], Tensor]:
         names = [f"{who}.{i}" for who, rows in decisions.items() for i in range(rows.shape[1])]
         # true labels are numbers with NaN where nobody knows
         whole = [rows.nan_to_num(nan=NO_LABEL).int() for rows in decisions.values()]
-        return names, torch.cat(whole, dim=1)
+        known = {who: rows.float() for who, rows in logits.items() if rows is not None}
+        names += [f"{who}{LOGIT}.{i}" for who, rows in known.items() for i in range(rows.shape[1])]
+        return names, torch.cat([*whole, *known.values()], dim=1)
 
     def columns(
         self, probabilities: np.ndarray, names: Sequence[str]

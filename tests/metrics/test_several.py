@@ -11,16 +11,15 @@ from sklearn.metrics import average_precision_score, f1_score
 from timm.task.evaluator import MultiLabelClassificationEvaluator
 
 from tests.losses.common import on_two_ranks
+from w2s_plugins.metrics.evaluator import SeveralEvaluator, positives_remark
 from w2s_plugins.metrics.resampling import drawn_counts
 from w2s_plugins.metrics.several import (
-    SeveralEvaluator,
     average_precision,
     best_thresholds,
     class_rows,
     decide,
     f1_figures,
     map_by_image,
-    positives_remark,
     resampled_f1,
     resampled_map,
 )

@@ -20,6 +20,14 @@ from .markdown import code, fenced, markdown_table, plain
 
 MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
 
+# figures by name, as the Hub calls their kind, and in words
+_HUB_METRICS = {
+    "top1": ("accuracy", "Top-1 accuracy"),
+    "top5": ("accuracy", "Top-5 accuracy"),
+    "map": ("mean_average_precision", "mAP"),
+    "micro_f1": ("f1", "Micro F1"),
+    "macro_f1": ("f1", "Macro F1"),
+}
 _HUB_DATASETS = {
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
@@ -229,11 +237,11 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
                 dataset_name=dataset.partition("/")[2] or dataset,
                 dataset_config=None if known else dataset,
                 dataset_split=plain(one.get("split") or "") or None,
-                metric_type="accuracy",
-                metric_name=", ".join([f"Top-{key[3:]} accuracy (%)", *map(plain, one["differs"])]),
+                metric_type=metric,
+                metric_name=", ".join([f"{title} (%)", *map(plain, one["differs"])]),
                 metric_value=one[key],
             )
-            for key in ("top1", "top5")
+            for key, (metric, title) in _HUB_METRICS.items()
             if is_number(one.get(key))
         ]
     data = record.get("data")
@@ -247,7 +255,7 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
         tags=[*tags, plain(loss)] if loss else tags,
         base_model=valid_id(lookup(record, "model", "source", "repo") or "") or None,
         datasets=[*dict.fromkeys(filter(None, learned))] or None,
-        metrics=["accuracy"] if results else None,
+        metrics=[*dict.fromkeys(result.metric_type for result in results)] or None,
         model_name=plain(name) if results else None,
         eval_results=results or None,
     )

@@ -2,26 +2,56 @@
 
 from collections.abc import Mapping
 
-HEADLINE = "top1"  # the figure that runs are compared by
-CLOSING = (HEADLINE, "top5", "agreement", "pgr")  # what a run ends with
+HEADLINE = "top1"  # the figure that runs are compared by, of one class an image
+HEADLINE_OF_SEVERAL = "map"
+# what a run ends with, by its headline
+CLOSING = {
+    HEADLINE: (HEADLINE, "top5", "agreement", "pgr"),
+    HEADLINE_OF_SEVERAL: (
+        HEADLINE_OF_SEVERAL,
+        "micro_f1",
+        "macro_f1",
+        "sample_f1",
+        "right",
+        "agreement",
+        "pgr",
+    ),
+}
+# figures of a model by itself, which are shown of its teacher too
+OF_ONE_MODEL = {
+    HEADLINE: (HEADLINE, "top5"),
+    HEADLINE_OF_SEVERAL: (HEADLINE_OF_SEVERAL, "micro_f1", "macro_f1", "sample_f1"),
+}
 HEADINGS = {
     "top1": "top-1",
     "top5": "top-5",
     "top1_many": "top-1 many",
     "top1_medium": "top-1 medium",
     "top1_few": "top-1 few",
+    "map": "mAP",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "sample_f1": "sample F1",
+    "right": "labels right",
     "loss": "loss",
     "teacher_top1": "teacher top-1",
+    "teacher_map": "teacher mAP",
     "agreement": "agreement",
     "ceiling_top1": "ceiling",
+    "ceiling_map": "ceiling",
     "pgr": "PGR",
 }
 _INTERVAL = "_ci95"  # ends the name of half the width of a figure's interval
 
 
+def headline_name(figures: Mapping[str, object]) -> str:
+    """Return which figure models are compared by: ``map`` of several classes an image, else ``top1``."""
+    return HEADLINE_OF_SEVERAL if HEADLINE_OF_SEVERAL in figures else HEADLINE
+
+
 def headline_of(figures: Mapping[str, float]) -> float | None:
-    """Return the figure that models are compared by, in percent: top-1 of one class an image. None: not measured."""
-    return figures.get(HEADLINE)
+    """Return the figure that models are compared by, in percent. None: not measured."""
+    return figures.get(headline_name(figures))
 
 
 def format_figures(figures: dict[str, float]) -> dict[str, str]:

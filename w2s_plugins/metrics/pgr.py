@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from .figures import HEADLINE
+from .figures import headline_name
 
 
 def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float | None:
     """Return PGR = (student - weak) / (ceiling - weak) (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).
 
     Args:
-        weak: accuracy of the weak teacher.
+        weak: accuracy of the weak teacher, or its mAP.
         student: accuracy of the strong student trained on its labels.
         ceiling: accuracy of the strong student trained on ground truth; all three in one unit, on one test set.
 
@@ -43,7 +43,7 @@ def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
 
 
 def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
-    """Return ``by_epoch``, the accuracy of a student, its agreement with its teacher and ``copied``, the share of the
+    """Return ``by_epoch``, the accuracy or mAP of a student, its agreement with its teacher and ``copied``, the share of the
     teacher's errors that it makes as well, in percent; None where nothing was evaluated beside the teacher.
 
     Weak-to-strong correction comes early, and longer training may undo it (arXiv 2510.24812).
@@ -56,6 +56,7 @@ def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
     for event in evaluations:
         figures = event.get("val", {})
         if "copied" in figures:
-            by_name = {name: figures[name] for name in (HEADLINE, "agreement", "copied")}
+            names = (headline_name(figures), "agreement", "copied")
+            by_name = {name: figures[name] for name in names}
             rows.append(dict(epoch=event["epoch"], **by_name))
     return dict(by_epoch=rows) if rows else None

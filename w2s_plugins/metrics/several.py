@@ -4,26 +4,16 @@ Truth is (N, C): 1, 0, or NaN where nobody knows, which counts nowhere. Scores a
 is a class that a model says nothing of: it ranks below all others, and is decided to be none.
 """
 
-import functools
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from scipy import sparse
-from timm.task.evaluator import MultiLabelClassificationEvaluator
-from torch import Tensor
 
-from ..errors import logger
-from ..private_names import average_precision_columns, gather_rows
+from .evaluator import THRESHOLD
 from .resampling import drawn_counts, resampled_means
 
-THRESHOLD = 0.5  # of a probability, from which on a class is said to be there
-FEW_POSITIVES = 5  # an AP over fewer moves by tens of points with one image
 FEWEST_FOR_THRESHOLD = 10  # positives that a threshold of a class is chosen on
-_UNKNOWN = 2  # in the bytes that the evaluator keeps of true labels
 
 
 # ---------------------------------------------------------------- average precision
@@ -224,18 +214,6 @@ def class_rows(
     ]
 
 
-def positives_remark(positives: Sequence[int]) -> str | None:
-    """Return what a reader of the mAP has to know of classes with few positives (C,); None where each has enough."""
-    none = sum(count == 0 for count in positives)
-    few = sum(0 < count < FEW_POSITIVES for count in positives)
-    parts = []
-    if none:
-        parts.append(f"{none} have no positive image, whose AP counts as 0 in the mAP")
-    if few:
-        parts.append(f"{few} have fewer than {FEW_POSITIVES}, whose AP is uncertain")
-    return f"of {len(positives)} classes {', and '.join(parts)}" if parts else None
-
-
 # ---------------------------------------------------------------- intervals
 
 
@@ -336,124 +314,3 @@ def resampled_f1(
         "macro_f1": macro,
         "sample_f1": resampled_means(by_image[None], resamples, seed)[0],
     }
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-@functools.cache  # once a process, and not after every epoch
-def _tell(remark: str) -> None:
-    logger.warning(f"WARNING: {remark}")
-
-
-class SeveralEvaluator(MultiLabelClassificationEvaluator):
-    """timm's evaluator of several classes an image, for true labels of which some are unknown.
-
-    Where nothing is unknown its figures are timm's to the last bit. What is unknown counts nowhere: the loss is the mean
-    over known labels, AP is over the images of which the class is known, and so is F1. Classes without a positive count
-    as an AP of 0, as in timm, and are said once.
-
-    Args:
-        device: of the logits.
-        max_samples: how many count; what follows is padding.
-        threshold: of the probability, for F1.
-
-    Raises:
-        ValueError: the threshold is not between 0 and 1.
-    """
-
-    def __init__(
-        self,
-        device: torch.device | str | None = None,
-        *,
-        max_samples: int | None = None,
-        threshold: float = THRESHOLD,
-    ):
-        super().__init__(device, max_samples=max_samples, threshold=threshold)
-
-    @property
-    def logits(self) -> Tensor:
-        """What was said of the samples of this rank, (N, C) in float32 on the CPU, with NaN of what nothing was said."""
-        return torch.cat(self.outputs) if self.outputs else torch.empty(0, 0)
-
-    @torch.no_grad()
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Take in logits (B, C) and true labels (B, C) with NaN for what is unknown.
-
-        Raises:
-            ValueError: they are of different shapes.
-        """
-        # timm's own way, where its arithmetic is right
-        known = ~target.isnan()
-        if output.ndim != 2 or target.shape != output.shape:
-            raise ValueError(
-                "Multi-label evaluation expects matching (batch, num_classes) logits and targets."
-            )
-        output, target = self._prepare(output, target)
-        if not len(output):
-            return
-        target, known = target.float(), known[: len(output)]
-        # A model that says something of some classes has no loss of the others; one that says nothing at all has
-        # diverged, and its loss is NaN, as timm's is.
-        counted = known & ~output.isnan()
-        if not counted.any():
-            counted = known
-        if counted.all():
-            loss = self.criterion(output, target)
-        else:
-            loss = self.criterion(output[counted], target[counted])
-        # in images, of which each has C labels: counts are examples, counted labels and all labels
-        number = int(counted.sum())
-        if number:
-            self.loss_sum += loss.to(self.loss_sum.dtype) * (number / output.shape[1])
-        self.counts += torch.tensor([len(output), number, output.numel()], device=self.device)
-        # soft labels are made hard for everything but the loss
-        if not (~known | (target == 0) | (target == 1)).all() and not self._warned_soft_targets:
-            logger.warning("WARNING: soft true labels count as 1 from 0.5 on for mAP and F1")
-            self._warned_soft_targets = True
-        self.outputs.append(output.cpu())
-        states = (target >= 0.5).to(torch.uint8).masked_fill(~known, _UNKNOWN)
-        self.targets.append(states.cpu())
-
-    def _summary(self, loss_sum: Tensor, counts: Tensor) -> OrderedDict[str, float]:
-        examples, counted, labels = counts.tolist()
-        images = counted * examples / max(labels, 1)
-        return OrderedDict(loss=loss_sum.item() / images if images else 0.0)
-
-    def compute(self, distributed: bool = False) -> OrderedDict[str, float]:
-        """Return ``loss``, and in percent ``map``, ``micro_f1``, ``macro_f1`` and ``sample_f1``.
-
-        Args:
-            distributed: of all ranks together, each of which must call it.
-        """
-        loss_sum, counts = self.loss_sum.clone(), self.counts.clone()
-        output = self.logits
-        states = torch.cat(self.targets) if self.targets else torch.empty(0, 0, dtype=torch.uint8)
-        if distributed:
-            dist.all_reduce(loss_sum)
-            dist.all_reduce(counts)
-            output, states = (gather_rows(rows, self.device) for rows in (output, states))
-        figures = self._summary(loss_sum, counts)
-        if not len(output):
-            figures.update(map=0.0, micro_f1=0.0, macro_f1=0.0, sample_f1=0.0)
-            return figures
-
-        # timm's formulas, over what is known
-        known, target = states != _UNKNOWN, states == 1
-        prediction = known & (output.sigmoid() >= self.threshold)
-        found = (prediction & target).double()
-        either = prediction.double() + target.double()
-        if known.all() and not output.isnan().any():
-            ap = average_precision_columns(output, target)
-        else:
-            truth = target.double().masked_fill(~known, torch.nan)
-            ap = torch.from_numpy(average_precision(output.numpy(), truth.numpy()))
-        figures.update(
-            map=100 * ap.mean().item(),
-            micro_f1=200 * (found.sum() / either.sum().clamp(min=1)).item(),
-            macro_f1=200 * (found.sum(0) / either.sum(0).clamp(min=1)).mean().item(),
-            sample_f1=200 * (found.sum(1) / either.sum(1).clamp(min=1)).mean().item(),
-        )
-        if remark := positives_remark(target.sum(dim=0).tolist()):
-            _tell(remark)
-        return figures

@@ -131,8 +131,8 @@ class RunFiles:
     Args:
         metrics: the events.
         trackers: TensorBoard, Weights & Biases.
-        predictions: names of columns and (N, columns) classes: what the student said of each sample of the validation
-            split at the newest evaluation.
+        predictions: names of columns and (N, columns) classes, and logits: what the student said of each sample of the
+            validation split at the newest evaluation.
     """
 
     metrics: History

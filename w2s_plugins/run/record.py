@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,13 @@ from torch import Tensor
 
 from ..files import atomic_write, write_text
 from ..labels.splits import Data
-from ..metrics.figures import CLOSING, HEADINGS, HEADLINE, format_figures
+from ..metrics.figures import (
+    CLOSING,
+    HEADINGS,
+    HEADLINE,
+    format_figures,
+    headline_name,
+)
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..models.class_names import write_class_names
 from ..monitor import format_table
@@ -24,10 +31,14 @@ def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
     Args:
         path: the file.
         columns: names such as target, student, teacher.
-        rows: (N, number of columns) classes.
+        rows: (N, number of columns) classes; in float32, where there are logits among them, of which NaN is left empty.
     """
+    lines = rows.tolist()
+    if rows.is_floating_point():
+        # nine digits give a float32 back, and a whole number is one
+        lines = [["" if math.isnan(x) else f"{x:.9g}" for x in line] for line in lines]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows.tolist()])
+        csv.writer(file).writerows([columns, *lines])
 
 
 def write_labels(folder: Path, data: Data, split: str) -> None:
@@ -63,8 +74,11 @@ def label_rows(record: dict) -> dict[str, dict]:
     """
     teacher, held_out = record["teacher"] or {}, record.get("held_out") or {}
     labels = [source for source in teacher.get("models", ()) if "wrong" in source]
+    # of several classes an image it is the share of single labels that is known, which is no mAP
+    is_one_class = headline_name(record["last"]) == HEADLINE
+    figure = HEADLINE if is_one_class else "right"
     rows = {
-        f"{source['name']}, on training images": {HEADLINE: 100 * (1 - source["wrong"])}
+        f"{source['name']}, on training images": {figure: 100 * (1 - source["wrong"])}
         for source in labels
         if source["wrong"] is not None
     }
@@ -82,7 +96,8 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have
-    columns = {HEADINGS[name]: name for name in CLOSING}
+    headline = headline_name(record["last"])
+    columns = {HEADINGS[name]: name for name in CLOSING[headline]}
     columns |= {shape: shape for shape in episodes["last"]}
     of_groups = [f"top1_{name}" for name in ("many", "medium", "few")]
     columns |= {HEADINGS[name]: name for name in of_groups if name in record["last"]}
@@ -97,7 +112,7 @@ def closing_table(record: dict) -> str:
             figures["pgr"] = record["pgr"]
         rows[label] = figures
     if record["ceiling_acc"] is not None:
-        rows["ceiling"] = {HEADLINE: float(record["ceiling_acc"])}
+        rows["ceiling"] = {headline: float(record["ceiling_acc"])}
 
     # what was not measured has no row
     table = [[label, *map(figures.get, columns.values())] for label, figures in rows.items()]

@@ -25,10 +25,19 @@ import pandas
 
 from ..cli.declare import read_table
 from ..errors import UserError, logger
-from ..metrics.figures import HEADLINE
+from ..metrics.figures import HEADINGS, HEADLINE, headline_name
 from ..monitor import format_table
 from .planning import LocalPlan, LocalRun
-from .scores import figures_of, gather_warnings, predictions_of, read_predictions
+from .scores import (
+    draws_of,
+    figures_of,
+    gather_warnings,
+    hits_of,
+    is_of_several,
+    predictions_of,
+    read_answers,
+    read_predictions,
+)
 
 GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
@@ -73,13 +82,14 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     advice, doubt = advise(plan, above)
     warnings += doubt
     rows = []
+    headline = headline_name(last.record["metrics"])
     for stage in plan.runs:
         model, metrics = stage.record["model"], stage.record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
         row = {
             "stage": stage.name,
-            "top-1": stage.top1,
+            HEADINGS[headline]: stage.headline,
             f"above {first.name} (95 % interval)": gain and GAIN.format(**gain),
             "agreement": metrics.get("agreement"),
             "trained weights": trained,
@@ -131,22 +141,35 @@ def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, Any] | None:
     """Return how far one stage is above another: ``value`` in percent, ``low`` and ``high`` of its bootstrap interval
     over test samples; None where they were not measured on the same ones.
     """
-    ours, theirs = hits_of(stage), hits_of(other)
+    ours, theirs = _predictions_of(stage), _predictions_of(other)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return None
     # of equally many samples they may still be others, unless they are of a stream, which has no fingerprint
     splits = {run.record["data"]["splits"]["val"]["fingerprint"] for run in (stage, other)}
     if len(splits) > 1:
         return None
-    return figures_of(pandas.DataFrame({"gain": ours - theirs}))["gain"]
+    if is_of_several(ours):
+        both = {"student": stage, "other": other}
+        answers = read_answers(
+            {name: predictions_of(run.folder, run.record) for name, run in both.items()}
+        )
+        hits = hits_of(answers)
+        gains = pandas.DataFrame({"gain": hits["student"] - hits["other"]})
+        draws = draws_of(hits, answers)
+        return figures_of(gains, {"gain": draws["student"] - draws["other"]})["gain"]
+    gains = _hits(ours) - _hits(theirs)
+    return figures_of(pandas.DataFrame({"gain": gains}))["gain"]
 
 
-def hits_of(stage: LocalRun) -> np.ndarray | None:
-    """Return which test samples a stage has right, (N,), 1 or 0; None without ground truth."""
+def _predictions_of(stage: LocalRun) -> pandas.DataFrame | None:
+    """Return what a stage says of the test samples; None without ground truth."""
     file = predictions_of(stage.folder, stage.record)
     if not file.is_file():
         return None
     answers = read_predictions(file)
-    if "target" not in answers:
-        return None
+    return answers if "target" in answers else None
+
+
+def _hits(answers: pandas.DataFrame) -> np.ndarray:
+    """Return which test samples a stage has right, (N,), 1 or 0."""
     return (answers["student"] == answers["target"]).to_numpy(float)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 from ..errors import UserError, one_line, scrub
@@ -11,7 +12,7 @@ from ..made_of import check_same
 from ..run.args_file import read_run_args
 from .layout import load_plan, made_of_run, read_record
 from .plan import RESULT
-from .scores import hits_of, predictions_of, read_answers, values_of
+from .scores import draws_of, hits_of, predictions_of, read_answers, values_of
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
 
@@ -34,6 +35,11 @@ class StudentRun:
     def hits(self) -> pandas.DataFrame:
         """Where it and the others are right, see `hits_of`."""
         return hits_of(self.answers)
+
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
+        """What they have in resamples of the test samples, see `draws_of`."""
+        return draws_of(self.hits, self.answers)
 
     @cached_property
     def figures(self) -> dict[str, float | None]:

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from ..errors import UserError, one_line
 from ..files import atomic_write
 from ..hub.markdown import plain
-from ..metrics.figures import HEADLINE
+from ..metrics.figures import headline_name
 from .gallery import open_gallery, picture
 from .loss_table import Group
-from .scores import NAMES
+from .scores import NAMES, is_of_several
 
 WIDTH, HEIGHT, DPI = 3.3, 2.3, 220
 PICTURES = 6  # in a row of the gallery
@@ -124,7 +124,9 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         ]
         # one evaluation is no curve
         if len(events) > len(runs):
-            curves[loss] = pandas.DataFrame(events).groupby("epoch")[HEADLINE].mean()
+            curves[loss] = (
+                pandas.DataFrame(events).groupby("epoch")[headline_name(events[0])].mean()
+            )
     # teacher and ceiling as level lines
     table = pandas.DataFrame(curves)
     for name in ("weak", "ceiling"):
@@ -133,7 +135,7 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     look = dict(
         markevery=max(1, len(table) // 10),
         xlabel="epoch",
-        ylabel="accuracy (%)",
+        ylabel=f"{group.measure} (%)",
     )
     return table.set_axis(table.index + 1), look
 
@@ -183,7 +185,8 @@ def draw_pictures(figure: Figure, group: Group) -> str:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
     # labels in a teacher's place make no mistakes here
     students = [runs[0] for runs in group.runs.values() if "agreement" in runs[0].hits]
-    if not students:
+    # of several classes an image a student may correct one and copy another
+    if not students or is_of_several(students[0].answers):
         return ""
     student = students[0]
     try:

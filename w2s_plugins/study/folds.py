@@ -6,20 +6,25 @@ it: what says how far a teacher that is trained on all of them can be trusted on
 training samples do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..data.datasets import known_labels, labels_unknown
 from ..data.keys import sample_keys
+from ..data.map_style import classes_of_samples
 from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import Columns, write_label_table
-from ..metrics.figures import HEADLINE
+from ..metrics.evaluator import create_evaluator
+from ..metrics.figures import HEADINGS, headline_of
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
+from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
@@ -34,27 +39,52 @@ from .scores import gather_warnings
 
 def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
-    with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
+    with the accuracy of all, or their mAP, and the table that ``--folds`` ends with. All ranks take part.
     """
-    right: list[bool] = []
-    columns = list(_columns(plan, right))
+    parts: list[_Part] = []
+    columns = list(_columns(plan, parts))
     file = plan.folder / "out_of_fold.csv"
-    top1 = 100 * sum(right) / len(right)
+    kind = parts[0].kind
+    value = _headline_of_all(parts)
     # all ranks have asked the models, one of them writes
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
     # a row for each model, and one for all parts together
     records = plan.records()
-    rows = [[name, done["metrics"][HEADLINE], done["seconds"]] for name, done in records.items()]
-    table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
+    rows = [
+        [name, done["metrics"][kind.headline], done["seconds"]] for name, done in records.items()
+    ]
+    heads = ["out of fold", HEADINGS[kind.headline], "seconds"]
+    table = format_table([*rows, ["all", value, None]], heads)
     warnings = gather_warnings(records)
-    measured = dict(samples=len(right), top1=top1)
+    measured = {"samples": sum(len(part.logits) for part in parts), kind.headline: value}
     record = dict(stages=records, out_of_fold=measured, warnings=warnings)
     return record, f"{table}\n* what each model says of the part that it has not seen: {file}"
 
 
-def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
-    """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
+class _Part(NamedTuple):
+    """Logits (N, C) of the model that has not seen a part, and its true labels."""
+
+    kind: TargetKind
+    logits: Tensor
+    truth: Tensor
+
+
+def _headline_of_all(parts: list[_Part]) -> float:
+    """Return the figure of all parts together, in percent."""
+    kind = parts[0].kind
+    if kind.name == ONE_CLASS.name:
+        right = [kind.score(kind.decide(part.logits), part.truth) for part in parts]
+        hits = torch.cat(right).tolist()
+        return 100 * sum(hits) / len(hits)
+    evaluator = create_evaluator(kind, torch.device("cpu"), None)
+    for part in parts:
+        evaluator.update(part.logits, part.truth)
+    return headline_of(evaluator.compute()) or 0.0
+
+
+def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:
+    """Yield the columns of each part; ``parts`` gets what they are made of. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
         settings = TrainSettings.from_flags(run.settings)
@@ -71,12 +101,21 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Columns]:
         asked = whole_pass(settings.data, world)
         logits = outputs_of(member, member.data_config, without_transform(part), asked)
         # its answers, with the true class beside them
-        labels, keys = known_labels(part, "--folds"), sample_keys(part)
-        right += kind.score(kind.decide(logits), torch.tensor(labels)).tolist()
+        keys, several = sample_keys(part), classes_of_samples(part)
+        truth = torch.tensor(known_labels(part, "--folds")) if several is None else several
+        parts.append(_Part(kind, logits, truth))
         names = [str(name) for name in getattr(part, "classes", None) or range(logits.shape[1])]
         # pairs are read back whatever the classes are called, but for a semicolon
         paired = not any(";" in name for name in names)
         form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
         shares = kind.probabilities(logits).numpy()
         columns = answer_columns(keys.values, keys.by, shares, names, form, kind)
-        yield {**columns, "truth": [names[label] for label in labels]}
+        yield {**columns, "truth": _truth_cells(kind, truth, names)}
+
+
+def _truth_cells(kind: TargetKind, truth: Tensor, names: Sequence[str]) -> list[str]:
+    """Return the true class of each sample by name, or the classes that it is known to have."""
+    if kind.name == ONE_CLASS.name:
+        return [names[label] for label in truth.tolist()]
+    columns = kind.columns(truth.numpy(), names)
+    return [*map(str, columns["labels"])]

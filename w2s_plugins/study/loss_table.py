@@ -6,10 +6,12 @@ whatever `StudentRun.figures` has.
 """
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from ..errors import UserError, nearest
@@ -17,20 +19,33 @@ from ..files import to_csv, write_text
 from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
-from .scores import NAMES, figure_text, figures_of, gather_warnings, remarks_on
+from .scores import (
+    NAMES,
+    WORDS,
+    figure_text,
+    figures_of,
+    gather_warnings,
+    headline_of_answers,
+    is_of_several,
+    remarks_on,
+)
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
 TABLES = ("table.csv", "table.tex")
 VERDICTS = ("better", "tie", "worse")
-RULE = (
-    f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
+_RULE = (
+    f"%s and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} %% t-interval over seeds (sd in "
     "brackets), on one test set. PGR is computed seed by seed, then averaged. In square brackets, with one seed: the "
-    "interval over test samples alone, which says nothing of other seeds. Differences are in accuracy, on the same "
+    "interval over test samples alone, which says nothing of other seeds. Differences are in %s, on the same "
     "seeds and test samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is "
     "corrected by Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is "
     f"below {LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. All other "
     "figures are in table.csv."
+)
+_RULE_OF_MAP = (
+    " mAP is computed anew in each resample of the test samples; what each sample contributes to it, to first order, "
+    "tells the noise of samples from that of seeds."
 )
 
 
@@ -58,14 +73,14 @@ class LossRow:
     versus: Figure | None = None
     verdict: str | None = None
 
-    def for_people(self) -> dict[str, str]:
-        """Return heads of the table that people read, and what stands below them."""
+    def for_people(self, measure: str = "accuracy") -> dict[str, str]:
+        """Return heads of the table that people read, and what stands below them; ``measure`` is what is compared."""
         p = None if self.versus is None else self.versus.get("p_holm")
         p_text = "" if p is None else f"{p:.3f}"
         return {
             "loss": self.loss,
             "seeds": str(self.seeds),
-            "accuracy": figure_text(self.figures.get("student")),
+            measure: figure_text(self.figures.get("student")),
             "agreement": figure_text(self.figures.get("agreement")),
             "PGR": figure_text(self.figures.get("pgr")),
             "difference": figure_text(self.versus, "+.2f"),
@@ -97,6 +112,7 @@ class Group:
         reference: loss that the others are compared with.
         notes: what a reader has to be told.
         runs: of each loss, best first, by seed.
+        measure: what is compared, accuracy or mAP.
     """
 
     labels: dict[str, str]
@@ -105,6 +121,7 @@ class Group:
     reference: str
     notes: list[str] = field(default_factory=list)
     runs: dict[str, list[StudentRun]] = field(default_factory=dict)
+    measure: str = "accuracy"
 
     @property
     def title(self) -> str:
@@ -116,7 +133,7 @@ class Group:
 
     def for_people(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
-        table = pandas.DataFrame([row.for_people() for row in self.rows])
+        table = pandas.DataFrame([row.for_people(self.measure) for row in self.rows])
         return table.loc[:, table.any()]
 
 
@@ -155,12 +172,13 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     fitting = [row for row in rows if wanted in (row.loss, row.name)]
     chosen = min(fitting, key=lambda row: row.loss != wanted, default=rows[0])
     # what the teacher and the ceiling reach
-    target = table["run"].iloc[0].answers["target"]
+    answers = table["run"].iloc[0].answers
+    target, measure = answers["target"], WORDS[headline_of_answers(answers)]
     largest = max(rows, key=lambda row: row.seeds)
     reached = [name for name in ("weak", "ceiling", "direct") if name in largest.figures]
     about = [f"{NAMES.get(name, name)} {largest.figures[name]['value']:.2f}" for name in reached]
     about += [f"seeds: {largest.seeds}", f"test samples: {len(target):,}"]
-    group = Group(labels, ", ".join(about), rows, chosen.loss, runs=runs)
+    group = Group(labels, ", ".join(about), rows, chosen.loss, runs=runs, measure=measure)
     if all(target.equals(run.answers["target"]) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)
     else:
@@ -170,7 +188,7 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     # what holds for several losses is said of the best of them
     remarks: dict[str, str] = {}
     for row in rows[::-1]:
-        for about, text in remarks_on(row.figures).items():
+        for about, text in remarks_on(row.figures, measure=measure).items():
             remarks[about] = f"{row.loss}: {text}"
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above
@@ -200,7 +218,7 @@ def make_row(loss: str, runs: list[StudentRun]) -> LossRow:
         if values:
             figures[name] = t_interval(values)
     if len(runs) == 1:
-        for name, figure in figures_of(runs[0].hits).items():
+        for name, figure in figures_of(runs[0].hits, runs[0].draws).items():
             if name in figures:
                 figures[name] |= figure
     return LossRow(loss, runs[0].record["loss"]["name"], len(runs), figures)
@@ -237,7 +255,7 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         (loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs
     }
     differences |= {(loss, None): rows for loss, rows in above.groupby(level=0)}
-    outcomes = compare_all(differences)
+    outcomes = compare_all(differences, _draws_of_map(group, differences))
     # Holm's rule over all that were tested
     tested = [
         outcomes[pair] for pair in pairs if pair in outcomes and outcomes[pair]["p"] is not None
@@ -250,6 +268,38 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         row.verdict = "reference" if row.loss == group.reference else verdict(row.versus)
         if (row.loss, None) in outcomes:
             row.figures["above direct"] = outcomes[row.loss, None]
+
+
+def _draws_of_map(
+    group: Group, differences: Mapping[tuple, pandas.DataFrame]
+) -> dict[tuple, np.ndarray] | None:
+    """Return for each comparison the mean over its seeds of the differences in mAP, in resamples; None of accuracy."""
+    runs = {
+        (loss, run.record["seed"]): run for loss, students in group.runs.items() for run in students
+    }
+    if not all(is_of_several(run.answers) for run in runs.values()):
+        return None
+    draws = {}
+    for (loss, other), rows in differences.items():
+        # a loss is compared with another one on the seeds that both have, or with its control
+        if other is None:
+            drawn = [runs[key].draws["above direct"] for key in rows.index]
+        else:
+            drawn = [
+                runs[loss, seed].draws["student"] - runs[other, seed].draws["student"]
+                for seed in rows.index
+            ]
+        if drawn:
+            draws[loss, other] = np.mean(drawn, axis=0)
+    return draws
+
+
+def rule_of(groups: Sequence[Group]) -> str:
+    """Return what the figures of a report are, and when a loss is called better."""
+    measures = [*dict.fromkeys(group.measure for group in groups)]
+    words = " or ".join(measures)
+    rule = _RULE % (words.replace("accuracy", "Accuracy", 1), words)
+    return rule + _RULE_OF_MAP if "mAP" in measures else rule
 
 
 def verdict(outcome: dict | None) -> str:

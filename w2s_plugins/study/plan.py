@@ -41,8 +41,8 @@ class PlannedRun:
         return bool(self.record)
 
     @property
-    def top1(self) -> float | None:
-        """Its accuracy in percent, None while it has none."""
+    def headline(self) -> float | None:
+        """Its accuracy or mAP in percent, None while it has none."""
         return headline_of(self.record.get("metrics", {}))
 
 
@@ -75,9 +75,9 @@ class RunPlan(Generic[R]):
         return {run.name: run.record for run in self.runs if run.record}
 
     def ceiling_acc(self, run: PlannedRun) -> float | None:
-        """Return the accuracy of the ceiling that a run needs: the run reports its PGR by it."""
+        """Return the accuracy or mAP of the ceiling that a run needs: the run reports its PGR by it."""
         # a stage may be called ceiling, and is none: only its kind says it
         for other in self.runs:
             if other.kind == "ceiling" and other.name in run.needs:
-                return other.top1
+                return other.headline
         return None

@@ -16,7 +16,7 @@ from ..hub.markdown import code, fenced, markdown_table
 from .collect import collect
 from .drawings import draw_all, save
 from .layout import SPEC
-from .loss_table import RULE, TABLES, VERDICTS, make_table, write_table
+from .loss_table import TABLES, VERDICTS, make_table, rule_of, write_table
 
 PAGES = {"index.html": "report.html.j2", "README.md": "report.md.j2"}
 FIGURES = "figures"
@@ -82,7 +82,7 @@ def write_report(
                     title=scrub(title or study.resolve().name),
                     groups=groups,
                     students=len(collected.runs),
-                    rule=RULE,
+                    rule=rule_of(groups),
                     figures=figures,
                     folder=folder / FIGURES,
                     verdicts=VERDICTS,

@@ -20,6 +20,7 @@ from ..distributed.signals import SignalWatch
 from ..errors import UserError, quietly, say, shown
 from ..files import TOP, write_text
 from ..made_of import Ingredient
+from ..metrics.figures import HEADINGS, headline_name
 from ..run.lock import LOCK
 from .executor import Executor
 from .layout import StudyRun
@@ -214,5 +215,8 @@ class Runner(Executor[StudyRun]):
             return
         runs = self.plan.runs
         done = sum(other.finished for other in runs)
-        outcome = "done" if run.top1 is None else f"top-1 {run.top1:.2f}"
+        outcome = "done"
+        if run.headline is not None:
+            name = HEADINGS[headline_name(run.record["metrics"])]
+            outcome = f"{name} {run.headline:.2f}"
         say(f"[{done}/{len(runs)}] {run.name}: {outcome}")

@@ -1,6 +1,8 @@
 """The figures of models on one test set, each with its interval over test samples.
 
-A figure is a mapping with ``value``, ``low`` and ``high``; accuracies, agreement and differences are in percent.
+A figure is a mapping with ``value``, ``low`` and ``high``; accuracies, agreement and differences are in percent. Of
+several classes an image the mAP takes the place of the accuracy. It is computed anew in each resample; what single images
+contribute to it (`metrics.several.map_by_image`) takes the place of hits.
 """
 
 from collections.abc import Mapping
@@ -9,12 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas
+import torch
 
 from ..errors import UserError, one_line
+from ..metrics.figures import HEADINGS, HEADLINE, HEADLINE_OF_SEVERAL
 from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
 from ..metrics.resampling import CONFIDENCE, resampled_means
+from ..metrics.several import map_by_image, resampled_map
 from ..monitor import format_table
+from ..no_label import NO_LABEL
 from ..run.record import PREDICTIONS
+from ..target_kind import LOGIT, SEVERAL_CLASSES
 from .controls import CONTROLS, without
 from .plan import RESULT
 from .planning import LocalPlan
@@ -27,6 +34,7 @@ NAMES = {
     "agreement": "agreement",
     "pgr": "PGR",
 }
+WORDS = {HEADLINE: "accuracy", HEADLINE_OF_SEVERAL: "mAP"}
 NOT_WORTH = "weak-to-strong was not worth doing here"
 NOT_SHOWN = "it is not shown that weak-to-strong was worth doing here"
 
@@ -35,9 +43,19 @@ NOT_SHOWN = "it is not shown that weak-to-strong was worth doing here"
 
 
 def read_predictions(path: Path) -> pandas.DataFrame:
-    """Read what `run.record.write_predictions` wrote: a row a test sample, a column for each who says a class."""
+    """Read what `run.record.write_predictions` wrote: a row a test sample, a column for each who says a class.
+
+    Of several classes an image columns have two levels, who and the class: 1, 0 or -1 of ``target``, ``student`` and
+    ``teacher``, and logits of the last two, such as ``student_logit``.
+    """
     try:
-        return pandas.read_csv(path, dtype=np.int64)
+        heads = [*pandas.read_csv(path, nrows=0)]
+        kinds = {head: np.float32 if LOGIT in head else np.int64 for head in heads}
+        table = pandas.read_csv(path, dtype=kinds)
+        if "target.0" in heads:
+            pairs = [head.rpartition(".") for head in heads]
+            table.columns = pandas.MultiIndex.from_tuples([(who, int(i)) for who, _, i in pairs])
+        return table
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: expected the predictions that an evaluation on images with ground truth writes: "
@@ -64,19 +82,71 @@ def read_answers(files: Mapping[str, Path]) -> pandas.DataFrame:
     for name, table in tables.items():
         if not table["target"].equals(student["target"]):
             raise UserError(f"{files['student']} and {files[name]} are of different test samples")
+    if is_of_several(student):
+        return _answers_of_several(files, tables)
     # the student takes its place behind its teacher, which labels in a file have not got
     answers = student.drop(columns="student").rename(columns={"teacher": "weak"})
     return answers.assign(**{name: table["student"] for name, table in tables.items()})
 
 
+def is_of_several(answers: pandas.DataFrame) -> bool:
+    """Say whether predictions are of several classes an image: then their columns have two levels."""
+    return answers.columns.nlevels == 2
+
+
+def headline_of_answers(answers: pandas.DataFrame) -> str:
+    """Return the figure that models with these predictions are compared by."""
+    return HEADLINE_OF_SEVERAL if is_of_several(answers) else HEADLINE
+
+
+def _answers_of_several(
+    files: Mapping[str, Path], tables: Mapping[str, pandas.DataFrame]
+) -> pandas.DataFrame:
+    """Return decisions and logits of each model by its name, with the true labels, in columns of two levels."""
+    parts = {"target": tables["student"]["target"]}
+    whole = {name: (table, "student") for name, table in tables.items()}
+    if "teacher" in tables["student"]:
+        whole = {"weak": (tables["student"], "teacher"), **whole}
+    for name, (table, who) in whole.items():
+        if who + LOGIT not in table:
+            raise UserError(
+                f"{files.get(name, files['student'])}: it has no logits of the {who}, of which mAP is computed; expected "
+                f"columns such as {who}{LOGIT}.0"
+            )
+        parts |= {name: table[who], name + LOGIT: table[who + LOGIT]}
+    return pandas.concat(parts, axis="columns")
+
+
+def _truth(answers: pandas.DataFrame) -> np.ndarray:
+    """Return true labels (N, C) of several classes, NaN where nobody knows."""
+    target = answers["target"].to_numpy(np.float64)
+    return np.where(target == NO_LABEL, np.nan, target)
+
+
+def _logits(answers: pandas.DataFrame) -> dict[str, np.ndarray]:
+    """Return the logits (N, C) of each model."""
+    names = [name for name in answers.columns.unique(0) if name.endswith(LOGIT)]
+    return {name.removesuffix(LOGIT): answers[name].to_numpy(np.float64) for name in names}
+
+
 def hits_of(answers: pandas.DataFrame) -> pandas.DataFrame:
     """Return where each model is right, where student and teacher say the same, ``agreement``, and how much more often
-    the student is right than each control, ``above NAME``.
+    the student is right than each control, ``above NAME``. Of several classes an image: what it contributes to the mAP,
+    and the share of the classes that they say the same of.
     """
     # one row a sample keeps the pairing, which the intervals of differences need
-    hits = answers.drop(columns="target").eq(answers["target"], axis="index")
-    if "weak" in answers:
-        hits["agreement"] = answers["student"] == answers["weak"]
+    if is_of_several(answers):
+        truth = _truth(answers)
+        hits = pandas.DataFrame(
+            {name: map_by_image(rows, truth) for name, rows in _logits(answers).items()}
+        )
+        if "weak" in hits:
+            decisions = (torch.from_numpy(answers[who].to_numpy()) for who in ("student", "weak"))
+            hits["agreement"] = SEVERAL_CLASSES.agreement(*decisions).numpy()
+    else:
+        hits = answers.drop(columns="target").eq(answers["target"], axis="index")
+        if "weak" in answers:
+            hits["agreement"] = answers["student"] == answers["weak"]
     for control in hits.columns.intersection(list(CONTROLS)):
         hits[f"above {control}"] = hits["student"].astype(float) - hits[control]
     return hits
@@ -100,15 +170,39 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
     return values
 
 
-def figures_of(hits: pandas.DataFrame) -> dict[str, dict[str, Any]]:
+def draws_of(hits: pandas.DataFrame, answers: pandas.DataFrame | None = None) -> dict[str, Any]:
+    """Return each column of `hits_of` in resamples of the test samples (R,), in percent, the same resamples for all.
+
+    Args:
+        hits: of the models.
+        answers: that they are of, where several classes an image may be meant: the mAP of each resample is computed of them.
+    """
+    draws: dict[str, Any] = dict(
+        zip(hits, 100 * resampled_means(hits.to_numpy(float).T, RESAMPLES))
+    )
+    if answers is not None and is_of_several(answers):
+        of_models = resampled_map(_logits(answers), _truth(answers), RESAMPLES)
+        draws |= {name: 100 * values for name, values in of_models.items()}
+        for name in hits.columns.intersection([f"above {control}" for control in CONTROLS]):
+            draws[name] = draws["student"] - draws[name.removeprefix("above ")]
+    return draws
+
+
+def figures_of(
+    hits: pandas.DataFrame, draws: Mapping[str, np.ndarray] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return `values_of` with percentile bootstrap intervals over test samples, the same resamples for all.
+
+    Args:
+        hits: of the models.
+        draws: see `draws_of`; None: those of one class an image.
 
     The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
     where that is so in some resamples.
     """
     # paired: a resample has the same samples for all models
     values = values_of(hits)
-    draws = dict(zip(hits, 100 * resampled_means(hits.to_numpy(float).T, RESAMPLES)))
+    draws = dict(draws or draws_of(hits))
     if "pgr" in values:
         gaps = draws["ceiling"] - draws["weak"]
         draws["pgr"] = (draws["student"] - draws["weak"]) / np.where(gaps > 0, gaps, np.nan)
@@ -125,13 +219,16 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def remarks_on(figures: Mapping[str, Any], labels: str = "true labels") -> dict[str, str]:
+def remarks_on(
+    figures: Mapping[str, Any], labels: str = "true labels", measure: str = "accuracy"
+) -> dict[str, str]:
     """Return what a reader has to be told of the figures of one student, by what it is about.
 
     Args:
         figures: of ``weak``, ``student``, ``pgr`` and, where there are such, ``ceiling`` and controls with the
             difference of the student from them, ``above NAME``.
         labels: what the control direct has learned from.
+        measure: what the figures are.
     """
     told: dict[str, str | None] = {}
     known = {
@@ -140,7 +237,7 @@ def remarks_on(figures: Mapping[str, Any], labels: str = "true labels") -> dict[
     lacking = [NAMES[name] for name in ("weak", "ceiling") if name not in known]
     if lacking:
         told["pgr"] = (
-            f"there is no PGR, for which the accuracy of the {' and of the '.join(lacking)} would be needed"
+            f"there is no PGR, for which the {measure} of the {' and of the '.join(lacking)} would be needed"
         )
     else:
         told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
@@ -179,11 +276,13 @@ def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
     # what the teacher says stands in the student's file
     measured = [run for run in plan.runs if run.kind != "weak"]
     files = {run.kind: predictions_of(run.folder, run.record) for run in measured}
-    figures = figures_of(hits_of(read_answers(files)))
+    answers = read_answers(files)
+    hits, headline = hits_of(answers), headline_of_answers(answers)
+    figures = figures_of(hits, draws_of(hits, answers))
     # what the runs have said already is not said again
     warnings = gather_warnings(done)
     splits = {name: record["data"]["splits"] for name, record in done.items()}
-    remarks = remarks_on(figures, labels_of_direct(splits))
+    remarks = remarks_on(figures, labels_of_direct(splits), WORDS[headline])
     warnings += [text for text in remarks.values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
     controls = {}
@@ -195,6 +294,8 @@ def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
     record = dict(
         schema=1,
         protocol="w2s",
+        # records of one class an image name no figure: it is their accuracy
+        **({} if headline == HEADLINE else {"headline": headline}),
         **figures,
         gain=student.get("gain"),
         controls=controls,
@@ -248,7 +349,8 @@ def table_of_runs(record: dict) -> str:
     for control, figure in record["controls"].items():
         rows += [(control, figure), (f"above {control}", figure["student_above"])]
     texts = [(head, figure_text(figure)) for head, figure in rows]
-    return format_table(texts, ["", "top-1 (95 % interval)"])
+    heading = HEADINGS[record.get("headline", HEADLINE)]
+    return format_table(texts, ["", f"{heading} (95 % interval)"])
 
 
 def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:

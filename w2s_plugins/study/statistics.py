@@ -126,15 +126,20 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     )
 
 
-def compare_all(differences: Mapping[tuple, pandas.DataFrame]) -> dict[tuple, dict]:
+def compare_all(
+    differences: Mapping[tuple, pandas.DataFrame],
+    draws: Mapping[tuple, np.ndarray] | None = None,
+) -> dict[tuple, dict]:
     """Return `compare` of many comparisons, on the same resamples of the test samples; without those of no seed.
 
     Args:
         differences: of each comparison (S, N) for each seed and sample.
+        draws: of each comparison (R,) the mean over its seeds in resamples, where it is not the mean of the samples': mAP.
     """
     rows = {pair: table.to_numpy() for pair, table in differences.items() if len(table)}
     if not rows:
         return {}
     means = np.stack([row.mean(axis=0) for row in rows.values()])
-    draws = resampled_means(means, RESAMPLES)
-    return {pair: compare(row, drawn) for (pair, row), drawn in zip(rows.items(), draws)}
+    if draws is None:
+        draws = dict(zip(rows, resampled_means(means, RESAMPLES)))
+    return {pair: compare(row, draws[pair]) for pair, row in rows.items()}

@@ -18,7 +18,7 @@ from ..data.map_style import classes_of_samples
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
-from ..metrics.evaluator import create_evaluator
+from ..metrics.evaluator import SeveralEvaluator, create_evaluator
 from ..metrics.figures import headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
@@ -48,11 +48,13 @@ class Evaluation:
             share of the teacher's errors that the student makes as well, in percent.
         predictions: (N,) classes of this rank, in order.
         targets: this rank's labels.
+        logits: (N, C) of this rank, of several classes an image with ground truth, whose figures rank by them.
     """
 
     metrics: dict[str, float]
     predictions: Tensor
     targets: Tensor
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,10 @@ def evaluate(
         metrics["agreement"] = mean(agrees)
         if settings.has_truth:
             metrics["copied"] = mean(100 * kind.copied(classes, teacher, targets))
-    return Evaluation(metrics, classes, targets)
+    ranked = None
+    if isinstance(evaluator, SeveralEvaluator) and settings.has_truth:
+        ranked = evaluator.logits
+    return Evaluation(metrics, classes, targets, ranked)
 
 
 def evaluate_teacher(
@@ -262,6 +267,7 @@ def first_evaluation(run: Run) -> None:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
         weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
+        run.teacher_logits[split] = weak.logits
         student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     weak = headline_of(run.teacher_metrics.get("val", {}))
@@ -368,7 +374,8 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
                 columns["teacher"] = run.teacher_predictions[split]
-            names, rows = run.data.target_kind.predictions(columns)
+            logits = {"student": evaluation.logits, "teacher": run.teacher_logits.get(split)}
+            names, rows = run.data.target_kind.predictions(columns, logits)
             predictions = names, gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)

@@ -32,7 +32,7 @@ from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
 from ..made_of import to_plain
-from ..metrics.figures import HEADLINE, headline_of
+from ..metrics.figures import HEADINGS, headline_name, headline_of
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..models.loading import TimmModel
 from ..run.position import Position
@@ -85,8 +85,9 @@ def make_record(
             teacher=run.teacher_metrics.get("few_shot"),
             **{name: event.get("few_shot") for name, event in events.items()},
         )
-    if weak and ceiling is not None and "val" in chosen:
-        pgr = performance_gap_recovered(weak[HEADLINE], chosen["val"][HEADLINE], ceiling)
+    of_teacher, of_student = headline_of(weak or {}), headline_of(chosen.get("val", {}))
+    if of_teacher is not None and of_student is not None and ceiling is not None:
+        pgr = performance_gap_recovered(of_teacher, of_student, ceiling)
 
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
@@ -303,7 +304,7 @@ def _measured(event: dict) -> dict[str, float]:
     """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies."""
     # Without a validation split the held-out part is all there is; its accuracies are those that epochs were chosen by.
     select = event.get("select", {})
-    return event.get("val") or ({} if HEADLINE in select else select)
+    return event.get("val") or (select if headline_of(select) is None else {})
 
 
 def ranked_by(settings: TrainSettings, chosen: Mapping[str, object]) -> str:
@@ -346,8 +347,9 @@ def list_warnings(
     teacher = headline_of(weak)
     hints = [no_gap_hint(teacher, ceiling)]
     if student is not None and teacher is not None and student < teacher:
+        name = HEADINGS[headline_name(weak)]
         hints.append(
-            f"the student is below its teacher: top-1 {student:.2f}, teacher {teacher:.2f}"
+            f"the student is below its teacher: {name} {student:.2f}, teacher {teacher:.2f}"
         )
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))

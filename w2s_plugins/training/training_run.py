@@ -51,6 +51,8 @@ class Run:
     # samples, on the CPU.
     teacher_metrics: dict[str, dict] = field(default_factory=dict)
     teacher_predictions: dict[str, Tensor] = field(default_factory=dict)
+    # where several classes an image are ranked by them
+    teacher_logits: dict[str, Tensor | None] = field(default_factory=dict)
 
     @property
     def updates_in_epoch(self) -> int:
