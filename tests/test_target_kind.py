@@ -197,7 +197,7 @@ def test_several_classes_in_files() -> None:
     assert names == ["target.0", "target.1", "student.0", "student.1"]
     assert rows.dtype == torch.int32 and rows.tolist() == [[1, -1, 0, 1]]
     columns = SEVERAL_CLASSES.columns(np.array([[0.9, 0.6], [0.1, 0.2]]), ["beach", "dog"])
-    assert columns == {"labels": ["beach,dog", ""]}
+    assert columns == {"labels": ["beach,dog", "[]"]}
 
 
 def test_names_of_the_kinds() -> None:

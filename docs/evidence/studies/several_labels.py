@@ -32,10 +32,11 @@ from sets import read, write  # noqa: E402
 
 from w2s_plugins.files import read_plain  # noqa: E402
 
-LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
+LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size {pixels} --channels-last"
 CELL, GREY = 48, (127, 127, 127)
 # images with labels, without, and for the test
-COUNTS = {"grids": (500, 1500, 1000), "kinds": (700, 1500, 1000)}
+PIXELS = {"grids": 96, "kinds": 64}  # of the student's images
+COUNTS = {"grids": (400, 1200, 800), "kinds": (700, 1500, 1000)}
 WEAK, SINGLE = "teacher", "labels:{folder}/single.csv?unlisted=unknown"
 LOSSES = ["bce", "asl", "kd", "elr", "adaptconf", "nvum", "ll_r", "ll_ct"]
 OF_SINGLE = ["an", "wan", "ll_r", "ll_ct", "nvum", "elr"]
@@ -152,7 +153,8 @@ def main() -> None:
                     who = folder / "teacher" if teacher == WEAK else teacher.format(folder=folder)
                     whom = f"--unlabeled {folder}/photos.tar --teacher {who}"
                 place = folder / student.replace(", ", "-")
-                train(place, f"{common} {whom} {flags.format(weights=args.weights.resolve())}")
+                own = flags.format(weights=args.weights.resolve(), pixels=PIXELS[name])
+                train(place, f"{common} {whom} {own}")
                 measured = read_plain(place / "result.json")["metrics"]
                 rows.append(
                     dict(
