@@ -224,7 +224,8 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
     )
     with np.errstate(invalid="ignore"):
         alphas = [krippendorff_alpha(votes[:, number]) for number in range(len(names))]
-    for number in np.argsort(-votes[:, :, 1].sum(axis=0), kind="stable").tolist():
+    most_first: list[int] = np.argsort(-votes[:, :, 1].sum(axis=0), kind="stable").tolist()
+    for number in most_first:
         no, yes = votes[:, number].sum(axis=0).tolist()
         say(
             f"{yes} yes, {no} no, Krippendorff's alpha {alphas[number]:.4f}: {shorten(names[number])}"

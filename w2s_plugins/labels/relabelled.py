@@ -20,7 +20,7 @@ class WithUnknownLabels(Subset):
         super().__init__(dataset, range(len(dataset)))
         self.row = torch.full((num_classes,), torch.nan)
 
-    def __getitem__(self, index: int) -> tuple[object, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, index: int) -> tuple[object, Tensor]:
         return self.dataset[index][0], self.row
 
 
