@@ -14,7 +14,12 @@ without, for twelve epochs of those without. The ways:
     posterior   elr, on the posterior of both (teachers/posterior.py).
     both        the same, and of a strong view what the student says of the crop: the last stage of
                 weak-labels-plus-few-true.
-    fixmatch, freematch   semilearn's, without a teacher: threshold 0.95, and FreeMatch's own.
+    both, two rounds      the same once more, where `both` stands in direct's place.
+    both, mean teacher    as `both`, but of a strong view what the average of the student's weights says of the crop
+                          (https://arxiv.org/abs/1703.01780), decay 0.99.
+    both, weighed         as `both`, and each strong view counts by how sure the student is of the crop: the truncated
+                          Gaussian of SoftMatch (https://arxiv.org/abs/2301.10921).
+    fixmatch, freematch, softmatch   semilearn's, without a teacher: threshold 0.95, and those of the two others.
     mean, 60 %  from labels of the images that are right on 60 %, wrong at random, in the teacher's place; and so on.
 """
 
@@ -40,9 +45,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from semilearn.algorithms.fixmatch import FixMatch
 from semilearn.algorithms.freematch import FreeMatch
+from semilearn.algorithms.softmatch import SoftMatch
 from semilearn.datasets.augmentation import RandAugment
 from sets import SETS, read
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import transforms
 
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
@@ -54,10 +61,12 @@ from w2s_plugins.training.task import consistency
 PIXELS, VIEWS, MOST = 64, 6, 1200  # side, views of an image, images without labels
 TESTED = 1500
 BATCH, EPOCHS, RATE = 32, 12, 3e-4
+DECAY = 0.99  # of averages
 CPU = torch.device("cpu")
-SEMILEARN = {"fixmatch": FixMatch, "freematch": FreeMatch}
+SEMILEARN = {"fixmatch": FixMatch, "freematch": FreeMatch, "softmatch": SoftMatch}
 RIGHT = 0.6, 0.9  # of labels that are corrupted
 WAYS = ["direct", "mean", "posterior", "both", *SEMILEARN]
+WAYS += ["both, two rounds", "both, mean teacher", "both, weighed"]
 WAYS += [f"{way}, {100 * share:.0f} %" for share in RIGHT for way in ("mean", "both")]
 COLUMNS = ["set", "seed", "student", "labels", "top1", "seconds", "cpu", "commit"]
 
@@ -191,8 +200,14 @@ class Trainer:
             step(F.cross_entropy(logits, self.labelled.classes[drawn]), optimizer, schedule)
         return last
 
-    def student(self, target: Tensor, strong: bool) -> nn.Module:
-        """Train on the labels, and on a target (N, C), probabilities, of the images without any."""
+    def student(self, target: Tensor, strong: bool, how: str = "") -> nn.Module:
+        """Train on the labels, and on a target (N, C), probabilities, of the images without any.
+
+        Args:
+            target: of these images.
+            strong: whether strong views are learned from.
+            how: ``mean teacher`` or ``weighed``; else of a strong view what the student says of the crop.
+        """
         generator = torch.Generator().manual_seed(self.seed + 100)
         count = len(self.photos.classes)
         steps = EPOCHS * count // BATCH
@@ -201,6 +216,8 @@ class Trainer:
         loss.setup(LossContext(num_classes=self.classes, num_samples=count))
         with_labels = Order(len(self.labelled.classes), BATCH, generator)
         without = Order(count, BATCH, generator)
+        average = AveragedModel(last, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+        mean, variance = 1 / self.classes, 1.0  # of how sure the student is
         for number in range(steps):
             some, others = with_labels.next(), without.next()
             views = [
@@ -214,10 +231,23 @@ class Trainer:
                 LossInputs(logits[1], target[others].log(), index=others, progress=number / steps)
             )
             total = sum(terms.values())
-            if strong:
+            if strong and how == "mean teacher":
+                with torch.no_grad():
+                    of_crop = average(views[1])
+                total = total + consistency(of_crop, logits[2])
+            elif strong and how == "weighed":
+                sure, classes = logits[1].detach().softmax(dim=1).max(dim=1)
+                mean = DECAY * mean + (1 - DECAY) * float(sure.mean())
+                variance = DECAY * variance + (1 - DECAY) * float(sure.var())
+                weights = torch.exp(-((sure - mean).clamp(max=0) ** 2) / (2 * variance / 4))
+                losses = F.cross_entropy(logits[2], classes, reduction="none")
+                total = total + (weights * losses).mean()
+            elif strong:
                 total = total + consistency(logits[1], logits[2])
             of_labels = F.cross_entropy(logits[0], self.labelled.classes[some])
             step(0.5 * of_labels + 0.5 * total, optimizer, schedule)
+            if how == "mean teacher":
+                average.update_parameters(last)
         return last
 
     def semilearn(self, name: str) -> nn.Module:
@@ -262,7 +292,7 @@ class Trainer:
             num_classes=self.classes, epoch=1, num_train_iter=steps, num_eval_iter=10**9,
             num_log_iter=10**9, ulb_loss_ratio=1.0, use_cat=True, clip_grad=0, algorithm=name,
             world_size=1, T=0.5, hard_label=True, p_cutoff=0.95, ema_p=0.99, ent_loss_ratio=0.01,
-            clip_thresh=False,
+            clip_thresh=False, dist_align=True, dist_uniform=True, n_sigma=2, per_class=False,
         )  # fmt: skip
         algorithm = Algorithm(SimpleNamespace(**flags), lambda **_: Net())
         with_labels = Order(len(self.labelled.classes), BATCH, generator)
@@ -365,7 +395,6 @@ def run(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[
     sources = {"": teacher} | {
         f", {100 * share:.0f} %": corrupt(photos.classes, len(classes), share) for share in RIGHT
     }
-    rows = torch.arange(len(photos.classes))
     for way in args.ways:
         if way == "direct":
             continue
@@ -373,16 +402,24 @@ def run(args: argparse.Namespace, name: str, seed: int, writer: "csv.DictWriter[
         if way in SEMILEARN:
             write(way, "true", trainer.semilearn(way), began)
             continue
-        kind, _, corrupted = way.partition(", ")
-        weak = sources[f", {corrupted}" if corrupted else ""]
+        kind, _, how = way.partition(", ")
+        weak = sources.get(f", {how}", teacher)
         labels = f"weak, {accuracy(weak, photos.classes):.1f} % right"
         target = ((own + weak) / 2).clamp(min=1e-6)
         if kind != "mean":
-            targets = CachedTargets([Table(weak), Table(own)], CPU, ONE_CLASS)  # pyright: ignore[reportArgumentType]
-            target = (
-                PosteriorTargets(targets, len(rows), right)(rows).softmax(dim=1).clamp(min=1e-6)
-            )
-        write(way, labels, trainer.student(target, kind == "both"), began)
+            target = posterior(weak, own, right)
+        student = trainer.student(target, kind == "both", how)
+        if how == "two rounds":
+            said = says(student, photos.plain).softmax(dim=1)
+            student = trainer.student(posterior(weak, said, right), True)
+        write(way, labels, student, began)
+
+
+def posterior(weak: Tensor, own: Tensor, right: float) -> Tensor:
+    """Return the posterior (N, C) of a teacher and of a student that is right on so many percent."""
+    targets = CachedTargets([Table(weak), Table(own)], CPU, ONE_CLASS)  # pyright: ignore[reportArgumentType]
+    rows = torch.arange(len(weak))
+    return PosteriorTargets(targets, len(rows), right)(rows).softmax(dim=1).clamp(min=1e-6)
 
 
 def main() -> None:
