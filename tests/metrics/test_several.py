@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from timm.task.evaluator import MultiLabelClassificationEvaluator
 
 from tests.losses.common import on_two_ranks
+from w2s_plugins.distributed.world import Precision
 from w2s_plugins.metrics.evaluator import SeveralEvaluator, positives_remark
 from w2s_plugins.metrics.resampling import drawn_counts
 from w2s_plugins.metrics.several import (
@@ -23,6 +24,9 @@ from w2s_plugins.metrics.several import (
     resampled_f1,
     resampled_map,
 )
+from w2s_plugins.study.folds import _headline_of_all, _Part, _truth_cells
+from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
+from w2s_plugins.training.evaluation import EvaluationOptions, evaluate, evaluate_teacher
 
 NAN = float("nan")
 
@@ -151,6 +155,34 @@ def test_two_ranks(unknown: float, tmp_path: Path) -> None:
     found, *timms = of_ranks[0]
     assert found == pytest.approx(dict(alone.compute()))
     assert all(figures == found for figures in timms)
+
+
+def test_a_pass_over_a_split() -> None:
+    """Figures, decisions and the logits that they are of; without ground truth neither mAP nor logits."""
+    output, target = tensors(*made(40, 5, unknown=0.2))
+    output[3:9, 1] = NAN
+    loader = [*zip(output.split(16), target.split(16))]
+    settings = EvaluationOptions(target_kind=SEVERAL_CLASSES)
+    teacher = evaluate_teacher(lambda rows: rows, loader, Precision(torch.device("cpu")), settings)
+    assert teacher.logits is not None and torch.equal(teacher.logits.isnan(), output.isnan())
+    assert teacher.predictions[3:9, 1].eq(-1).all()
+    alone = SeveralEvaluator()
+    alone.update(output, target)
+    assert teacher.metrics == pytest.approx(dict(alone.compute()))
+    blind = EvaluationOptions(target_kind=SEVERAL_CLASSES, has_truth=False)
+    found = evaluate(lambda rows: rows, loader, Precision(torch.device("cpu")), blind)
+    assert found.logits is None and "map" not in found.metrics
+
+
+def test_all_folds_together() -> None:
+    output, target = tensors(*made(60, 5))
+    parts = [_Part(SEVERAL_CLASSES, *pair) for pair in zip(output.split(25), target.split(25))]
+    wanted = 100 * average_precision(output.numpy(), target.numpy()).mean()
+    assert _headline_of_all(parts) == pytest.approx(wanted)
+    classes = [_Part(ONE_CLASS, rows, rows.argmax(dim=1)) for rows in output.split(25)]
+    assert _headline_of_all(classes) == 100
+    cells = _truth_cells(SEVERAL_CLASSES, [[1.0, NAN], [0.0, 0.0]], ["dog", "cat"])
+    assert cells == ["dog", ""] and _truth_cells(ONE_CLASS, [1], ["dog", "cat"]) == ["cat"]
 
 
 # ---------------------------------------------------------------- by class
