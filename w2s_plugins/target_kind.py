@@ -21,6 +21,7 @@ from .no_label import NO_LABEL
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
+THRESHOLDS = "label_thresholds"  # what the config.json of an export calls them
 LIST_SEPARATOR = ","  # between the names of classes in a cell
 LOGIT = "_logit"  # ends the name of a column of logits among predictions
 SUREST = 1e-6  # how near to 0 and 1 the probability of a class comes that is one of several: a logit of 13.8
@@ -254,7 +255,7 @@ class SeveralClasses(TargetKind):
     """Each image has any number of classes. A hard label is a row with 1, 0 or `NO_LABEL` for each class.
 
     Args:
-        threshold: probability from which on an image has a class, above 0 and below 1.
+        threshold: probability from which on an image has a class, above 0 and below 1; one for all, or one for each.
     """
 
     name = "several-classes"
@@ -264,7 +265,7 @@ class SeveralClasses(TargetKind):
     headline = "map"
     score_name = "sample_f1"
 
-    def __init__(self, threshold: float = 0.5):
+    def __init__(self, threshold: float | Sequence[float] = 0.5):
         self.threshold = threshold
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -309,12 +310,12 @@ class SeveralClasses(TargetKind):
         return ~logits.isinf().any(dim=1) & ~logits.isnan().all(dim=1)
 
     def decide(self, logits: Tensor) -> Tensor:
-        least = math.log(self.threshold / (1 - self.threshold))
+        least = torch.tensor(self.threshold, dtype=torch.float64).logit().to(logits)
         return (logits >= least).to(torch.int8).masked_fill(logits.isnan(), NO_LABEL)
 
     def decide_shares(self, probabilities: Tensor) -> Tensor:
         return (
-            (probabilities >= self.threshold)
+            (probabilities >= torch.tensor(self.threshold).to(probabilities))
             .to(torch.int8)
             .masked_fill(probabilities.isnan(), NO_LABEL)
         )
@@ -354,7 +355,7 @@ class SeveralClasses(TargetKind):
         # an empty cell would be no answer, and a name may have the separator in it
         is_plain = not any(LIST_SEPARATOR in name or name.startswith(("[", "{")) for name in names)
         cells: list[str] = []
-        for row in (probabilities >= self.threshold).tolist():
+        for row in (probabilities >= np.array(self.threshold)).tolist():
             present = [name for name, has in zip(names, row) if has]
             plain = LIST_SEPARATOR.join(present)
             cells.append(plain if is_plain and present else json.dumps(present, ensure_ascii=False))
@@ -370,7 +371,7 @@ ONE_CLASS, SEVERAL_CLASSES = OneClass(), SeveralClasses()
 KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ONE_CLASS, SEVERAL_CLASSES)}
 
 
-def kind_of_task(task: str, threshold: float = 0.5) -> TargetKind:
+def kind_of_task(task: str, threshold: float | Sequence[float] = 0.5) -> TargetKind:
     """Return what a label is, by timm's name of the task; ``threshold`` as of `SeveralClasses`."""
     if task == ONE_CLASS.task:
         return ONE_CLASS

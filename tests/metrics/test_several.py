@@ -181,8 +181,10 @@ def test_all_folds_together() -> None:
     assert _headline_of_all(parts) == pytest.approx(wanted)
     classes = [_Part(ONE_CLASS, rows, rows.argmax(dim=1)) for rows in output.split(25)]
     assert _headline_of_all(classes) == 100
-    cells = _truth_cells(SEVERAL_CLASSES, [[1.0, NAN], [0.0, 0.0]], ["dog", "cat"])
-    assert cells == ["dog", ""] and _truth_cells(ONE_CLASS, [1], ["dog", "cat"]) == ["cat"]
+    truth = torch.tensor([[1.0, NAN], [0.0, 0.0]])
+    cells = _truth_cells(SEVERAL_CLASSES, truth, ["dog", "cat"])
+    assert cells == ["dog", "[]"]
+    assert _truth_cells(ONE_CLASS, torch.tensor([1]), ["dog", "cat"]) == ["cat"]
 
 
 # ---------------------------------------------------------------- by class

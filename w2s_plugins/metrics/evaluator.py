@@ -174,5 +174,8 @@ def create_evaluator(
     """
     if isinstance(target_kind, SeveralClasses):
         threshold = target_kind.threshold
+        # F1 of an evaluation is that of one threshold, as timm has it
+        if not isinstance(threshold, float):
+            threshold = THRESHOLD
         return SeveralEvaluator(device, max_samples=max_samples, threshold=threshold)
     return ClassificationEvaluator(device, max_samples=max_samples)

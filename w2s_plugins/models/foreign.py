@@ -22,7 +22,7 @@ from ..cli.values import check_values
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from ..private_names import parse_model_cfg
-from ..target_kind import TargetKind, kind_of_problem
+from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem, kind_of_task
 
 LARGEST = 2**31  # of a number; sizes and counts are below
 MOST_CLASSES = 2**20  # a few bytes could ask for any amount of memory
@@ -170,12 +170,26 @@ def read_model_config(
 
 
 def recorded_kind(config: Path) -> TargetKind | None:
-    """Return what the config.json of a model says that its labels are; None if it says nothing known."""
+    """Return what the config.json of a model says that its labels are, and from which probability on an image has each of
+    several; None if it says nothing known.
+
+    Raises:
+        UserError: the thresholds are no probabilities.
+    """
     try:
         content = read_plain(config)
     except (OSError, ValueError):
         return None
-    return kind_of_problem(content.get("problem_type")) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    kind = kind_of_problem(content.get("problem_type"))
+    # thresholds that are none are those of nobody
+    thresholds = content.get(THRESHOLDS)
+    if kind is None or kind.name == ONE_CLASS.name or not isinstance(thresholds, list):
+        return kind
+    if not thresholds or not all(_is_number(number) and 0 < number < 1 for number in thresholds):
+        raise UserError(f"{config}: {THRESHOLDS}: expected numbers between 0 and 1, one a class")
+    return kind_of_task(kind.task, [float(number) for number in thresholds])
 
 
 def check_fields(

@@ -33,7 +33,7 @@ from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..settings.flags import check_available, check_model_name, named_model
-from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
+from ..target_kind import ONE_CLASS, SeveralClasses, TargetKind, kind_of_task
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
@@ -60,7 +60,7 @@ class Prediction:
     checkpoint: str | None = None
     class_names: str | None = None
     task: str | None = None
-    multilabel_threshold: float = 0.5
+    multilabel_threshold: float | None = None  # those of the model, else a half
     prompts: str | None = None
     top_k: int | None = None
     all: bool = False  # every class with its probability
@@ -286,7 +286,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     # A zero-shot classifier has the names that are given; others have to have them.
     names = read_class_names(wanted.class_names) if wanted.class_names else None
     name = TeacherName.parse(wanted.model)
-    kind = kind_of_task(wanted.task or ONE_CLASS.task, wanted.multilabel_threshold)
+    kind = kind_of_task(wanted.task or ONE_CLASS.task)
     if name.is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size, kind)
     else:
@@ -306,8 +306,16 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
         raise UserError(
             f"--task {wanted.task}: {wanted.model} gives labels of {opened.target_kind.words}; leave the flag out"
         )
-    kind = kind_of_task(opened.target_kind.task, wanted.multilabel_threshold)
-    opened = opened._replace(target_kind=kind)
+    if wanted.multilabel_threshold is not None:
+        kind = kind_of_task(opened.target_kind.task, wanted.multilabel_threshold)
+        opened = opened._replace(target_kind=kind)
+    elif isinstance(opened.target_kind, SeveralClasses):
+        chosen = opened.target_kind.threshold
+        if not isinstance(chosen, float) and len(chosen) != opened.num_classes:
+            raise UserError(
+                f"{wanted.model}: its config.json has {len(chosen)} thresholds for {opened.num_classes} classes; give "
+                "--multilabel-threshold"
+            )
 
     # Names of the classes are for models that have none.
     of_model, count = opened.class_names, opened.num_classes

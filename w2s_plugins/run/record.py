@@ -2,9 +2,10 @@
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from ..files import atomic_write, write_text
@@ -17,11 +18,15 @@ from ..metrics.figures import (
     headline_name,
 )
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
+from ..metrics.several import class_rows
 from ..models.class_names import write_class_names
 from ..monitor import format_table
+from ..no_label import NO_LABEL
+from ..target_kind import LOGIT
 
 LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
+CLASSES = "classes.csv"  # of several classes an image: positives, AP and F1 of each
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
 
@@ -39,6 +44,42 @@ def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
         lines = [["" if math.isnan(x) else f"{x:.9g}" for x in line] for line in lines]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *lines])
+
+
+def write_classes(
+    path: Path,
+    columns: list[str],
+    rows: Tensor,
+    names: Sequence[str] | None,
+    thresholds: Sequence[float] | None,
+) -> None:
+    """Write a row for each of several classes an image: its positives in the validation split, AP and F1.
+
+    Args:
+        path: the file.
+        columns: those of the predictions, among them target.0 and student_logit.0 and so on.
+        rows: (N, number of columns).
+        names: of the classes; None for their numbers.
+        thresholds: (C,) probabilities from which on a class is said to be there; None is 0.5.
+    """
+    places = {
+        who: [place for place, column in enumerate(columns) if column.startswith(f"{who}.")]
+        for who in ("target", f"student{LOGIT}")
+    }
+    truth, logits = (rows[:, places[who]].double() for who in places)
+    # without ground truth there is nothing to say
+    if not logits.shape[1]:
+        return
+    found = class_rows(
+        names or [str(number) for number in range(logits.shape[1])],
+        logits.sigmoid().numpy(),
+        truth.masked_fill(truth == NO_LABEL, math.nan).numpy(),
+        None if thresholds is None else np.array(thresholds),
+    )
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*found[0]])
+        writer.writeheader()
+        writer.writerows(found)
 
 
 def write_labels(folder: Path, data: Data, split: str) -> None:

@@ -22,6 +22,7 @@ from ..metrics.evaluator import SeveralEvaluator, create_evaluator
 from ..metrics.figures import headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
+from ..metrics.several import best_thresholds, decide, f1_figures
 from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
@@ -326,11 +327,14 @@ class EpochFigures:
         figures: by split: ``val``, ``select``, ``few_shot``.
         metric: ranks the epoch; infinite where it is not a number.
         predictions: columns and rows of what is said of each sample of the validation split, or None.
+        thresholds: of several classes an image the probability (C,) from which on each is said to be there, chosen on a
+            held-out part; None without one.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], Tensor] | None
+    thresholds: list[float] | None = None
 
 
 def average_batch_norm(run: Run) -> None:
@@ -364,12 +368,15 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     # model, which runs on all ranks or on none.
     model = evaluated_model(run.task, run.evaluates_average)
     progress = None if run.settings.compute.fsdp else watch.guard
-    figures, predictions = {}, None
+    figures, predictions, ranked = {}, None, {}
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
         evaluation = evaluate_split(run, split, model, progress)
         figures[split] = evaluation.metrics
+        if evaluation.logits is not None:
+            both = torch.stack([evaluation.logits.cpu(), evaluation.targets.float()], dim=1)
+            ranked[split] = gather_in_dataset_order(both, run.world.distributed)
         if split == "val":
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
@@ -379,11 +386,32 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             predictions = names, gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
+    thresholds = None
+    if ranked.keys() == {"val", "select"}:
+        thresholds, chosen = f1_at_chosen(ranked["select"], ranked["val"])
+        figures["val"] |= chosen
     settings = run.settings
     metric = selection_metric(
         settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms
     )
-    return EpochFigures(figures, metric, predictions)
+    return EpochFigures(figures, metric, predictions, thresholds)
+
+
+def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, float]]:
+    """Choose a threshold for each class on a held-out part, and measure F1 with these on the validation split.
+
+    Args:
+        held_out: (M, 2, C) logits and true labels, NaN where one is unknown.
+        val: (N, 2, C) the same of the validation split.
+
+    Returns:
+        The thresholds (C,), and F1 in percent by name.
+    """
+    (chosen_on, known), (scores, truth) = (rows.double().unbind(dim=1) for rows in (held_out, val))
+    thresholds = best_thresholds(chosen_on.sigmoid().numpy(), known.numpy())
+    found = f1_figures(decide(scores.sigmoid().numpy(), thresholds), truth.numpy())
+    figures = dict(micro_f1_chosen=100 * found.micro, macro_f1_chosen=100 * found.macro)
+    return thresholds.tolist(), figures
 
 
 def evaluate_split(run: Run, split: str, model: nn.Module, progress: Progress | None) -> Evaluation:

@@ -24,6 +24,7 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..students.adapters import has_adapters, merge_adapters
 from ..students.probe import Probe
+from ..target_kind import SEVERAL_CLASSES
 from .fsdp import ShardedModel
 from .record import make_record
 from .saving import save_recovery
@@ -83,12 +84,15 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     record = make_record(run, model, evaluations, best, seconds)
     plain_batch_norm(model)
     names, kind = run.data.class_names, run.data.target_kind
-    export_model(model, folder / "export", run.student.data_config, record, names, kind)
+    config, thresholds = run.student.data_config, record.get("thresholds")
+    export_model(model, folder / "export", config, record, names, kind, thresholds)
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
     if predictions is not None:
         report.write_predictions(folder / report.PREDICTIONS[select], *predictions)
+        if kind.name == SEVERAL_CLASSES.name:
+            report.write_classes(folder / report.CLASSES, *predictions, names, thresholds)
     write_json(folder / "result.json", record)
     # Warnings may be hours up in the log, so that they stand below the figures too.
     for line in report.with_warnings(report.closing_table(record), record["warnings"]):

@@ -89,6 +89,9 @@ def make_record(
     if of_teacher is not None and of_student is not None and ceiling is not None:
         pgr = performance_gap_recovered(of_teacher, of_student, ceiling)
 
+    # Of several classes an image: from which probability on each is said to be there.
+    thresholds = {"thresholds": chosen["thresholds"]} if "thresholds" in chosen else {}
+
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     command = called(f"{launcher} {shlex.quote(sys.argv[0])}")
@@ -107,6 +110,7 @@ def make_record(
         "metrics": _measured(chosen),
         "held_out": dict(teacher=run.teacher_metrics.get("select"), student=chosen.get("select")),
         "few_shot": few_shot,
+        **thresholds,
         "gain": weak and gain_by_epoch(evaluations),
         "changes": run.position.changes,
         "ceiling_acc": ceiling,

@@ -82,6 +82,7 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], outcome: EpochFigur
         lr=mean_lr(run.optimizer),
         ema=run.evaluates_average,
         **outcome.figures,
+        **({} if outcome.thresholds is None else {"thresholds": outcome.thresholds}),
     )
     step = run.position.epoch * run.schedule.updates_per_epoch
     for split, figures in outcome.figures.items():
