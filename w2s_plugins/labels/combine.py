@@ -89,9 +89,7 @@ def combine_classes(
 
     # the mean of those who say something of it
     votes = says_yes if how == "majority" else np.nan_to_num(shares)
-    total, answers = np.zeros((count, size)), np.zeros((count, size))
-    np.add.at(total, samples, votes)
-    np.add.at(answers, samples, is_known)
+    total, answers = _sums(samples, votes, count), _sums(samples, is_known, count)
     return np.where(answers > 0, total / np.maximum(answers, 1), np.nan)
 
 
@@ -121,17 +119,21 @@ def dawid_skene(
     tiny = np.finfo(float).tiny
     posterior = combine_annotators(samples, annotators, labels, num_classes, "mean")
     likelihood = -np.inf
+    people = int(annotators.max()) + 1
+    cell = annotators * num_classes + labels
+    about = np.concatenate([np.arange(len(posterior)), samples])
     for _ in range(max_steps):
         # maximisation: how frequent each class is, and what each annotator says of each
         prior = posterior.mean(axis=0)
         # by annotator, answer and true class
-        confusion = np.zeros((annotators.max() + 1, num_classes, num_classes))
-        np.add.at(confusion, (annotators, labels), posterior[samples])
+        confusion = _sums(cell, posterior[samples], people * num_classes)
+        confusion = confusion.reshape(people, num_classes, num_classes)
         confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
 
         # expectation: what each sample is, if they are so; the peak is taken out before exp, which would underflow
-        log_joint = np.tile(np.log(np.maximum(prior, tiny)), (len(posterior), 1))
-        np.add.at(log_joint, samples, np.log(np.maximum(confusion[annotators, labels], tiny)))
+        log_prior = np.tile(np.log(np.maximum(prior, tiny)), (len(posterior), 1))
+        log_said = np.log(np.maximum(confusion[annotators, labels], tiny))
+        log_joint = _sums(about, np.concatenate([log_prior, log_said]), len(posterior))
         peak = log_joint.max(axis=1, keepdims=True)
         posterior = np.exp(log_joint - peak)
         total = posterior.sum(axis=1, keepdims=True)
@@ -140,6 +142,14 @@ def dawid_skene(
         if likelihood - before < tolerance:
             break
     return posterior
+
+
+def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums (count, C) of the rows (R, C) of each group (R,), added in their order."""
+    columns = [
+        np.bincount(groups, rows[:, column], minlength=count) for column in range(rows.shape[1])
+    ]
+    return np.stack(columns, axis=1)
 
 
 def choose_means(answers: np.ndarray, reliability: np.ndarray, num_classes: int) -> tuple[str, str]:

@@ -558,10 +558,10 @@ def _answers_to_classes(
     kind, answers = table.kind, table.answers[kept]
     if len(whole) < len(kept) or len(np.unique(positions[kept])) < len(whole):
         kind, answers = "probabilities", shares_of(table, answers.shape[1], target_kind)[kept]
-    highest = np.full((len(whole), answers.shape[1]), np.nan, np.float32)
-    lowest = highest.copy()
-    np.fmax.at(highest, group, answers)
-    np.fmin.at(lowest, group, answers)
+    order = np.argsort(group, kind="stable")
+    begins = np.searchsorted(group[order], np.arange(len(whole)))
+    highest = np.fmax.reduceat(answers[order], begins, axis=0)
+    lowest = np.fmin.reduceat(answers[order], begins, axis=0)
     is_whole = np.ones(len(kept), bool) if table.is_part is None else ~table.is_part[kept]
     odd = (lowest < highest).any(axis=1) & np.isin(np.arange(len(whole)), group[is_whole])
     if odd.any():

@@ -96,7 +96,7 @@ def split_cells(
     cells: dict[str, Cell] = {}
     plain: list[str] = []
     for text in dict.fromkeys(texts):
-        labels = None if same_word(text) in words else _bracketed(text, flag)
+        labels = None if words and same_word(text) in words else _bracketed(text, flag)
         if labels is None:
             plain.append(text)
         else:
@@ -150,7 +150,7 @@ def _find_delimiter(
     """Return what stands between the labels of cells, None where each is one label."""
     if form.delimiter is not None:
         return DELIMITERS.get(form.delimiter, form.delimiter) or None
-    lists = [text for text in texts if same_word(text) not in words]
+    lists = [text for text in texts if not words or same_word(text) not in words]
     found = [mark for mark in LIKELY_DELIMITERS if any(mark in text for text in lists)]
     if not found:
         return None
@@ -183,7 +183,7 @@ def _find_delimiter(
 
 def _split(text: str, delimiter: str, words: Collection[str]) -> list[str]:
     """Return the labels of a cell; of parts that together are a known name the longest one is taken."""
-    if same_word(text) in words:
+    if words and same_word(text) in words:
         return [text]
     parts = text.split(delimiter)
     labels: list[str] = []
