@@ -260,6 +260,10 @@ def averaged_metrics(evaluation: Evaluation, average: str, world: World) -> dict
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
     labels = gather_in_dataset_order(evaluation.targets, world.distributed)
+    if labels.isnan().any():
+        raise UserError(
+            "--metrics-avg: some true labels are unknown; leave the flag out, F1 is measured without them"
+        )
     predictions = gather_in_dataset_order(evaluation.predictions, world.distributed)
     precision, recall, f1_score, _ = precision_recall_fscore_support(
         labels,

@@ -190,27 +190,27 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_400,
-    "training": 26_700,
-    "study": 21_000,
+    "settings": 8_900,
+    "training": 29_000,
+    "study": 22_500,
     "labels": 27_500,
     "losses": 16_600,
     "data": 16_000,
     "models": 13_000,
     "cli": 8_300,
-    "teachers": 11_000,
+    "teachers": 11_600,
     "root": 10_200,
-    "run": 5_500,
-    "hub": 6_500,
+    "run": 5_700,
+    "hub": 6_800,
     "students": 5_500,
     "scripts": 5_000,
-    "predictions": 2_600,
+    "predictions": 2_800,
     "audit": 17_000,
-    "metrics": 3_500,
+    "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 207_200
+SLACK, ALL_TOKENS = 1.1, 225_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

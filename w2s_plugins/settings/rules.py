@@ -154,6 +154,7 @@ def shown_as(what: str) -> str:
 
 # what is made for labels of one class an image alone; the kind is known once the data are open
 ONE_CLASS_ONLY = (
+    Term("--class-list", lambda settings: settings.data.class_list),
     Term("--long-tail", lambda settings: settings.evaluation.long_tail not in ("auto", "never")),
     Term("--kd-model-name", lambda settings: settings.loss.kd_model_name),
     Term("--aug-splits", lambda settings: settings.views.aug_splits),

@@ -27,6 +27,7 @@ from ..labels.several import ListForm
 from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
+from ..target_kind import SEVERAL_CLASSES
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def match_labels(
     if not labels:
         return []
     class_names = class_names or [str(number) for number in range(data.count_classes())]
-    # Below chance a label would make its own class the least likely one.
-    chance = 1 / len(class_names)
+    # Below chance a label would make its own class the least likely one; of several each is a question of two answers.
+    several = data.target_kind.name == SEVERAL_CLASSES.name
+    chance = 1 / (2 if several else len(class_names))
     confidence = settings.labels_confidence
     if confidence is not None and confidence < chance:
         raise UserError(
