@@ -200,7 +200,7 @@ TOKENS = {
     "cli": 8_300,
     "teachers": 11_600,
     "root": 10_200,
-    "run": 5_700,
+    "run": 5_800,
     "hub": 6_800,
     "students": 5_500,
     "scripts": 5_000,
