@@ -1,7 +1,5 @@
 """``labels audit`` of several classes an image: a person is asked whether an image has a class."""
 
-import csv
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +36,13 @@ def audit(pairs: Run, made_once: Callable) -> Audit:  # noqa: F811
     """Runs ``labels audit``; there are two students of the weak labels of 64 pairs of digits."""
 
     def make() -> None:
-        for name, more in (("run", "--seed 1 --epochs 8"), ("other", "--seed 2 --epochs 12")):
-            pairs(*STUDENT, WEAK, "--loss bce --output .", more, "--experiment", name).ok()
+        for name, more in (
+            ("run", "--seed 1 --multilabel-threshold 0.3"),
+            ("other", "--seed 2 --multilabel-threshold 0.3"),
+        ):
+            pairs(
+                *STUDENT, WEAK, "--loss bce --epochs 8 --output .", more, "--experiment", name
+            ).ok()
 
     made_once("two students of pairs", make)
 
@@ -129,7 +132,10 @@ def test_a_draw_and_its_answers(audit: Audit) -> None:
     assert "answers about 60 of the 80 drawn questions, 1 of them '?' (cannot tell)" in done.out
     assert re.search("^difference ", done.out, re.MULTILINE) and "answers of yes say so" in done.out
     assert "temperature of student" not in done.out or "mean confidence" in done.out
-    assert "checked: run/audit/checked.csv" in done.out and not Path("run/audit/checked").exists()
+    assert (
+        "--train-labels run/audit/checked.csv?missing=skip" in done.out
+        and not Path("run/audit/checked").exists()
+    )
     # for more questions, and another student, answers count again
     done = audit("run other --images 100").ok()
     page = page_of("run")
@@ -194,6 +200,33 @@ def test_a_student_of_true_labels(audit: Audit, pairs: Run) -> None:  # noqa: F8
     audit("truly --images 640").ok()
     done = audit("truly --answers", answer("all.csv", run="truly")).ok()
     assert shares(done.out, "labels") == [100, 100, 100]
+
+
+def test_a_run_that_has_learned_the_answers_is_not_asked_about_these(
+    audit: Audit,
+    pairs: Run,  # noqa: F811
+) -> None:
+    """The table of answers trains as true labels beside the weak ones."""
+    audit("run --images 30").ok()
+    audit("run --answers", answer("said.csv")).ok()
+    images = {image for image, _ in page_of("run")["questions"]}
+    checked = "--train-split train --train-labels run/audit/checked.csv?missing=skip --task-loss-weight 0.5"
+    pairs(*STUDENT, WEAK, checked, "--loss bce --output . --experiment next").ok()
+    done = audit("next --images 2000").ok()
+    assert not images & {image for image, _ in page_of("next")["questions"]}
+    assert "or one has learned your answers about them" in done.err
+
+
+def test_stages_end_with_a_page(pairs: Run) -> None:  # noqa: F811
+    """As those that try several students do."""
+    Path("stages.yaml").write_text("- {name: one}\n- {name: two, lr: 0.03}\n- audit: [one, two]\n")
+    done = pairs(*STUDENT, WEAK, "--loss bce --stages stages.yaml --output . --experiment c").ok()
+    assert "WARNING: no images are drawn" not in done.err
+    assert re.search("^labels, one, two: all agree on .* questions; 64 are drawn$", done.out, re.M)
+    words = "audit c/one c/two --answers".split()
+    file = answer("said.csv", run="c/one")
+    done = pairs(*words, file, script="w2s_plugins.labels.__main__").ok()
+    assert {*rows_of(done.out)} >= {"labels", "one", "two"}
 
 
 def test_tables_alone(audit: Audit) -> None:
@@ -281,8 +314,8 @@ def test_nothing_is_open_where_all_have_an_answer() -> None:
     result, precision, recall = asked_of(opinions, truth, [Step([0, 1], 400)], 0)
     yes = opinions.says == 1
     assert result.low.tolist() == result.high.tolist()
-    assert precision.T == pytest.approx(np.tile([truth[own].mean() for own in yes.T], (3, 1)))
-    assert recall.T == pytest.approx(np.tile(yes[truth == 1].mean(axis=0), (3, 1)))
+    assert pytest.approx(np.tile([truth[own].mean() for own in yes.T], (3, 1))) == precision.T
+    assert pytest.approx(np.tile(yes[truth == 1].mean(axis=0), (3, 1))) == recall.T
     # who never says yes has no precision
     never = Decisions(np.zeros((9, 1), dtype=int), np.full((9, 1), np.nan))
     _, precision, recall = asked_of(never, np.zeros(9, dtype=int), [Step([0], 9)], 0)

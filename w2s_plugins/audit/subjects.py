@@ -25,7 +25,7 @@ from ..made_of import Ingredient, find_changed, to_plain
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..run.args_file import read_run_args
-from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
+from ..target_kind import ONE_CLASS, SeveralClasses, TargetKind, kind_of_task
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import label_images
@@ -247,6 +247,9 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -
         if learned.settings.teacher.weighs_evidence:
             assign = learned.settings.teacher.teacher_assign
             of_labels.append(Ingredient("assign", "--teacher-assign", "", assign))
+        if isinstance(learned.data.target_kind, SeveralClasses):
+            threshold = str(learned.data.target_kind.threshold)
+            of_labels.append(Ingredient("threshold", "--multilabel-threshold", "", threshold))
         own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
         says = plan.opinions[own].says
         others = {*columns.values(), *of_tables.values()}
