@@ -1,7 +1,7 @@
 """What a person has answered about the images of a draw: read from a table, and kept beside the plan."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
 from .draw import Step
 from .plan import Plan, is_draw, is_round
+from .questions import Questions, read_said
 
 UNSURE = "?"  # the answer of who cannot tell
 KEPT = "answers.csv"  # the last answers, in the folder of an audit
@@ -51,9 +52,16 @@ def read_answers(plan: Plan, file: str, folder: Path) -> Answered:
     Raises:
         UserError: they cannot be read, are of another draw, have a gap, or are about none of the images.
     """
-    table, combine = open_answers(file, plan.classes)
-    steps = find_draw(plan, table, folder, file)
-    has_answer, classes = answers_by_image(table, combine, plan.by, plan.keys, plan.classes, file)
+    if isinstance(plan, Questions):
+        draws, has_answer, classes, count = read_said(plan, file, UNSURE)
+        steps = find_draw(plan, draws, folder, file)
+    else:
+        table, combine = open_answers(file, plan.classes)
+        steps = find_draw(plan, table.draws, folder, file)
+        has_answer, classes = answers_by_image(
+            table, combine, plan.by, plan.keys, plan.classes, file
+        )
+        count = len({*table.keys})
 
     # in the order of the draw, without a gap
     drawn = plan.order(steps)[: steps[-1].drawn]
@@ -62,8 +70,8 @@ def read_answers(plan: Plan, file: str, folder: Path) -> Answered:
     rows = drawn[: len(answered)]
     truth = classes[rows]
     if not (truth != NO_LABEL).any():
-        raise UserError(f"{file}: says of no image what is on it")
-    unknown = len({*table.keys}) - len(answered)
+        raise UserError(f"{file}: says of no {plan.unit} what is on it")
+    unknown = count - len(answered)
     return Answered(first_steps(steps, len(rows)), rows, truth, steps[-1].drawn, unknown)
 
 
@@ -110,10 +118,10 @@ def answers_by_image(
     return answers.known.numpy(), np.where(said == unsure, NO_LABEL, said)
 
 
-def find_draw(plan: Plan, table: LabelRows, folder: Path, file: str) -> list[Step]:
+def find_draw(plan: Plan, named_by: Collection[str], folder: Path, file: str) -> list[Step]:
     """Return the draw that answers say they are of, or else the last one. Raises `UserError` if it is another one."""
     # other tables may have a column of that name with anything in it
-    ids = [*map(str.lower, table.draws)]
+    ids = [*map(str.lower, named_by)]
     if any(map(is_round, ids)):
         raise UserError(
             f"{file}: is of images to label next, which are no random sample; expected {typed('labels')} next RUN "
@@ -157,7 +165,7 @@ def _check_order(plan: Plan, drawn: np.ndarray, answered: np.ndarray, file: str)
     first, last = find_gap(answered)
     if first < last:
         raise UserError(
-            f"{file}: has no answer about {plan.keys[drawn[first]]}, image {first + 1} of the draw, but about "
+            f"{file}: has no answer about {plan.words(drawn[first])}, {plan.unit} {first + 1} of the draw, but about "
             f"others after it: answers count in the order of the draw; expected one about each of the "
             f"first {last}, '{UNSURE}' if nobody can tell"
         )
@@ -225,16 +233,15 @@ def write_sheet(
 ) -> None:
     """Write a table for the answers about some images, with those that there are."""
     given = labels_given(plan, answered)
-    keys = [plan.keys[row] for row in rows]
-    labels = [given.get(key, "") for key in keys]
-    write_label_table(path, [{plan.by: keys, "label": labels, "audit": [draw] * len(keys)}])
+    labels = [given.get(plan.key(row), "") for row in rows]
+    write_label_table(path, [plan.sheet(rows.tolist(), labels, draw)])
 
 
 def labels_given(plan: Plan, answered: Answered | None) -> dict[str | int, str]:
-    """Return what a person has answered, by the key of the image."""
+    """Return what a person has answered, by what it is called on the page."""
     if answered is None:
         return {}
     return {
-        plan.keys[row]: UNSURE if label == NO_LABEL else plan.classes[label]
+        plan.key(row): UNSURE if label == NO_LABEL else plan.choices[label]
         for row, label in zip(answered.rows, answered.truth)
     }

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .draw import STRATA, Opinions, differing_share, find_strata
+from .draw import Opinions, differing_share, find_strata
 
 DRAWS = 20_000  # of the posterior
 OUTSIDE = 0.05  # of the posterior, of a 95 % interval
@@ -40,6 +40,7 @@ class Answers(NamedTuple):
         others: (n,) of how many images without an answer it speaks.
         images: (groups,) how many there are.
         rest: (groups,) how many have no answer.
+        agreeing: how many groups, the first ones, are of images where all agree.
     """
 
     right: np.ndarray
@@ -48,6 +49,7 @@ class Answers(NamedTuple):
     others: np.ndarray
     images: np.ndarray
     rest: np.ndarray
+    agreeing: int = 1
 
 
 class Estimate(NamedTuple):
@@ -74,21 +76,12 @@ class Estimate(NamedTuple):
     needed: np.ndarray
 
 
-def expected_outcomes(says: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expected_outcomes(opinions: Opinions) -> tuple[np.ndarray, np.ndarray]:
     """Return what may come out about an image, who is right, as sums of 2^k of those that are, and the pseudo-answers
     for each: on average over the images `PRIOR` for each class that somebody says, and for any other class.
-
-    Args:
-        says: (N, K) classes, of each opinion.
     """
-    # a class that several say is one outcome, the sum of their bits
-    bits = 1 << np.arange(says.shape[1])
-    found = [np.zeros(max(1, len(says)), dtype=np.int64)]
-    for k in range(says.shape[1]):
-        is_first = (says[:, :k] != says[:, [k]]).all(axis=1)
-        found.append((says[is_first] == says[is_first, k, None]) @ bits)
-    outcomes, often = np.unique(np.concatenate(found), return_counts=True)
-    return outcomes, PRIOR * often / max(1, len(says))
+    outcomes, often = np.unique(np.concatenate(opinions.outcomes()), return_counts=True)
+    return outcomes, PRIOR * often / max(1, len(opinions.says))
 
 
 def estimate(
@@ -119,7 +112,7 @@ def estimate(
     right, drawn = np.full(count, agree), np.repeat(drawn_agree[:, None], count, axis=1)
     for group in range(1, len(answers.images)):
         if answers.images[group]:
-            own, drawn_own = _where_some_differ(opinions.says[groups == group], answers, group, rng)
+            own, drawn_own = _where_some_differ(opinions.at(groups == group), answers, group, rng)
             right, drawn = right + own, drawn + drawn_own
     accuracy, drawn = right / len(opinions.says), drawn / len(opinions.says)
 
@@ -152,7 +145,7 @@ def weigh(
     """Return of how many images each answer (n,) speaks, see `estimate` for the arguments: for itself, and for as many
     others as the chance of its image says, which are those of its stratum and group together.
     """
-    cells = groups * STRATA + find_strata(opinions)
+    cells = groups * opinions.strata + find_strata(opinions)
     own = cells[rows]
     images, answered = (np.bincount(one, minlength=cells.max() + 1) for one in (cells, own))
     others = 1 / chance - 1
@@ -162,27 +155,39 @@ def weigh(
     of_group = np.bincount(groups)
     rest = of_group - np.bincount(groups[rows], minlength=len(of_group))
     right = opinions.says[rows] == truth[:, None]
-    return Answers(right, truth, groups[rows], others, of_group, rest)
+    return Answers(right, truth, groups[rows], others, of_group, rest, opinions.agreeing)
 
 
 def _where_all_agree(answers: "Answers", rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """Return how many images of those where all agree all are right about, and draws (S,) from its posterior."""
     agree = answers.groups == 0
-    right, speaks_for = answers.right[agree, 0], answers.others[agree]
-    rest = answers.rest[0]
-    share = _mean(right, speaks_for) if len(right) else 0.5
+    return _count(answers.right[agree, 0], answers.others[agree], answers.rest[0], rng)
+
+
+def _count(
+    is_so: np.ndarray, speaks_for: np.ndarray, rest: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """Return of how many images something is so, and draws (S,) from the posterior of that.
+
+    Args:
+        is_so: (n,) of which images with an answer.
+        speaks_for: (n,) of how many others each of these speaks.
+        rest: how many have no answer.
+        rng: of the draws.
+    """
+    share = _mean(is_so, speaks_for) if len(is_so) else 0.5
     size = effective_number(speaks_for)
     shares = rng.beta(share * size + PRIOR, (1 - share) * size + PRIOR, DRAWS)
-    return right.sum() + rest * share, right.sum() + rng.binomial(rest, shares)
+    return is_so.sum() + rest * share, is_so.sum() + rng.binomial(rest, shares)
 
 
 def _where_some_differ(
-    says: np.ndarray, answers: "Answers", group: int, rng: np.random.Generator
+    opinions: Opinions, answers: "Answers", group: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how many images of a group where some differ each opinion (K,) is right about, and draws (S, K).
 
     Args:
-        says: (M, K) classes, about the images of the group.
+        opinions: K of the M images of the group.
         answers: about all images.
         group: its number.
         rng: of the draws.
@@ -191,7 +196,7 @@ def _where_some_differ(
     own = answers.groups == group
     right, speaks_for = answers.right[own], answers.others[own]
     bits = 1 << np.arange(right.shape[1])
-    outcomes, pseudo = expected_outcomes(says)
+    outcomes, pseudo = expected_outcomes(opinions)
     weights, size = pseudo, 0.0
     if speaks_for.any():
         place = np.searchsorted(outcomes, right @ bits)
@@ -222,6 +227,56 @@ def simultaneous(drawn: np.ndarray) -> np.ndarray:
     return np.stack([mean - far * spread, mean + far * spread])
 
 
+def count_yes(
+    opinions: Opinions,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    chance: np.ndarray,
+    groups: np.ndarray,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision and recall (K, 3) of the yes of opinions about questions, each with a 95 % interval; NaN where
+    there is no yes. Arguments as of `estimate`.
+
+    How often an opinion says yes is known of all questions; how many of these are right, and how many of its no are
+    not, the answers say.
+    """
+    answers = weigh(opinions, rows, truth, chance, groups)
+    rng = np.random.default_rng(seed)
+    of_opinions: list[list[list[float]]] = []
+    for says in opinions.says.T:
+        # of what it says no and yes to, by group, since questions of a group are more alike
+        there, drawn = [0.0, 0.0], np.zeros((2, DRAWS))
+        for cell in np.unique(2 * groups + says):
+            is_in = 2 * groups[rows] + says[rows] == cell
+            rest = int((2 * groups + says == cell).sum() - is_in.sum())
+            yes, of_draws = _count(truth[is_in] == 1, answers.others[is_in], rest, rng)
+            there[cell % 2] += yes
+            drawn[cell % 2] += of_draws
+        missed, hits = there
+        of_opinions.append(
+            [
+                _share(hits, drawn[1], says.sum(), says.sum()),
+                _share(hits, drawn[1], hits + missed, drawn.sum(axis=0)),
+            ]
+        )
+    precision, recall = np.array(of_opinions).transpose(1, 0, 2)
+    return precision, recall
+
+
+def _share(
+    part: float, drawn: np.ndarray, whole: float, drawn_whole: np.ndarray | float
+) -> list[float]:
+    """Return a share and its 95 % interval by the draws (S,) of its part and of the whole."""
+    if not whole:
+        return [float("nan")] * 3
+    low, high = np.quantile(
+        drawn / np.maximum(drawn_whole, 1e-9), (OUTSIDE / 2, 1 - OUTSIDE / 2)
+    ).tolist()
+    value = part / whole
+    return [value, min(low, value), max(high, value)]
+
+
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     """Return the weighted mean, the plain one where nothing has any weight."""
     return float(np.average(values, weights=weights if weights.any() else None))
@@ -236,8 +291,9 @@ def effective_number(weights: np.ndarray) -> float:
 def _needed(difference: np.ndarray, width: np.ndarray, answers: Answers) -> np.ndarray:
     """Return about how many drawn images (K, K) make the interval of each pair so narrow that it decides."""
     # answers where some differ; the square of the width goes with 1/n - 1/N
-    agreeing, differing = answers.images[0], max(1, answers.images[1:].sum())
-    seen = max(1, (answers.groups > 0).sum())
+    first = answers.agreeing
+    agreeing, differing = answers.images[:first].sum(), max(1, answers.images[first:].sum())
+    seen = max(1, (answers.groups >= first).sum())
     narrower = (2 * difference / (MARGIN * np.maximum(width, 1e-9))) ** 2
     most = np.ceil(1 / (narrower * (1 / seen - 1 / differing) + 1 / differing))
     share = max(differing_share(len(difference)), differing / answers.images.sum())

@@ -16,6 +16,7 @@ import torch
 
 from ..data import MapDataset
 from ..errors import UserError, say, typed
+from ..labels.several import are_several
 from ..labels.store import LabelReader
 from ..labels.table import LabelRows
 from ..labels.table_writer import write_label_table
@@ -125,6 +126,11 @@ def ask_next(
 
     # the images, and what is known of them
     learned = open_learned(folder, data_dir)
+    if are_several(learned.data.target_kind):
+        raise UserError(
+            f"RUN {run}: labels of several classes an image, of which no images are chosen to label next; expected "
+            f"{command_for('audit', [run], data_dir, plugins)}"
+        )
     of_run = images_of([Subject(folder.name, run, learned)], data_dir)
     own = Round(learned, of_run, command, {})
     with alone_in(own.folder):

@@ -32,7 +32,12 @@ def encode(image: Image.Image, most: int | None = None) -> bytes:
 
 
 def write_page(
-    path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], title: str, command: str
+    path: Path,
+    images: Iterable[Image.Image],
+    audit: Mapping[str, object],
+    title: str,
+    command: str,
+    template: str = "page",
 ) -> None:
     """Write the page.
 
@@ -43,6 +48,7 @@ def write_page(
             the images and ``candidates``, numbers of classes for each that are shown first.
         title: of the page.
         command: what is typed when all images have an answer.
+        template: ``page`` asks for a class, ``question`` whether a class is there.
     """
     # images are within the page, so that it can be sent, and read without a server
     sources = [
@@ -50,10 +56,10 @@ def write_page(
         for image in images
     ]
     # of all scripts the browser runs the one with this hash
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    script = templates.get_template(f"{template}.js.j2").render() + "\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    text = templates.get_template("page.html.j2").render(
+    text = templates.get_template(f"{template}.html.j2").render(
         title=title,
         command=command,
         digest=digest,

@@ -8,10 +8,11 @@ taken from it only if it is of the same weights, images and labels.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from ..no_label import NO_LABEL
 from .draw import Opinions, Step, chances, drawing_order, lots_of
 
 PLAN, OPINIONS = "plan.json", "opinions.safetensors"
+P = TypeVar("P", bound="Plan")
 is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id_of`
 is_round = re.compile("n[0-9a-f]{15}").fullmatch  # such as `next_round.Round.id`
 
@@ -53,7 +55,13 @@ class Plan:
         opinions: of models and tables.
         made_of: of what weights, images and labels each of these is, from `made_of.to_plain`.
         draws: the steps of each draw, in turn: which opinions it is about, and how many images it ends with.
+
+    Attributes:
+        unit: what is drawn, and has a row in each opinion.
     """
+
+    unit: ClassVar[str] = "image"
+    opinions_as: ClassVar[type[Opinions]] = Opinions
 
     by: str
     classes: list[str]
@@ -61,6 +69,38 @@ class Plan:
     opinions: list[Opinion] = field(default_factory=list)
     made_of: list[list[dict[str, object]]] = field(default_factory=list)
     draws: list[list[Step]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.keys)
+
+    @property
+    def choices(self) -> list[str]:
+        """What may be said of each row, by its number."""
+        return self.classes
+
+    def key(self, row: int) -> str | int:
+        """Return what a row is called on the page."""
+        return self.keys[row]
+
+    def image(self, row: int) -> str | int:
+        """Return the key of the image that a row is about."""
+        return self.keys[row]
+
+    def words(self, row: int) -> str:
+        """Return what a row is called in a message."""
+        return str(self.keys[row])
+
+    def sheet(
+        self, rows: Sequence[int], answers: Sequence[str], draw: str
+    ) -> Mapping[str, Sequence[str | int]]:
+        """Return the columns of a table of answers about some rows, of a draw."""
+        return {
+            self.by: [self.keys[row] for row in rows],
+            "label": answers,
+            "audit": [draw] * len(rows),
+        }
 
     @cached_property
     def lots(self) -> np.ndarray:
@@ -70,7 +110,7 @@ class Plan:
     def said(self, columns: Sequence[int], rows: np.ndarray | slice = slice(None)) -> Opinions:
         """Return some opinions of some images, all by default."""
         chosen = [self.opinions[column] for column in columns]
-        return Opinions(
+        return self.opinions_as(
             np.stack([one.says[rows] for one in chosen], axis=1),
             np.stack([one.confidence[rows] for one in chosen], axis=1),
         )
@@ -145,9 +185,11 @@ def write_plan(folder: Path, plan: Plan) -> None:
     write_text(folder / PLAN, to_json({**content, "sha256": checksum}))
 
 
-def read_plan(folder: Path, by: str, classes: list[str], keys: list[str | int]) -> Plan | None:
-    """Return the plan in the folder of an audit if there is one of these images and classes, as it was written."""
-    plan = Plan(by, classes, keys)
+def read_plan(folder: Path, empty: P) -> P | None:
+    """Return the plan in the folder of an audit if there is one of the images and classes of an empty one, as it was
+    written.
+    """
+    plan = replace(empty, opinions=[], made_of=[], draws=[])
     try:
         # the values are believed by nobody, not even to be of the types that they were written as
         content = read_plain(folder / PLAN)
@@ -181,7 +223,7 @@ def _checksum(content: dict[str, object], plan: Plan) -> str:
 
 def _is_whole(plan: Plan) -> bool:
     """True if a plan may be one that was written here. Raises `TypeError` or `ValueError` for some that are not."""
-    count, most = len(plan.keys), len(plan.classes)
+    count, most = plan.count, len(plan.choices)
     for opinion, made_of in zip(plan.opinions, plan.made_of):
         from_plain(made_of)
         classes = np.stack([opinion.says, opinion.other])

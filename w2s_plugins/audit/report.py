@@ -50,7 +50,35 @@ def say_accuracies(names: Sequence[str], result: Estimate) -> None:
     say(*format_table(rows, header).split("\n"))
 
 
-def verdict_on_one(result: Estimate, export: Path, answered: int, drawn: int, images: int) -> str:
+def say_yes(names: Sequence[str], precision: np.ndarray, recall: np.ndarray, answers: int) -> None:
+    """Print precision and recall (K, 3) of the yes of each opinion in percent, with their intervals.
+
+    Args:
+        names: of the opinions.
+        precision: from `estimate.count_yes`.
+        recall: from there, too.
+        answers: how many are yes.
+    """
+    rows: list[list[str]] = []
+    for name, *shares in zip(names, precision, recall):
+        row = [name]
+        for value, low, high in shares:
+            is_known = not math.isnan(value)
+            row += (
+                [_percent(value), f"{_percent(low)} to {_percent(high)}"] if is_known else ["", ""]
+            )
+        rows.append(row)
+    header = ["", "precision", "95 % interval", "recall", "95 % interval"]
+    say(*format_table(rows, header).split("\n"))
+    say(
+        f"precision: which share of what it says yes to is there; recall: to which share of what is there it says yes. "
+        f"{_counted(answers)} of yes say so"
+    )
+
+
+def verdict_on_one(
+    result: Estimate, export: Path, answered: int, drawn: int, images: int, unit: str = "image"
+) -> str:
     """Return whether a student is better than its labels, and what to do.
 
     Args:
@@ -59,6 +87,7 @@ def verdict_on_one(result: Estimate, export: Path, answered: int, drawn: int, im
         answered: how many images have an answer.
         drawn: how many are drawn.
         images: how many there are.
+        unit: what they are, if they are questions.
     """
     # the interval of the difference decides, not its value
     low, high = result.lowest[1, 0], result.highest[1, 0]
@@ -67,13 +96,18 @@ def verdict_on_one(result: Estimate, export: Path, answered: int, drawn: int, im
     if high < 0:
         return "Worse: the labels are right more often than the student. Keep them"
     if low == high:
-        return "Level: where they differ, as many images speak for either. Use whichever you like"
-    advice = _advice(int(result.needed[1, 0]), answered, drawn, images)
+        return f"Level: where they differ, as many {unit}s speak for either. Use whichever you like"
+    advice = _advice(int(result.needed[1, 0]), answered, drawn, images, unit)
     return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
 
 
 def verdict_on_several(
-    names: Sequence[str], result: Estimate, answered: int, drawn: int, images: int
+    names: Sequence[str],
+    result: Estimate,
+    answered: int,
+    drawn: int,
+    images: int,
+    unit: str = "image",
 ) -> str:
     """Return which opinion is best, as far as the answers tell; arguments as for `verdict_on_one`."""
     best = int(result.accuracy.argmax())
@@ -95,7 +129,7 @@ def verdict_on_several(
     needed = max(int(result.needed[best, k]) for k in undecided)
     return (
         f"Not decided: {names[best]} seems best, and no other is more than {lost:.1f} points better; it may be no "
-        f"better than {rivals}; {_advice(needed, answered, drawn, images)}"
+        f"better than {rivals}; {_advice(needed, answered, drawn, images, unit)}"
     )
 
 
@@ -104,10 +138,10 @@ def least_likely(count: int) -> float:
     return 1 - WRONG / max(1, count - 1)
 
 
-def _advice(needed: int, answered: int, drawn: int, images: int) -> str:
+def _advice(needed: int, answered: int, drawn: int, images: int, unit: str) -> str:
     needed = max(needed, answered + 1, FEWEST)
     if needed >= images:
-        return f"it would take more images than there are ({images})"
+        return f"it would take more {unit}s than there are ({images})"
     return (
         f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
         f"{max(needed, drawn)})"
@@ -179,14 +213,27 @@ def by_class(
         answers: about these images.
         count: of classes.
     """
+    return right_by(answers.truth, says == answers.truth, 1 + answers.others, count)
+
+
+def right_by(
+    kinds: np.ndarray, right: np.ndarray, weights: np.ndarray, count: int
+) -> list[tuple[float, float, float, int]]:
+    """Return how often somebody is right about each kind: the value, a 95 % interval and the answers.
+
+    Args:
+        kinds: (n,) numbers, of the answers.
+        right: (n,) whether he is right.
+        weights: (n,) of how many images each speaks.
+        count: of kinds.
+    """
     found = []
-    for label in range(count):
-        own = answers.truth == label
-        weights, right = 1 + answers.others[own], says[own] == label
+    for kind in range(count):
+        own = kinds == kind
         value, size = 0.5, 0.0
         if own.any():
-            value = float(np.average(right, weights=weights))
-            size = effective_number(weights)
+            value = float(np.average(right[own], weights=weights[own]))
+            size = effective_number(weights[own])
         ends = beta(value * size + PRIOR, (1 - value) * size + PRIOR).ppf(
             [OUTSIDE / 2, 1 - OUTSIDE / 2]
         )
@@ -232,16 +279,7 @@ def say_of_classes(
     write_text(folder / "confusion.csv", to_csv(matrix))
 
     # those with answers that are right least often, and what is confused most often
-    seen = [label for label in range(len(classes)) if accuracies[label][3]]
-    worst = sorted(seen, key=lambda label: accuracies[label][2])[:LISTED]
-    texts = [
-        f"{classes[label]} {_percent(value)} % ({_percent(low)} to {_percent(high)}, {_counted(count)})"
-        for label in worst
-        for value, low, high, count in [accuracies[label]]
-    ]
-    say(
-        f"* {name} by class, by the upper end of the interval: {', '.join(texts)}; all in {folder / 'classes.csv'}"
-    )
+    _say_worst(folder, name, classes, accuracies)
     # one answer may speak of many images, by chance
     counts = confusion_of(about, answers._replace(others=np.zeros(len(about))), len(classes))
     wrong = np.where(counts > 1, confusion, 0) * (1 - np.eye(len(classes)))
@@ -259,6 +297,56 @@ def say_of_classes(
         say(
             f"* shares of the classes in percent: --loss balanced_elr --loss-kwargs shares=[{numbers}]"
         )
+
+
+def _say_worst(
+    folder: Path,
+    name: str,
+    classes: Sequence[str],
+    accuracies: Sequence[tuple[float, float, float, int]],
+) -> None:
+    """Print the classes that somebody is right about least often, as far as there are answers."""
+    seen = [label for label in range(len(classes)) if accuracies[label][3]]
+    worst = sorted(seen, key=lambda label: accuracies[label][2])[:LISTED]
+    texts = [
+        f"{classes[label]} {_percent(value)} % ({_percent(low)} to {_percent(high)}, {_counted(count)})"
+        for label in worst
+        for value, low, high, count in [accuracies[label]]
+    ]
+    say(
+        f"* {name} by class, by the upper end of the interval: {', '.join(texts)}; all in {folder / 'classes.csv'}"
+    )
+
+
+def say_of_questions(
+    folder: Path,
+    name: str,
+    classes: Sequence[str],
+    of_class: np.ndarray,
+    says: np.ndarray,
+    answers: Answers,
+) -> None:
+    """Write how often somebody is right about each of several classes, and print a line about those with the least.
+
+    Args:
+        folder: of the file.
+        name: of whose opinion it is.
+        classes: their names.
+        of_class: (n,) the class that each question with an answer is about.
+        says: (n,) his opinion about it, 1 for yes and 0 for no.
+        answers: about these questions.
+    """
+    weights = 1 + answers.others
+    accuracies = right_by(of_class, says == answers.truth, weights, len(classes))
+    rows = [
+        dict(
+            zip(("class", "accuracy", "low", "high"), (label, *_rounded(*of_one[:3]))),
+            answers=of_one[3],
+        )
+        for label, of_one in zip(classes, accuracies)
+    ]
+    write_text(folder / "classes.csv", to_csv(rows))
+    _say_worst(folder, name, classes, accuracies)
 
 
 # ---------------------------------------------------------------- confidence

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from ..cli.forms import LABELS_PREFIX
 from ..errors import UserError, quietly, say, typed, write_errors
 from ..files import delete
+from ..labels.several import are_several
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
 from ..run.lock import LOCK
+from ..target_kind import ONE_CLASS
 from .answers import (
     UNSURE,
     Answered,
@@ -31,15 +34,18 @@ from .answers import (
     write_sheet,
 )
 from .draw import Step, group_images
-from .estimate import Evidence, estimate, weigh
+from .estimate import Evidence, count_yes, estimate, weigh
 from .labelled import command_with_labelled, pictures, write_labelled
 from .page import write_page
 from .plan import PLAN, Plan, read_plan, write_plan
+from .questions import Questions, write_checked
 from .report import (
     TEMPERATURES,
     fit_temperature,
     say_accuracies,
     say_of_classes,
+    say_of_questions,
+    say_yes,
     verdict_on_one,
     verdict_on_several,
     write_differences,
@@ -94,15 +100,20 @@ def audit(
     answers: str | None,
     data_dir: str | None,
     plugins: Sequence[str],
+    task: str = ONE_CLASS.task,
 ) -> None:
-    """Draw images and write the page about them; with ``answers``, say what these tell.
+    """Draw images and write the page about them; with ``answers``, say what these tell. ``task`` is timm's word for what
+    labels are, if there are tables only.
 
     Raises:
         UserError: a run has not ended; its images are not there; a table or the answers cannot be read.
     """
     setup_logging(primary=True)
     load_plugins(plugins)
-    _open(runs, command_for("audit", runs, data_dir, plugins), images, answers, data_dir)
+    command = command_for("audit", runs, data_dir, plugins)
+    if task != ONE_CLASS.task:
+        command += f" --task {task}"
+    _open(runs, command, images, answers, data_dir, task)
 
 
 def begin_audit(runs: Sequence[str], images: int, plugins: Sequence[str]) -> None:
@@ -141,11 +152,12 @@ def _open(
     images: int,
     answers: str | None = None,
     data_dir: str | None = None,
+    task: str = ONE_CLASS.task,
 ) -> None:
     """Open what an audit is about, and draw, or tell what answers say."""
     # a plan is of these images
     subjects = open_subjects(runs, data_dir)
-    pictured = images_of(subjects, data_dir)
+    pictured = images_of(subjects, data_dir, task)
     folder = folder_of(subjects)
     with alone_in(folder):
         _go_on(subjects, pictured, folder, command, images, answers)
@@ -160,7 +172,9 @@ def _go_on(
     answers: str | None,
 ) -> None:
     """Draw, or tell what answers say, with what is in the folder of an audit."""
-    plan = read_plan(folder, pictured.by, pictured.classes, pictured.keys)
+    several = are_several(pictured.target_kind)
+    empty = (Questions if several else Plan)(pictured.by, pictured.classes, pictured.keys)
+    plan = read_plan(folder, empty)
     if answers is not None and (plan is None or not plan.draws):
         raise UserError(
             f"--answers {answers}: no images were drawn for this student and what it has learned from; expected "
@@ -171,7 +185,7 @@ def _go_on(
             _logger.warning(
                 f"WARNING: {folder / PLAN} is not of these images, or was changed: images are drawn anew"
             )
-        plan = Plan(pictured.by, pictured.classes, pictured.keys)
+        plan = empty
 
     # what students and labels say is asked once
     columns = ask(subjects, pictured, plan, folder)
@@ -252,11 +266,11 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     agree = 100 * (~plan.said(columns, plan.images(columns)).differ).mean()
     count, drawn = len(plan.images(columns)), len(rows)
     if audit.of_one_run:
-        text = f"{folder.parent}: the student agrees with its labels on {agree:.1f} % of {count} images"
+        text = f"{folder.parent}: the student agrees with its labels on {agree:.1f} % of {count} {plan.unit}s"
     elif len(columns) > 1:
-        text = f"{', '.join(audit.columns)}: all agree on {agree:.1f} % of {count} images"
+        text = f"{', '.join(audit.columns)}: all agree on {agree:.1f} % of {count} {plan.unit}s"
     else:
-        text = f"{audit.subjects[0].typed}: {count} images"
+        text = f"{audit.subjects[0].typed}: {count} {plan.unit}s"
     say(f"{text}; {drawn} are drawn")
     if idle:
         say(f"answers about {idle} of them do not count here")
@@ -274,13 +288,17 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
         said = {int(one.says[row]) for one in chosen}
         if len(said) == 1:
             said.add(int(chosen[-1].other[row]))
-        candidates.append(sorted(said, key=plan.classes.__getitem__))
-    keys = [plan.keys[row] for row in rows]
+        candidates.append(sorted(said, key=plan.choices.__getitem__))
+    keys = [plan.key(row) for row in rows]
     given = labels_given(plan, kept)
+    # without a class to ask about, a person is asked for one
+    template, more = "page", {}
+    if isinstance(plan, Questions):
+        template, more = "question", {"questions": [plan.about(row) for row in rows]}
     page = folder / "index.html"
     write_page(
         page,
-        pictures(audit.images.dataset, keys),
+        pictures(audit.images.dataset, [plan.image(row) for row in rows]),
         title=f"Audit of {folder.resolve().parent.name}",
         command=f"{audit.command} --answers FILE",
         audit=dict(
@@ -288,11 +306,13 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
             earlier=[plan.id_of(one) for one in earlier],
             given=[[key, given[key]] for key in keys if key in given],
             by=plan.by,
-            classes=plan.classes,
+            classes=plan.choices,
             unsure=UNSURE,
             keys=keys,
             candidates=candidates,
+            **more,
         ),
+        template=template,
     )
 
     # a sheet that is there may hold answers
@@ -349,12 +369,13 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     """
     lost = int((answered.truth == NO_LABEL).sum())
     count, drawn = len(answered.rows), answered.drawn
+    unit = audit.plan.unit
     say(
-        f"{file}: answers about {count} of the {drawn} drawn images, {lost} of them '{UNSURE}' (cannot tell)"
+        f"{file}: answers about {count} of the {drawn} drawn {unit}s, {lost} of them '{UNSURE}' (cannot tell)"
     )
     if answered.unknown:
         _logger.warning(
-            f"WARNING: {answered.unknown} answers are about images that are not drawn, and do not count"
+            f"WARNING: {answered.unknown} answers are about {unit}s that are not drawn, and do not count"
         )
     if lost > MANY * count:
         _logger.warning(
@@ -368,14 +389,14 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     )
     if len(unreached):
         _logger.warning(
-            f"WARNING: {len(unreached)} images could not be drawn so far, because the answers are of an audit that "
+            f"WARNING: {len(unreached)} {unit}s could not be drawn so far, because the answers are of an audit that "
             "left them out: they are taken to be as the others, which may not be so"
         )
 
     # accuracies
     evidence = evidence_of(audit, answered)
     if not len(evidence.rows):
-        raise UserError(f"{file}: is about no image of which all of these say something")
+        raise UserError(f"{file}: is about no {unit} of which all of these say something")
     result = estimate(*evidence)
     names = ["labels", "student"] if audit.of_one_run else [*audit.columns]
     # somebody may have named the file of the labels themselves
@@ -389,16 +410,23 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     images = len(evidence.opinions.says)
     if audit.of_one_run:
         export = audit.folder.parent / "export"
-        say(verdict_on_one(result, export, count - lost, drawn, images))
+        say(verdict_on_one(result, export, count - lost, drawn, images, unit))
     elif len(names) > 1:
-        say(verdict_on_several(names, result, count - lost, drawn, images))
+        say(verdict_on_several(names, result, count - lost, drawn, images, unit))
     write_differences(audit.folder / "differences.csv", names, result)
 
     # what the best one confuses
     best = int(result.accuracy.argmax())
     answers = weigh(*evidence)
     says, classes = evidence.opinions.says[:, best], audit.plan.classes
-    say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
+    if isinstance(audit.plan, Questions):
+        say_yes(names, *count_yes(*evidence), int(evidence.truth.sum()))
+        asked = audit.plan.images([*audit.columns.values()])[evidence.rows]
+        of_class = asked % len(classes)
+        about = says[evidence.rows]
+        say_of_questions(audit.folder, names[best], classes, of_class, about, answers)
+    else:
+        say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
     if subject is not None and subject.learned is not None:
@@ -429,7 +457,14 @@ def say_temperature(
     if learned is None:
         return
     rows = audit.plan.images([*audit.columns.values()])[evidence.rows]
-    logits = student_logits(learned, audit.images, rows)
+    if isinstance(audit.plan, Questions):
+        # the softmax of 0 and a logit is its sigmoid
+        images, places = np.divmod(rows, len(audit.plan.classes))
+        asked, of_row = np.unique(images, return_inverse=True)
+        yes = student_logits(learned, audit.images, asked)[of_row, places]
+        logits = torch.stack([torch.zeros_like(yes), yes], dim=1)
+    else:
+        logits = student_logits(learned, audit.images, rows)
     temperature, before, after = fit_temperature(logits, evidence.truth, weights)
     low, high = TEMPERATURES
     # of somebody who is right on all of them, or on none, no temperature can be told
@@ -444,6 +479,14 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
     """Write the checked images as a labelled set, and say how to learn from them."""
     checked = audit.folder / "checked"
     plan = audit.plan
+    if isinstance(plan, Questions):
+        table = checked.with_suffix(".csv")
+        write_checked(table, plan, answered.rows, answered.truth)
+        say(
+            f"* checked: {table}, for --train-labels {table}?missing=skip: a column of each class, 1 and 0 as you said, empty "
+            "where nobody was asked. These are no random sample: learn from them, but measure nothing else on them"
+        )
+        return
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
     write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)

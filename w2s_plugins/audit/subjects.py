@@ -19,11 +19,13 @@ from ..hub.export import check_export
 from ..labels.answers import key_column
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
-from ..labels.store import Part
+from ..labels.several import are_several
+from ..labels.store import LabelReader, Part
 from ..made_of import Ingredient, find_changed, to_plain
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..run.args_file import read_run_args
+from ..target_kind import ONE_CLASS, SeveralClasses, TargetKind, kind_of_task
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import label_images
@@ -32,7 +34,8 @@ from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import whole_pass
 from .answers import open_answers
 from .labelled import ANSWERS, has_learned_labelled, is_stage, stages_with
-from .plan import Opinion, Plan, find_opinion
+from .plan import Opinion, Plan, find_opinion, is_draw
+from .questions import opinion_of
 
 LABELS = "labels"  # the name of what runs have learned from
 MOST = 30  # runs and tables: who is right, of these and the labels of runs, are bits of one whole number
@@ -51,6 +54,7 @@ class Images:
         keys: (N,) of those that can be asked about.
         rows: (N,) where these stand in the data.
         classes: their names.
+        target_kind: what a label is.
     """
 
     dataset: MapDataset
@@ -58,6 +62,7 @@ class Images:
     keys: list[str | int]
     rows: list[int]
     classes: list[str]
+    target_kind: TargetKind = ONE_CLASS
 
 
 @dataclass
@@ -139,8 +144,10 @@ def check_stage(folder: Path, run: str) -> None:
         )
 
 
-def images_of(subjects: Sequence[Subject], data_dir: str | None) -> Images:
-    """Return the images of the first run, or of a folder if there are tables only.
+def images_of(
+    subjects: Sequence[Subject], data_dir: str | None, task: str = ONE_CLASS.task
+) -> Images:
+    """Return the images of the first run, or of a folder if there are tables only, which are read as of ``task``.
 
     Raises:
         UserError: there are none, or another run has learned from other images or classes.
@@ -153,13 +160,22 @@ def images_of(subjects: Sequence[Subject], data_dir: str | None) -> Images:
             )
         dataset = open_images(data_dir)
         names = [subject.typed for subject in subjects]
-        _, classes, _ = read_tables([[name] for name in names], None)
-        return _images(dataset, list(classes))
+        kind = kind_of_task(task)
+        _, classes, _ = read_tables([[name] for name in names], None, target_kind=kind)
+        return _images(dataset, list(classes), kind)
 
     first = learned_of(runs[0])
-    images = _images(first.data.samples, classes_of(first))
+    kind = first.data.target_kind
+    if task not in (ONE_CLASS.task, kind.task):
+        raise UserError(f"--task {task}: RUN {runs[0].typed} has labels of {kind.words}")
+    images = _images(first.data.samples, classes_of(first), kind)
     for run in runs[1:]:
         other = learned_of(run)
+        if other.data.target_kind.name != kind.name:
+            raise UserError(
+                f"RUN {run.typed}: labels of {other.data.target_kind.words}, expected {kind.words}, as of "
+                f"{runs[0].typed}"
+            )
         if {*classes_of(other)} != {*images.classes}:
             raise UserError(f"RUN {run.typed}: has other classes than {runs[0].typed}")
         # a run may have learned from some of the images only, but those of one name are the same
@@ -175,12 +191,13 @@ def images_of(subjects: Sequence[Subject], data_dir: str | None) -> Images:
     return images
 
 
-def _images(dataset: MapDataset, classes: list[str]) -> Images:
+def _images(dataset: MapDataset, classes: list[str], target_kind: TargetKind = ONE_CLASS) -> Images:
     """Return which images can be asked about: a name that is not UTF-8 can stand in no table."""
     keys = sample_keys(dataset)
     names = [str(key) for key in keys.values]
     rows = [row for row, name in enumerate(names) if name.encode(errors="ignore").decode() == name]
-    return Images(dataset, key_column(keys.by), [keys.values[row] for row in rows], rows, classes)
+    named = [keys.values[row] for row in rows]
+    return Images(dataset, key_column(keys.by), named, rows, classes, target_kind)
 
 
 def classes_of(learned: Learned) -> list[str]:
@@ -230,6 +247,9 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -
         if learned.settings.teacher.weighs_evidence:
             assign = learned.settings.teacher.teacher_assign
             of_labels.append(Ingredient("assign", "--teacher-assign", "", assign))
+        if isinstance(learned.data.target_kind, SeveralClasses):
+            threshold = str(learned.data.target_kind.threshold)
+            of_labels.append(Ingredient("threshold", "--multilabel-threshold", "", threshold))
         own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
         says = plan.opinions[own].says
         others = {*columns.values(), *of_tables.values()}
@@ -287,9 +307,13 @@ def student_logits(learned: Learned, images: Images, rows: np.ndarray) -> torch.
 def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
     """Return the labels that a run has learned from."""
     rows, classes = _places(learned, images)
-    labels = classes[learned.labels(student.opened())[rows]]
+    labels = learned.labels(student.opened())[rows]
     if is_stage(learned.run):  # one before it may be among the teachers
         rows[_has_learned(learned, images)] = -1
+    if are_several(images.target_kind):
+        labels = labels[:, np.argsort(classes)]
+        return opinion_of(np.where(rows[:, None] < 0, NO_LABEL, labels))
+    labels = classes[labels]
     return _opinion(np.where(rows < 0, NO_LABEL, labels), images)
 
 
@@ -298,6 +322,8 @@ def _answers(learned: Learned, student: _Student, images: Images, kept: Path) ->
     member = student.member()
     reader = learned.answers(member, kept)
     kind = learned.data.target_kind
+    if are_several(kind):
+        return _answers_to_questions(learned, reader, images, kept)
     most_likely = [
         kind.probabilities(reader(index, learned.world.device)).topk(min(2, member.num_classes))
         for index in torch.arange(len(learned.data.samples)).split(ROWS)
@@ -310,11 +336,41 @@ def _answers(learned: Learned, student: _Student, images: Images, kept: Path) ->
     return _opinion(says, images, other, confidence[rows, 0])
 
 
+def _answers_to_questions(
+    learned: Learned, reader: LabelReader, images: Images, kept: Path
+) -> Opinion:
+    """Return what the student of a run says of several classes an image; arguments as of `_answers`."""
+    kind = learned.data.target_kind
+    decisions: list[torch.Tensor] = []
+    probabilities: list[torch.Tensor] = []
+    for index in torch.arange(len(learned.data.samples)).split(ROWS):
+        logits = reader(index, learned.world.device)
+        decisions.append(kind.decide(logits))
+        probabilities.append(kind.probabilities(logits))
+    delete(kept)
+    rows, classes = _places(learned, images)
+    order = np.argsort(classes)
+    says, sure = (
+        torch.cat(parts).numpy(force=True)[rows][:, order] for parts in (decisions, probabilities)
+    )
+    rows[_has_learned(learned, images)] = -1
+    return opinion_of(np.where(rows[:, None] < 0, NO_LABEL, says), sure)
+
+
 def _has_learned(learned: Learned, images: Images) -> np.ndarray:
     """Return of which images (N,) a run has learned a person's answers: what it says of them tells nothing."""
     file = Path(learned.settings.data.data_dir or "") / ANSWERS
     known = set()
-    if has_learned_labelled(learned) and file.is_file():
+    if are_several(images.target_kind):
+        # in the table of true labels that an audit has written
+        table = learned.settings.data.train_labels
+        if has_learned_labelled(learned) and table:
+            kind = images.target_kind
+            with quietly():
+                (rows,), _, _ = read_tables([[table]], images.classes, target_kind=kind)
+            if any(map(is_draw, rows.draws)):
+                known = {*map(str, rows.keys)}
+    elif has_learned_labelled(learned) and file.is_file():
         known = {*map(str, open_answers(str(file), images.classes)[0].keys)}
     return np.array([str(key) in known for key in images.keys], dtype=bool)
 
@@ -331,20 +387,29 @@ def _places(learned: Learned, images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 def _table(subject: Subject, images: Images) -> tuple[list[Ingredient], Callable[[], Opinion]]:
     """Return what a table is made of, and what gives its labels of the images."""
-    (table,), _, how = read_tables([[subject.typed]], images.classes)
+    several = are_several(images.target_kind)
+    kind = images.target_kind
+    (table,), _, how = read_tables([[subject.typed]], images.classes, target_kind=kind)
     keys = SampleKeys("filename" if images.by == "filename" else "index", images.keys)
     # without combine a training takes the mean of several files
     combine = how["combine"] or ("mean" if table.more else None)
     with quietly():
-        labels = labels_of_samples(table, keys, images.classes, combine, subject.typed)
+        labels = labels_of_samples(
+            table, keys, images.classes, combine, subject.typed, target_kind=kind
+        )
 
     def say() -> Opinion:
         # a class alone says neither what is next best nor how sure it is
         classes = labels.classes()
+        if several:
+            known = labels.known.nonzero().flatten()
+            shares = np.full(classes.shape, np.nan, dtype=np.float32)
+            shares[known] = kind.probabilities(labels(known, torch.device("cpu"))).numpy()
+            is_plain = np.isin(labels.answers[known].numpy(), (0, 1, np.nan)).all()
+            return opinion_of(classes, None if is_plain else shares)
         if labels.answers.ndim == 1 or len(images.classes) == 1:
             return _opinion(classes, images)
         known = labels.known.nonzero().flatten()
-        kind = labels.target_kind
         best = kind.probabilities(labels(known, torch.device("cpu"))).topk(2)
         other, sure = classes.copy(), np.zeros(len(classes))
         other[known], sure[known] = best.indices[:, 1], best.values[:, 0]
@@ -376,11 +441,12 @@ def warn_of_silent(subjects: Sequence[Subject], plan: Plan, columns: Sequence[in
         UserError: there is no other image.
     """
     both = len(plan.images(columns))
+    units = f"{plan.unit}s"
     names = " and ".join(subject.typed for subject in subjects)
     if not both:
-        raise UserError(f"{names}: are about no image in common")
-    if both < len(plan.keys):
+        raise UserError(f"{names}: are about no {plan.unit} in common")
+    if both < plan.count:
         logger.warning(
-            f"WARNING: {len(plan.keys) - both} of {len(plan.keys)} images are left out: not all of {names} say "
+            f"WARNING: {plan.count - both} of {plan.count} {units} are left out: not all of {names} say "
             "something of them, or one has learned your answers about them"
         )

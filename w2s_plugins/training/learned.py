@@ -12,6 +12,7 @@ from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
 from ..data.datasets import known_labels
 from ..data.keys import describe
+from ..data.map_style import classes_of_samples
 from ..distributed.world import World
 from ..errors import UserError, logger, near_path, said_of
 from ..files import read_plain
@@ -21,11 +22,11 @@ from ..labels.store import LabelReader
 from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..models.loading import of_timm
+from ..no_label import NO_LABEL
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..settings.composite import TrainSettings
 from ..settings.resolve import check_paths
-from ..target_kind import require_one_class
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data
@@ -58,9 +59,10 @@ class Learned:
     made_of: list[Ingredient]
 
     def labels(self, student: Opened) -> np.ndarray:
-        """Return the class (N,) that each image was given: by the teacher, before anything is made of its answers, or
-        by the data. Of several teachers it is that of their mean, or of their posterior if the run has learned from
-        that. A teacher is asked about plain images, if its answers are not stored.
+        """Return the class (N,) that each image was given, or, of several classes an image, 1, 0 or `NO_LABEL` for each of
+        them (N, C): by the teacher, before anything is made of its answers, or by the data. Of several teachers it is
+        that of their mean, or of their posterior if the run has learned from that. A teacher is asked about plain
+        images, if its answers are not stored.
 
         Raises:
             UserError: the teacher has other weights now.
@@ -83,6 +85,9 @@ class Learned:
             settings.compute.channels_last,
         )
         if targets is None:
+            several = classes_of_samples(data.train)
+            if several is not None:
+                return several.nan_to_num(nan=NO_LABEL).to(torch.int8).numpy()
             return np.array(known_labels(data.train, "RUN"))
         # Some rows at a time: the answers of all would be as large as the store that they are in.
         rows = torch.arange(len(data.samples)).split(ROWS)
@@ -146,7 +151,6 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
             raise UserError(
                 f"--dataset {loading.dataset}: a stream, of which no images can be drawn"
             )
-    require_one_class(f"RUN {run}", data.target_kind)
     _check(run, made_of, data.sources)
 
     # its labels, and the samples that were selected then, whoever selected them
