@@ -223,7 +223,7 @@ def test_stages_end_with_a_page(pairs: Run) -> None:  # noqa: F811
     done = pairs(*STUDENT, WEAK, "--loss bce --stages stages.yaml --output . --experiment c").ok()
     assert "WARNING: no images are drawn" not in done.err
     assert re.search("^labels, one, two: all agree on .* questions; 64 are drawn$", done.out, re.M)
-    words = "audit c/one c/two --answers".split()
+    words = ["audit", "c/one", "c/two", "--answers"]
     file = answer("said.csv", run="c/one")
     done = pairs(*words, file, script="w2s_plugins.labels.__main__").ok()
     assert {*rows_of(done.out)} >= {"labels", "one", "two"}
