@@ -45,10 +45,10 @@ def makes(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
 # ---------------------------------------------------------------- rows, numbers and cells
 
 
-def rows_of(name: str) -> pandas.DataFrame:
-    """Return the runs of a CSV file; what is empty there is an empty text, and top-1 a number."""
+def rows_of(name: str, figure: str = "top1") -> pandas.DataFrame:
+    """Return the runs of a CSV file; what is empty there is an empty text, and its figure, as top1, a number."""
     rows = pandas.read_csv(HERE / f"{name}.csv", dtype=str, keep_default_na=False)
-    return rows.assign(seed=rows["seed"].astype(int), top1=rows["top1"].astype(float))
+    return rows.assign(seed=rows["seed"].astype(int), top1=rows[figure].astype(float))
 
 
 def values_of(rows: pandas.DataFrame, **chosen: str) -> list[float]:
@@ -530,6 +530,36 @@ def few_true_vit() -> str:
     return grid(["set", "teacher", "the recipe", "`direct`", "`student`"], lines)
 
 
+@makes("several-labels")
+def several_labels() -> str:
+    """Several labels an image: mAP of each student, and the gap that it recovers."""
+    rows = rows_of("several_labels", "map")
+    names = dict.fromkeys(rows["student"])
+    sets = list(dict.fromkeys(rows["set"]))
+    lines = []
+    for student in names:
+        line = [SEVERAL.get(student, f"`{student.partition(', ')[2]}`")]
+        if student.startswith("single"):
+            line[0] += ", of one label an image"
+        for name in sets:
+            of_set = rows[rows["set"] == name]
+            own = values_of(of_set, student=student)
+            weak = values_of(of_set, student="teacher")
+            best = values_of(of_set, student="ceiling")
+            line.append(show_all(own))
+            line.append(show(mean(own), 1) if len(own) > 1 else "")
+            if student.startswith("weak") and len(own) == len(weak) == len(best):
+                shares = [(o - w) / (b - w) for o, w, b in zip(own, weak, best)]
+                line.append(show(mean(shares), 2))
+            else:
+                line.append("")
+        lines.append(line)
+    heads = ["student"]
+    for name in sets:
+        heads += [f"{name}: mAP of each seed", "mean", "PGR"]
+    return grid(heads, lines)
+
+
 @makes("transformer-above")
 def transformer_above() -> str:
     """Differences between lines of that table, seed by seed."""
@@ -652,6 +682,12 @@ NINE = {
     "all": "the recipe with `--tune all --lr 0.001 --epochs 6`",
     "direct": "`direct`: the teacher's true labels alone",
     "both": "`weak-labels-plus-few-true`: these and the weak ones",
+}
+SEVERAL = {
+    "teacher": "the teacher",
+    "direct": "`direct`: its labels",
+    "ceiling": "the ceiling: true labels of the others",
+    "weak, probe": "`bce`, a linear layer",
 }
 CANDIDATES = {
     "probe, balanced_elr": "`probe`",
