@@ -205,12 +205,12 @@ TOKENS = {
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_800,
-    "audit": 17_000,
+    "audit": 19_500,
     "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 225_000
+SLACK, ALL_TOKENS = 1.1, 232_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -483,8 +483,8 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
         table = checked.with_suffix(".csv")
         write_checked(table, plan, answered.rows, answered.truth)
         say(
-            f"* checked: {table}, for --train-labels {table}?missing=skip: a column of each class, 1 and 0 as you said, empty "
-            "where nobody was asked. These are no random sample: learn from them, but measure nothing else on them"
+            f"* checked: {table}, for --train-labels {table}?missing=skip: a column of each class, 1 and 0 as you said, "
+            "empty where nobody was asked. These are no random sample: learn from them, but measure nothing else on them"
         )
         return
     keys = [plan.keys[row] for row in answered.rows]
