@@ -210,9 +210,7 @@ def without_judges(stages: Mapping[str, Stage]) -> dict[str, Stage]:
         f"an image{left_out}"
     )
     return {
-        name: replace(stage, assign_by="")
-        for name, stage in stages.items()
-        if name not in needless
+        name: replace(stage, assign_by="") for name, stage in stages.items() if name not in needless
     }
 
 
