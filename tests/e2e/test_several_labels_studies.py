@@ -161,7 +161,7 @@ def test_the_card_of_an_export(pairs: Run) -> None:
 def test_a_published_student_teaches(pairs: Run, hub_server: HubServer, tmp_path: Path) -> None:
     hub_server.add_user("me", "hf_me")
     env = hub_env(hub_server, tmp_path, "hf_me")
-    push = ["-m", "w2s_plugins.hub", *"push output/train/teacher me/pairs".split()]
+    push = ["-m", "w2s_plugins.hub", "push", "output/train/teacher", "me/pairs"]
     taught = words(*STUDENT, WEAK.replace("labels:weak.csv", "hf-hub:me/pairs"), "--loss bce")
     pushed, done = run_many([push, [*taught, "--experiment", "student"]], env, tmp_path)
     assert pushed.ok().out.startswith(hub_server.url)
