@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,72 @@ def test_two_ranks_with_weights_in_parts(pairs: Run, ranks: Run, tmp_path: Path)
     assert ranks(*flags, processes=2, cwd=tmp_path).codes == (0, 0)
     found = pairs("--checkpoint output/train/two", script="validate").figures
     assert found["map"] == pytest.approx(read_result("output/train/two")["metrics"]["map"], abs=0.1)
+
+
+# ---------------------------------------------------------------- other data than tables
+
+
+def write_columns(folder: Path) -> None:
+    """Write a data set of the Hub's library in a folder: lists of classes, a row of 0 and 1, and three columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    folder.mkdir()
+    names = dict(names=NAMES, _type="ClassLabel")
+    features = {
+        "image": {"_type": "Image"},
+        "labels": {"feature": names, "_type": "List"},
+        "hot": {"feature": {"dtype": "int8", "_type": "Value"}, "_type": "List"},
+        **{name: {"dtype": "int8", "_type": "Value"} for name in NAMES[:3]},
+    }
+    for split, name in (("train", "train"), ("test", "validation")):
+        with Path(f"{split}.csv").open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        has = [[NAMES.index(label) for label in row["labels"].split(",")] for row in rows]
+        hot = [[int(i in classes) for i in range(len(NAMES))] for classes in has]
+        files = [Path(split, row["filename"]) for row in rows]
+        columns = {
+            "image": [dict(bytes=file.read_bytes(), path=file.name) for file in files],
+            "labels": has,
+            "hot": hot,
+            **{name: [row[i] for row in hot] for i, name in enumerate(NAMES[:3])},
+        }
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = pyarrow.table(columns).replace_schema_metadata(about)
+        parquet.write_table(table, folder / f"{name}-00000-of-00001.parquet")
+
+
+def test_columns_of_a_dataset(pairs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of classes and rows of 0 and 1 teach what a table does, to the last bit."""
+    pytest.importorskip("datasets", reason="pip install datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("cache").absolute())
+    write_columns(Path("columns"))
+    data = "--dataset hfds/columns"
+    pairs(*STUDENT, TRUTH, "--experiment table").ok()
+    pairs(*STUDENT, data, "--target-key labels --experiment lists").ok()
+    pairs(*STUDENT, data, "--target-key hot --target-format multihot --experiment rows").ok()
+    expected = test_several_labels.weights("table")
+    for name in ("lists", "rows"):
+        found = test_several_labels.weights(name)
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    few = [word for word in words(*STUDENT) if not word.startswith("d0,")]
+    few.remove("--class-names")
+    pairs(*few, data, "--target-key d0,d1,d2 --experiment few").ok()
+    assert read_result("output/train/few")["model"]["class_names"] == NAMES[:3]
+    said = "each label has 10 numbers, all 0 or 1; if these are one for each class, give --target-format multihot"
+    assert said in pairs(*STUDENT, data, "--target-key hot --experiment x").error
+    assert "by --target-key" in pairs(*STUDENT, data, "--target-key d0 --experiment x").error
+
+
+def test_labels_of_one_class_are_refused(pairs: Run) -> None:
+    said = "of this kind of dataset one label an image can be read; expected hfds/NAME, or a folder"
+    assert said in pairs(*STUDENT, "--dataset w2s/digits --experiment x").error
+    for split in ("train", "validation"):
+        for name in NAMES:
+            Path("folders", split, name).mkdir(parents=True)
+            shutil.copy("test/000.png", Path("folders", split, name))
+    said = "split 'train': folders of classes say one class an image; expected a table of labels by --train-labels"
+    assert said in pairs(*STUDENT, "--data-dir folders --experiment x").error
 
 
 # ---------------------------------------------------------------- what is made of a student
