@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from .target_kind import TargetKind
     from .teachers.teacher import Teacher
 
     class Student(nn.Module):
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         transform: Callable[[Image], Tensor]
         class_names: list[str] | None
         num_classes: int
+        task: str
 
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -55,6 +57,9 @@ def train(
     data_dir: StrPath | None = None,
     unlabeled: StrPath | None = None,
     dataset: str | None = None,
+    task: str | None = None,
+    train_labels: StrPath | None = None,
+    val_labels: StrPath | None = None,
     class_names: str | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
@@ -87,6 +92,9 @@ def train(
         data_dir: folder with ``train/CLASS/`` and ``validation/CLASS/``.
         unlabeled: images without labels to train on: a folder, at any depth, or a tar file.
         dataset: a data set by its name, such as ``torch/cifar100`` or ``w2s/digits``.
+        task: ``multilabel`` if an image may have several classes, or none.
+        train_labels: a table with the true labels of the images to train on, in place of class folders.
+        val_labels: the same of the images to measure on.
         class_names: a file with one name a line, or ``a,b,c``.
         num_classes: number of classes, if the data do not tell it.
         img_size: side of the images in pixels, 1 to 16384.
@@ -281,7 +289,8 @@ def predict(
 
     Returns:
         The path of the table if you gave ``output``, else that of the ``features`` if you gave these. Otherwise a list
-        with one dictionary for each image: ``filename``, ``label``, ``confidence``, and what the flags ask for.
+        with one dictionary for each image: ``filename``, ``label``, ``confidence``, and what the flags ask for. Of a
+        model of several classes an image ``labels``, a list of names, in place of the latter two.
 
     Raises:
         UserError: there is no such model or folder, or a flag is wrong.
@@ -313,14 +322,26 @@ def predict(
         if written is not None:
             return table
         # before the folder is deleted
-        return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+        return [_with_list(row) for row in rows]
+
+
+def _with_list(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of predictions whose ``labels``, if it has any, are no cell of a table but a list of names."""
+    cell = row.get("labels")
+    if not isinstance(cell, str):
+        return row
+    # how `SeveralClasses.columns` writes them
+    names = json.loads(cell) if cell.startswith("[") else cell.split(",")
+    return {**row, "labels": names}
 
 
 def load_student(place: StrPath) -> "Student":
-    """Return a trained student: a plain timm model in eval mode, on the CPU, with two more attributes.
+    """Return a trained student: a plain timm model in eval mode, on the CPU, with three more attributes.
 
     ``transform`` turns a Pillow image into the model's input (C, H, W). ``class_names`` lists the names of the classes
-    in the order of the logits; it is None if the model does not know them.
+    in the order of the logits; it is None if the model does not know them. ``task`` is ``classification`` if each image
+    has one class (softmax of the logits), ``multilabel`` if it may have several (sigmoid of each).
 
     Args:
         place: folder of a run or of an export, ``hf-hub:ORG/NAME[@REVISION]``, or the name of a timm model, which is
@@ -338,7 +359,9 @@ def load_student(place: StrPath) -> "Student":
     model = opened.model.eval()
     # in its __dict__: a module would register a transform that is one as a part, with its state in the state_dict
     vars(model).update(
-        transform=create_transform(**opened.data_config), class_names=opened.class_names
+        transform=create_transform(**opened.data_config),
+        class_names=opened.class_names,
+        task=opened.target_kind.task,
     )
     return cast("Student", model)
 
@@ -349,6 +372,7 @@ def create_teacher(
     *,
     checkpoint: StrPath | None = None,
     class_names: Sequence[str] | None = None,
+    task: str | None = None,
     data_config: Mapping[str, Any] | None = None,
     device: "torch.device | str | None" = None,
 ) -> "Teacher":
@@ -360,6 +384,8 @@ def create_teacher(
         student: the model to teach. The teacher must have as many classes as its ``num_classes`` (or ``num_labels``).
         checkpoint: weights of the teacher, a file or the folder of a run.
         class_names: names of the student's classes. The teacher's classes are matched to them by name.
+        task: ``multilabel`` if an image may have several classes, else ``classification``. By default that of a student
+            which `load_student` has returned, otherwise ``classification``.
         data_config: ``mean``, ``std`` and ``input_size`` of the student's batches. By default timm's for the student.
         device: where the teacher runs. By default where the student is.
 
@@ -415,8 +441,22 @@ def create_teacher(
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{who}: device {device!r:.60}: {one_line(error, 100)}") from error
     checkpoints = [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")]
-    seen = StudentInput.of({**config, **changes}, classes, class_names)
+    kind = _kind_of(task, student, who)
+    seen = StudentInput.of({**config, **changes}, classes, class_names, kind)
     return open_teacher(names, checkpoints, seen, runs_on)
+
+
+def _kind_of(task: str | None, student: "nn.Module", who: str) -> "TargetKind":
+    """Return what the labels of a student are. Raises `UserError` if there is no such task."""
+    from .target_kind import KINDS, ONE_CLASS
+
+    if task is None:
+        # a model of another origin may have an attribute of this name
+        noted = getattr(student, "task", None)
+        return KINDS.get(noted, ONE_CLASS) if isinstance(noted, str) else ONE_CLASS
+    if task not in KINDS:
+        raise UserError(f"{who}: unknown task {task!r:.60}; expected {' or '.join(KINDS)}")
+    return KINDS[task]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.parts import Armed, assert_refused, change_json, lines, refusal, write_folder
 from tests.teacher_models import (
     CLIP,
+    CLIP_CONFIG,
     NAMES,
     make_clip,
     make_hf,
@@ -31,6 +32,7 @@ from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.settings.flags import check_teacher_name
+from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import crop_share, input_of_processor
 from w2s_plugins.teachers.name import TeacherName, parse_teachers
@@ -158,6 +160,41 @@ def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert expected.std(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize("bias", [None, -3.0])
+def test_open_clip_is_asked_about_each_class(bias: float | None, tmp_path: Path) -> None:
+    """Of several classes an image: SigLIP by its own bias, CLIP beside the same text with 'something' in it."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    name = CLIP
+    if bias is not None:
+        name = f"{CLIP}-sigmoid"
+        (tmp_path / f"{name}.json").write_text(json.dumps({**CLIP_CONFIG, "init_logit_bias": bias}))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    torch.manual_seed(0)
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    member = open_member(
+        TeacherName.parse(f"clip:{name}/{tmp_path / 'weights.safetensors'}"),
+        None,
+        student(target_kind=SEVERAL_CLASSES),
+        CPU,
+        TeacherSettings(prompts=("a photo of a {}.",)),
+    )
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer(name)(
+            [f"a photo of a {text}." for text in (*SORTED, "something")]
+        )
+        texts = model.eval().encode_text(tokens, normalize=True)
+        seen = model.encode_image(
+            torch.stack([preprocess(image) for image in images()]), normalize=True
+        )
+        logits = model.logit_scale.exp() * seen @ texts.T
+    others = logits[:, 3:] if bias is None else -bias
+    torch.testing.assert_close(answers(member), logits[:, :3] - others, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [None, 4])

@@ -199,18 +199,22 @@ def overlay(values: dict[str, object], later: dict[str, object]) -> None:
 
 
 def keep_typed(values: dict[str, object], typed: Collection[str]) -> None:
-    """Take flags that were typed out of those that change for a transformer, in place: what is typed stays. If another
-    part of the student was typed than would be trained then, none changes.
+    """Take flags that were typed out of those that change for a transformer, or for several labels an image, in place:
+    what is typed stays. If another part of the student was typed than would be trained then, none changes for a
+    transformer.
     """
-    changes = values.get("for_transformers")
-    if not isinstance(changes, dict) or not changes or "for_transformers" in typed:
-        return
-    part = changes.get("tune")
-    later = part[1:] if isinstance(part, list) else []
-    is_other = "tune" in typed and values["tune"] not in later
-    values["for_transformers"] = {
-        name: change for name, change in changes.items() if name not in typed and not is_other
-    }
+    for name in ("for_transformers", "for_multilabel"):
+        changes = values.get(name)
+        if not isinstance(changes, dict) or not changes or name in typed:
+            continue
+        part = changes.get("tune")
+        later = part[1:] if isinstance(part, list) else []
+        is_other = "tune" in typed and name == "for_transformers" and values["tune"] not in later
+        values[name] = {
+            changed: change
+            for changed, change in changes.items()
+            if changed not in typed and not is_other
+        }
 
 
 def read_config(

@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import dataset_factory
 from timm.data.dataset import ImageDataset
 from timm.data.readers import reader_image_folder, reader_image_in_tar
+from timm.data.target_transforms import MultiLabelTarget
 from torch.utils.data import IterableDataset
 from torchvision.datasets import VisionDataset
 
@@ -21,7 +22,7 @@ from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .map_style import AnyDataset, MapDataset, Transform, classes_of_samples
-from .readers import stream_reader
+from .readers import ReaderOfSeveral, stream_reader
 from .unreadable import UnreadableSample
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class DatasetOptions(TypedDict, total=False):
     input_img_mode: str
     input_key: str | None
     target_key: str | None
+    target_format: str | None
     trust_remote_code: bool
 
 
@@ -194,6 +196,54 @@ def create_dataset(
     if flag != "--split":  # `validate.py --real-labels` needs no classes
         _check_classes(files, root, split, flag)
     return files
+
+
+def take_several(dataset: AnyDataset, dense: bool, count: int | None, where: str) -> None:
+    """Read the labels of a dataset as several classes an image, in place.
+
+    Args:
+        dataset: opened by `create_dataset`.
+        dense: each label is a row with a number from 0 to 1 for each class; otherwise a list of classes.
+        count: number of classes, if it is known; the dataset may tell it.
+        where: begins the message.
+
+    Raises:
+        UserError: it does not tell its labels without being read, or they are none of this kind.
+    """
+    reader = getattr(dataset, "reader", None)
+    iter_targets = getattr(reader, "iter_targets", None)
+    if not isinstance(dataset, FileDataset) or iter_targets is None:
+        raise UserError(
+            f"{where}: of this kind of dataset one label an image can be read; expected hfds/NAME, or a folder of images "
+            "with a table of labels"
+        )
+    labels = [*iter_targets()]
+    # as classes, the 0 and 1 of every class would be a few of the first two, again and again
+    rows = [label for label in labels if isinstance(label, (list, tuple))]
+    width = len(rows[0]) if rows else 0
+    if not dense and width > 2 and all(len(row) == width and {*row} <= {0, 1} for row in rows):
+        raise UserError(
+            f"{where}: each label has {width} numbers, all 0 or 1; if these are one for each class, give --target-format "
+            "multihot"
+        )
+    # who knows how many there are: the dataset, the user, the labels
+    count = num_named(reader) or count
+    if count is None and rows:
+        count = width if dense else max(max(row, default=-1) for row in rows) + 1
+    try:
+        encode = MultiLabelTarget(count or 1, dense)
+        targets = torch.stack([encode(label) for label in labels])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: {one_line(error)} Name a column of such labels, or those of the classes, by --target-key; "
+            "--target-format says what it holds"
+        ) from error
+    dataset.reader = ReaderOfSeveral(dataset.reader, targets)
+
+
+def num_named(reader: object) -> int:
+    """Return how many classes a reader has names of."""
+    return len(getattr(reader, "class_to_idx", None) or ())
 
 
 def _check_classes(dataset: FileDataset, root: str | None, split: str, flag: str) -> None:

@@ -81,6 +81,35 @@ class ImageLocation(NamedTuple):
             return io.BytesIO(file.read(self.size))
 
 
+class ReaderOfSeveral:
+    """A reader of timm whose labels, lists of classes, are known as rows of 1 and 0.
+
+    Args:
+        reader: of images that can be read by position.
+        targets: (N, C) in float32.
+    """
+
+    def __init__(self, reader: ImageReader, targets: Tensor):
+        self.reader = reader
+        self.targets = targets
+        self.class_to_idx: dict[str, int] | None = getattr(reader, "class_to_idx", None)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], Tensor]:
+        file, *_ = self.reader[index]
+        return file, self.targets[index]
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """Return the name of an image, see `ImageReader`."""
+        return self.reader.filename(index, basename, absolute)
+
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
+        """Return the names of all images."""
+        return self.reader.filenames(basename, absolute)
+
+
 @dataclass(eq=False)
 class LocationReader:
     """A reader of images of which it is known where they lie.

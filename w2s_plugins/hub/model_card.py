@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..target_kind import SEVERAL_CLASSES
 from .client import valid_id
 from .markdown import code, fenced, markdown_table, plain
 
@@ -91,6 +92,7 @@ def model_card(record: dict) -> str:
             data_name=data_name,
             plugin_module=module,
             model_id=MODEL_ID,
+            several_classes=SEVERAL_CLASSES.problem_type,
             evaluations=measured,
         )
     )
@@ -248,6 +250,8 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
     learned = map(dataset_id, (lookup(data, "dataset"), lookup(data, "splits", "labelled", "name")))
     loss, license = lookup(record, "loss", "name"), record.get("license")
     tags = ["timm", "image-classification", "weak-to-strong", "knowledge-distillation"]
+    if lookup(record, "model", "problem_type") == SEVERAL_CLASSES.problem_type:
+        tags.append("multi-label-classification")
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",

@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsa
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.declare import option
-from ..cli.forms import LABELS_PREFIX, check_device, parse_selection_model
+from ..cli.forms import LABELS_PREFIX, MULTILABEL, check_device, parse_selection_model
 from ..cli.parser import check_flags, train_parser
 from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
 from ..errors import UserError, logger, name_runs, near_path, nearest, quietly
@@ -45,6 +45,7 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
     check_names(args)
+    fit_to_task(args)
     fit_to_network(args)
 
     # What follows from other flags, then what does not go together, which may be of such flags.
@@ -91,6 +92,17 @@ def check_names(args: Namespace) -> None:
             )
 
 
+def fit_to_task(args: Namespace) -> None:
+    """Give a run of several classes an image the values that a recipe has for it, in place, and say so.
+
+    Raises:
+        UserError: a change that is none.
+    """
+    made = take_changes(args, "for_multilabel", lambda: args.task == MULTILABEL)
+    if made:
+        logger.info(f"--task {MULTILABEL}: {made} (--for-multilabel)")
+
+
 def fit_to_network(args: Namespace) -> None:
     """Give a student with attention the values that a recipe has for it, in place, and say so.
 
@@ -100,28 +112,46 @@ def fit_to_network(args: Namespace) -> None:
     Raises:
         UserError: a change that is none.
     """
-    changes, args.for_transformers = args.for_transformers, {}
-    if not changes:
-        return
-    for name, change in changes.items():
+    # a rate is that of the part which is trained
+    parts = args.for_transformers.get("tune")
+    if isinstance(parts, list) and args.tune not in parts:
+        args.for_transformers = {}
+    made = take_changes(
+        args, "for_transformers", lambda: has_attention(args.model, args.model_kwargs)
+    )
+    if made:
+        logger.info(f"{args.model} has attention: {made} (--for-transformers)")
+
+
+def take_changes(args: Namespace, name: str, holds: Callable[[], bool]) -> str:
+    """Replace values by those that a flag has in their place, in place, and return the flags that this has set.
+
+    Args:
+        args: all flags; the one that lists the changes is empty afterwards.
+        name: of that flag, whose items are ``name: [A, B]``, B in place of A.
+        holds: whether the run is one that they are made for; asked only if there are changes.
+
+    Raises:
+        UserError: a change that is none.
+    """
+    changes = getattr(args, name)
+    setattr(args, name, {})
+    for changed, change in changes.items():
         if not isinstance(change, list) or len(change) != 2:
             raise UserError(
-                f"--for-transformers: {name}: {change!r:.60}; expected [A, B], B instead of A"
+                f"{option(name)}: {changed}: {change!r:.60}; expected [A, B], B instead of A"
             )
-    later = {name: now for name, (_, now) in changes.items()}
-    later = check_flags(later, train_parser(), "--for-transformers")
-    # a rate is that of the part which is trained
-    is_other = "tune" in changes and args.tune not in changes["tune"]
-    if is_other or not has_attention(args.model, args.model_kwargs):
-        return
+    later = {changed: now for changed, (_, now) in changes.items()}
+    later = check_flags(later, train_parser(), option(name))
+    if not changes or not holds():
+        return ""
     made = []
-    for name, now in later.items():
+    for changed, now in later.items():
         # a part that stays says which one the rate is of
-        if getattr(args, name) == changes[name][0] != now:
-            setattr(args, name, now)
-            made.append(f"{option(name)} {now}")
-    if made:
-        logger.info(f"{args.model} has attention: {' '.join(made)} (--for-transformers)")
+        if getattr(args, changed) == changes[changed][0] != now:
+            setattr(args, changed, now)
+            made.append(f"{option(changed)} {now}")
+    return " ".join(made)
 
 
 def has_attention(model: str, model_kwargs: Mapping[str, Any]) -> bool:

@@ -118,4 +118,4 @@ def _truth_cells(kind: TargetKind, truth: Tensor, names: Sequence[str]) -> list[
     if kind.name == ONE_CLASS.name:
         return [names[label] for label in truth.tolist()]
     columns = kind.columns(truth.numpy(), names)
-    return [*map(str, columns["labels"])]
+    return [str(cell) for cell in columns["labels"]]

@@ -6,15 +6,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..cli.declare import Role, option, shown_value, words_of
-from ..cli.forms import parse_slice
-from ..cli.parser import check_flags, fill, read_yaml, train_parser
+from ..cli.forms import MULTILABEL, parse_slice
+from ..cli.parser import check_flags, fill, keep_typed, read_yaml, train_parser
 from ..cli.values import check_values, split_names
-from ..errors import UserError, nearest, said_of
+from ..errors import UserError, logger, nearest, said_of
 from ..settings.concerns import label_paths
 from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
@@ -153,6 +153,8 @@ def runs_of_stages(
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `overlaid`."""
     where = f"--stages {flags['stages']}"
     stages = read_stages(flags["stages"])
+    if flags["task"] == MULTILABEL and "teacher_assign" not in typed:
+        stages = without_judges(stages)
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
         if not any(takes(stage.flags, name) for stage in stages.values()):
@@ -188,6 +190,28 @@ def runs_of_stages(
         flags_of[name] = run_flags
         yield LocalRun(name, "", run_flags, assign_by=assign_by, audited=stage.audited, needs=needs)
         earlier.append(name)
+
+
+def without_judges(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return stages of which none has an ``assign_by``: the posterior is made for one class an image, and the teachers of
+    several are averaged. A stage that was to be measured for it alone is left out.
+    """
+    judges = {stage.assign_by for stage in stages.values()} - {""}
+    if not judges:
+        return dict(stages)
+    # what such a stage has made may be of use to others all the same
+    texts = [str(value) for stage in stages.values() for value in stage.flags.values()]
+    named = {part for text in texts for part in split_names(text)}
+    needless = {judge for judge in judges if EARLIER + judge not in named}
+    needless -= {name for name, stage in stages.items() if stage.audited}
+    left_out = f"; without the stage {', '.join(sorted(needless))}" if needless else ""
+    logger.info(
+        f"--task {MULTILABEL}: teachers are averaged class by class, because --teacher-assign posterior is for one class "
+        f"an image{left_out}"
+    )
+    return {
+        name: replace(stage, assign_by="") for name, stage in stages.items() if name not in needless
+    }
 
 
 def check_judge(flags: Flags, judge: str, flags_of_judge: Flags, where: str) -> None:
@@ -483,6 +507,7 @@ def flags_of_study(
         teacher_checkpoint=weak.checkpoint,
         teacher_img_size=None if weak.trained_here else weak.flags.get("img_size"),
     )
+    keep_typed(student, ("loss",))  # a recipe may have another one for some data
     if student.get("teacher_targets", "online") != "online":
         student.setdefault("target_cache", f"{STUDY}/targets")  # stored where all students find it
     return student, teacher

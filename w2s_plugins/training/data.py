@@ -29,8 +29,17 @@ from ..data import (
     take_slice,
 )
 from ..data.class_splits import keep_classes, read_class_list
-from ..data.datasets import TABLE_OF, DatasetOptions, class_names_of, known_labels, labels_of
+from ..data.datasets import (
+    TABLE_OF,
+    DatasetOptions,
+    class_names_of,
+    is_unlabeled,
+    known_labels,
+    labels_of,
+    take_several,
+)
 from ..data.keys import count_shared, describe, positions_in_split
+from ..data.map_style import classes_of_samples
 from ..data.slices import Subset
 from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
 from ..data.wrapper import without_transform
@@ -48,7 +57,7 @@ from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
 from ..settings.rules import ONE_CLASS_ONLY
-from ..target_kind import ONE_CLASS, TargetKind, kind_of_task, require_one_class
+from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task, require_one_class
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -110,6 +119,8 @@ def open_labelled(
     role = "train" if flag == "--train-split" else "val"
     split, table = settings.split_name(role), settings.table(role)
     if not table:
+        if settings.task == SEVERAL_CLASSES.task and settings.dataset:
+            return _open_several(settings, flag, split, **how)
         return open_split(
             settings.dataset, settings.data_dir, split, settings.class_list, flag=flag, **how
         )
@@ -125,6 +136,27 @@ def open_labelled(
     dataset = open_with_table(
         table, known, settings.data_dir, split, flag=flag, target_kind=kind, **how
     )
+    if not settings.class_list:
+        return dataset
+    names = read_class_list(settings.class_list, "--class-list")
+    return keep_classes(dataset, names, f"--class-list {settings.class_list}")
+
+
+def _open_several(
+    settings: DataSettings, flag: str, split: str, **how: "Unpack[DatasetOptions]"
+) -> AnyDataset:
+    """Open a split of a dataset that has several labels an image, see `open_labelled`."""
+    where = f"--task {settings.task}: --dataset {settings.dataset}, split '{split}'"
+    # other readers of timm do not know it
+    if settings.dataset.lower().startswith("hfds/"):
+        how["target_format"] = settings.target_format
+    elif settings.target_format:
+        raise UserError(f"{where}: --target-format is for hfds/NAME")
+    dataset = open_split(settings.dataset, settings.data_dir, split, None, flag=flag, **how)
+    count = settings.num_classes
+    if settings.class_names:
+        count = len(read_class_names(settings.class_names))
+    take_several(dataset, settings.target_format == "multihot", count, where)
     if not settings.class_list:
         return dataset
     names = read_class_list(settings.class_list, "--class-list")
@@ -329,6 +361,9 @@ def build_data(
             "indexed"
         )
 
+    for role, split in whole.items():
+        check_truth(loading, role, split, target_kind)
+
     # Number their classes alike, by name.
     classes = common_classes(loading, settings.teacher, channels, whole, labels, opened)
     splits, num_classes = classes.splits, classes.count
@@ -416,6 +451,20 @@ def check_target_kind(settings: TrainSettings, target_kind: TargetKind) -> None:
     for term in ONE_CLASS_ONLY:
         if term.holds(settings):
             require_one_class(term.shown, target_kind)
+
+
+def check_truth(
+    loading: DataSettings, role: str, split: AnyDataset, target_kind: TargetKind
+) -> None:
+    """Raise a `UserError` where a split has true labels of one class an image, and several are to be learned."""
+    is_of_several = classes_of_samples(split) is not None
+    if target_kind.name == ONE_CLASS.name or is_of_several or is_unlabeled(split):
+        return
+    flag = "--val-labels" if role == "val" else "--train-labels"
+    raise UserError(
+        f"--task {target_kind.task}: --data-dir {loading.data_dir}, split '{loading.split_name(role)}': folders of classes "
+        f"say one class an image; expected a table of labels by {flag}"
+    )
 
 
 def check_unseen_by_training(

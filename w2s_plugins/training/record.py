@@ -39,6 +39,7 @@ from ..run.position import Position
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
 from ..students.refine import RefinedTargets
+from ..target_kind import ONE_CLASS
 from ..teachers.posterior import PosteriorTargets
 from ..teachers.teacher import Teacher
 from .student import Student
@@ -95,8 +96,12 @@ def make_record(
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     command = called(f"{launcher} {shlex.quote(sys.argv[0])}")
+    about_model = {**_student(run, model), "class_names": data.class_names, "weights": weights}
+    # what nothing is said of has one class an image
+    if data.target_kind.name != ONE_CLASS.name:
+        about_model["problem_type"] = data.target_kind.problem_type
     return {
-        "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
+        "model": about_model,
         "teacher": _teacher(run, weak or {}),
         "loss": dict(
             _loss(settings.loss, bool(settings.teacher.teacher)),
