@@ -1,16 +1,23 @@
 """Training on several true labels an image, beside timm's own task."""
 
 import copy
+import math
 
 import pytest
 import torch
 from timm.task import ClassificationTask, MultiLabelClassificationTask
 from torch import Tensor, nn
 
-from tests.parts import default_settings
+from tests.parts import default_settings, small_model
+from w2s_plugins.data import MapDataset
+from w2s_plugins.labels.splits import Data
+from w2s_plugins.students.adapters import heads_of
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.create_task import create_criterion
+from w2s_plugins.training.student import begin_with_shares
 from w2s_plugins.training.task import consistency
+
+NAN = math.nan
 
 CLASSES = 5
 
@@ -86,3 +93,36 @@ def test_strong_views_learn_what_is_said_of_the_first_ones() -> None:
     first, strong = torch.randn(6, CLASSES), torch.randn(6, CLASSES)
     expected = nn.functional.binary_cross_entropy_with_logits(strong, (first >= 0).float())
     torch.testing.assert_close(consistency(first, strong, SEVERAL_CLASSES), expected)
+
+
+class Rows(MapDataset):
+    """A data set of which only the labels are looked at."""
+
+    def __init__(self, targets: Tensor):
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shares"),
+    [
+        ([[1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0]], [3 / 4, 1 / 6, 1 / 4]),
+        # of an unknown label nothing counts if others are denied, and else it counts as a no
+        ([[1, NAN, 0], [NAN, 1, NAN], [NAN, NAN, 1], [0, NAN, 0]], [1 / 2, 1 / 4, 1 / 3]),
+    ],
+)
+def test_a_head_of_zeros_begins_with_the_shares(labels: list, shares: list[float]) -> None:
+    model = small_model(num_classes=3)
+    (head,) = heads_of(model)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    data = Data(Rows(torch.tensor(labels, dtype=torch.float32)), None, None)
+    begin_with_shares(default_settings().student, model, data, None)
+    torch.testing.assert_close(head.bias.sigmoid(), torch.tensor(shares))
+    # what is there stays
+    begin_with_shares(
+        default_settings().student, model, Data(Rows(torch.ones(4, 3)), None, None), None
+    )
+    torch.testing.assert_close(head.bias.sigmoid(), torch.tensor(shares))

@@ -281,15 +281,17 @@ def begin_with_shares(
     truth = classes_of_samples(data.train)
     if targets is not None:
         rows = torch.arange(len(data.samples)).split(ROWS)
-        parts = [SEVERAL_CLASSES.probabilities(targets(index)).cpu() for index in rows]
-        shares = torch.cat(parts).nanmean(dim=0)
-    elif truth is not None:
-        shares = truth.nanmean(dim=0)
-    else:
+        truth = torch.cat([SEVERAL_CLASSES.probabilities(targets(index)).cpu() for index in rows])
+    elif truth is None:
         return
+    # Of a class that is known only of images that have it (one label of each is known), the unknown ones count as without.
+    known = ~truth.isnan()
+    is_denied = (known & (truth < 0.5)).any(dim=0)
+    counted = torch.where(is_denied, known.sum(dim=0), len(truth))
+    shares = truth.nansum(dim=0) / counted.clamp(min=1)
     # of a class that nobody has, or all have, the least share that so many images could show
     least = 1 / (len(data.samples) + 2)
-    bias = shares.nan_to_num(nan=0.5).clamp(least, 1 - least).logit()
+    bias = shares.clamp(least, 1 - least).logit()
     for head in heads_of(model):
         own = getattr(head, "bias", None)
         if starting.head_init_bias is None and own is not None and not own.any():
