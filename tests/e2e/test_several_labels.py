@@ -98,6 +98,10 @@ def test_true_labels_are_learned_as_timm_has_it(pairs: Run) -> None:
         pytest.param("--select-split 0.2 --select best --loss bce", id="select"),
         pytest.param("--linear-probe --loss bce", id="probe"),
         pytest.param(
+            "--clean-select entropy:0.5 --clean-select-model output/train/teacher --loss bce",
+            id="certain",
+        ),
+        pytest.param(
             "--config weak-labels --tune all --loss bce --epochs 1 --batch-size 16", id="recipe"
         ),
     ],

@@ -2,14 +2,20 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from timm.task import ClassificationTask, MultiLabelClassificationTask
 from torch import Tensor, nn
 
 from tests.parts import default_settings, small_model
 from w2s_plugins.data import MapDataset
+from w2s_plugins.data.datasets import take_several
+from w2s_plugins.data.decoding import FileDataset
+from w2s_plugins.data.readers import LocationReader
+from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.students.adapters import heads_of
 from w2s_plugins.target_kind import SEVERAL_CLASSES
@@ -126,3 +132,12 @@ def test_a_head_of_zeros_begins_with_the_shares(labels: list, shares: list[float
         default_settings().student, model, Data(Rows(torch.ones(4, 3)), None, None), None
     )
     torch.testing.assert_close(head.bias.sigmoid(), torch.tensor(shares))
+
+
+def test_lists_of_texts_are_refused_in_one_line(tmp_path: Path) -> None:
+    """A column of texts has no numbers of classes, as long as nothing else says these."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    reader = LocationReader(str(tmp_path), ["a.png"], [])
+    vars(reader)["iter_targets"] = lambda: iter([["dog", "beach"]])
+    with pytest.raises(UserError, match=r"^here: .*by --target-key"):
+        take_several(FileDataset(str(tmp_path), reader=reader), False, None, "here")

@@ -542,7 +542,9 @@ def select_clean(
             selected, written = read_selection(file, candidates, data.split_size, fingerprint)
             origin = dict(made_by=written.get("rule"), models=written.get("models"))
         else:
-            student = StudentInput.of(data_config, data.num_classes, data.class_names)
+            student = StudentInput.of(
+                data_config, data.num_classes, data.class_names, data.target_kind
+            )
             named = parse_selection_model(labelling.clean_select_model)
             models = selection_models(rule, *named, teacher, student, world.device)
             selected = select_by_model(
