@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, near_path, one_line, quietly, write_errors
-from ..target_kind import ONE_CLASS, THRESHOLDS, SeveralClasses, TargetKind
+from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
@@ -79,10 +79,9 @@ def export_onnx(
             metadata = _metadata(data_config, class_names)
             if target_kind.name != ONE_CLASS.name:
                 metadata["problem_type"] = target_kind.problem_type
-            if isinstance(target_kind, SeveralClasses) and not isinstance(
-                target_kind.threshold, float
-            ):
-                metadata[THRESHOLDS] = json.dumps(list(target_kind.threshold))
+            threshold = getattr(target_kind, "threshold", None)
+            if isinstance(threshold, Sequence):
+                metadata[THRESHOLDS] = json.dumps(list(threshold))
             _write(model, size, metadata, new)
             difference, largest = _compare(model, size, new)
         except OSError:
