@@ -680,6 +680,8 @@ SEVERAL = {
     "weak, bce": "**`bce`, 12 epochs at 0.002: the recipe**",
     "weak, adaptconf": "`adaptconf`, 12 epochs at 0.002",
     "weak, probe": "`bce`, a linear layer on frozen features",
+    "single, an": "`an`, 12 epochs at 0.0006, from one true label an image",
+    "single, wan": "`wan`, the same",
 }
 CANDIDATES = {
     "probe, balanced_elr": "`probe`",
