@@ -200,6 +200,8 @@ def test_predictions_are_a_table_that_teaches(pairs: Run) -> None:
             "--loss bce --refine-labels --teacher-targets cached",
             "--refine-labels: labels of several classes",
         ),
+        ("--loss ce", "--loss ce is a criterion on ground truth and would not use --teacher"),
+        ("--loss bce --target-format multihot", "--target-format: is for --task multilabel with"),
         ("--loss bce --eval-metric top1", "--eval-metric top1: expected"),
         ("--loss kd --task classification", "as in labels, --task multilabel"),
     ],

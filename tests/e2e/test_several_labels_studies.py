@@ -157,6 +157,7 @@ def write_columns(folder: Path) -> None:
         "image": {"_type": "Image"},
         "labels": {"feature": names, "_type": "List"},
         "hot": {"feature": {"dtype": "int8", "_type": "Value"}, "_type": "List"},
+        "texts": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
         **{name: {"dtype": "int8", "_type": "Value"} for name in NAMES[:3]},
     }
     for split, name in (("train", "train"), ("test", "validation")):
@@ -169,6 +170,7 @@ def write_columns(folder: Path) -> None:
             "image": [dict(bytes=file.read_bytes(), path=file.name) for file in files],
             "labels": has,
             "hot": hot,
+            "texts": [row["labels"].split(",") for row in rows],
             **{name: [row[i] for row in hot] for i, name in enumerate(NAMES[:3])},
         }
         about = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -196,6 +198,8 @@ def test_columns_of_a_dataset(pairs: Run, monkeypatch: pytest.MonkeyPatch) -> No
     said = "each label has 10 numbers, all 0 or 1; if these are one for each class, give --target-format multihot"
     assert said in pairs(*STUDENT, data, "--target-key hot --experiment x").error
     assert "by --target-key" in pairs(*STUDENT, data, "--target-key d0 --experiment x").error
+    # nobody knows which numbers the classes of texts have
+    assert "by --target-key" in pairs(*few, data, "--target-key texts --experiment x").error
 
 
 def test_labels_of_one_class_are_refused(pairs: Run) -> None:

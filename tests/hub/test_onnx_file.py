@@ -15,10 +15,12 @@ from torch import Tensor, nn
 import w2s_plugins as w2s
 from tests.parts import assert_refused, data_config, lines, refusal
 from tests.test_documents import ROOT
+from w2s_plugins.errors import UserError
 from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.onnx_file import check_onnx, export_onnx
+from w2s_plugins.target_kind import SeveralClasses
 from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened, Request
@@ -175,3 +177,25 @@ def test_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     message = "--onnx needs packages: pip install onnxscript"
     assert_refused(message, check_onnx, Path("net.onnx"), "--onnx")
+
+
+def test_thresholds_of_classes_travel(tmp_path: Path) -> None:
+    """What an ONNX file says is decided as the model's export decides it; a file may say anything."""
+    import onnx
+
+    torch.manual_seed(0)
+    model = timm.create_model("w2s_cnn2", num_classes=3).eval()
+    file = tmp_path / "net.onnx"
+    config = {**CONFIG, "input_size": (3, 16, 16)}
+    export_onnx(model, config, NAMES, file, SeveralClasses([0.2, 0.5, 0.9]))
+    found = opened(file).target_kind
+    assert isinstance(found, SeveralClasses) and found.threshold == [0.2, 0.5, 0.9]
+
+    for odd in ("[2]", "[]", "[true]", '["a"]', "[NaN]"):
+        content = onnx.load(file)
+        for entry in content.metadata_props:
+            if entry.key == "label_thresholds":
+                entry.value = odd
+        onnx.save(content, tmp_path / "odd.onnx")
+        with pytest.raises(UserError, match="expected numbers between 0 and 1"):
+            opened(tmp_path / "odd.onnx")

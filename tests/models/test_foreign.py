@@ -17,6 +17,7 @@ from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.study.carry_out import read_result
+from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
@@ -177,6 +178,15 @@ def test_odd_values_in_a_config_json(exported: Path, keys: tuple[str, ...]) -> N
         (exported / "config.json").write_text(json.dumps(content))
         calm(open_classifier, TeacherName.parse(f"local-dir:{exported}"), Request())
         calm(settings_beside, weights, "--checkpoint")
+
+
+def test_what_other_programs_call_a_task_is_no_flag(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    for task, kind in (("multilabel", SEVERAL_CLASSES), ("detect", None), (["multilabel"], None)):
+        torch.save({"state_dict": {}, "args": argparse.Namespace(task=task, num_classes=3)}, path)
+        found = settings_beside(path, "--checkpoint")
+        assert found.num_classes == 3
+        assert getattr(found.target_kind, "name", None) == getattr(kind, "name", None)
 
 
 OF_TIMM = [{"pretrained": True}, {"inputs": 1}, {"features_only": True}, {"cache_dir": "x"}]

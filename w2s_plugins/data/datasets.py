@@ -228,9 +228,9 @@ def take_several(dataset: AnyDataset, dense: bool, count: int | None, where: str
         )
     # who knows how many there are: the dataset, the user, the labels
     count = num_named(reader) or count
-    if count is None and rows:
-        count = width if dense else max(max(row, default=-1) for row in rows) + 1
     try:
+        if count is None and rows:
+            count = width if dense else max(max(row, default=-1) for row in rows) + 1
         encode = MultiLabelTarget(count or 1, dense)
         targets = torch.stack([encode(label) for label in labels])
     except (RuntimeError, TypeError, ValueError) as error:

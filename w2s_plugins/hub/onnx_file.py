@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, near_path, one_line, quietly, write_errors
-from ..target_kind import ONE_CLASS, TargetKind
+from ..target_kind import ONE_CLASS, THRESHOLDS, SeveralClasses, TargetKind
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
@@ -58,7 +58,8 @@ def export_onnx(
         data_config: its preprocessing, as ``timm.data.resolve_data_config`` returns it.
         class_names: by number; None where they are not known.
         file: ends with ``.onnx``; one that is there is replaced.
-        target_kind: what its labels are; of several classes the metadata have transformers' ``problem_type``.
+        target_kind: what its labels are; of several classes the metadata have transformers' ``problem_type``, and the
+            thresholds if there is one for each.
 
     Returns:
         What was written and how far it is from the model, in a line.
@@ -78,6 +79,10 @@ def export_onnx(
             metadata = _metadata(data_config, class_names)
             if target_kind.name != ONE_CLASS.name:
                 metadata["problem_type"] = target_kind.problem_type
+            if isinstance(target_kind, SeveralClasses) and not isinstance(
+                target_kind.threshold, float
+            ):
+                metadata[THRESHOLDS] = json.dumps(list(target_kind.threshold))
             _write(model, size, metadata, new)
             difference, largest = _compare(model, size, new)
         except OSError:

@@ -183,12 +183,20 @@ def recorded_kind(config: Path) -> TargetKind | None:
     if not isinstance(content, dict):
         return None
     kind = kind_of_problem(content.get("problem_type"))
+    return with_thresholds(kind, content.get(THRESHOLDS), str(config))
+
+
+def with_thresholds(kind: TargetKind | None, thresholds: object, where: str) -> TargetKind | None:
+    """Return a kind with the thresholds that a file has beside it, if it has several classes an image.
+
+    Raises:
+        UserError: the thresholds are no probabilities.
+    """
     # thresholds that are none are those of nobody
-    thresholds = content.get(THRESHOLDS)
     if kind is None or kind.name == ONE_CLASS.name or not isinstance(thresholds, list):
         return kind
     if not thresholds or not all(_is_number(number) and 0 < number < 1 for number in thresholds):
-        raise UserError(f"{config}: {THRESHOLDS}: expected numbers between 0 and 1, one a class")
+        raise UserError(f"{where}: {THRESHOLDS}: expected numbers between 0 and 1, one a class")
     return kind_of_task(kind.task, [float(number) for number in thresholds])
 
 

@@ -31,7 +31,7 @@ from ..hub.client import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves
-from ..target_kind import TargetKind, kind_of_task
+from ..target_kind import KINDS, TargetKind
 from .foreign import (
     COMMON_ARGS,
     check_fields,
@@ -562,12 +562,14 @@ def settings_beside(path: Path, flag: str) -> Recorded:
         saved = _saved_flags(path, flag)
         if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
             return Recorded({}, None, {})
-        names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp", "task")
+        names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
         flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
+        # other programs call something else a task
+        task = saved.get("task")
+        kind = KINDS.get(task) if isinstance(task, str) else None
         recorded = typed_flags(flags, f"{flag} {path}: its flags")
         check_fields(recorded, COMMON_ARGS, f"{flag} {path}: its flags")
         model_kwargs = recorded.get("model_kwargs", {})
-        kind = kind_of_task(recorded["task"]) if "task" in recorded else None
         if recorded.get("gp"):
             model_kwargs = {"global_pool": recorded["gp"], **model_kwargs}
     inputs = {name: recorded[name] for name in INPUT_KEYS if recorded.get(name) is not None}

@@ -315,7 +315,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
         chosen = opened.target_kind.threshold
         if not isinstance(chosen, (int, float)) and len(chosen) != opened.num_classes:
             raise UserError(
-                f"{wanted.model}: its config.json has {len(chosen)} thresholds for {opened.num_classes} classes; give "
+                f"{wanted.model}: comes with {len(chosen)} thresholds for {opened.num_classes} classes; give "
                 "--multilabel-threshold"
             )
 

@@ -152,7 +152,8 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
     # timm's criteria are on ground truth
     criteria = train_parser().by_dest()["task_loss"].choices or ()
     # of several labels some of them are distillation losses as well
-    if args.loss in criteria and not (args.teacher and args.task == MULTILABEL):
+    distils = bool(args.teacher) and args.task == MULTILABEL and args.loss in losses
+    if args.loss in criteria and not distils:
         if args.teacher:
             raise UserError(
                 f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "

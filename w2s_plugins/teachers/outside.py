@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..errors import UserError, logger, nearest, one_line
 from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
-from ..models.foreign import PRETRAINED_CFG, check_value
+from ..models.foreign import PRETRAINED_CFG, check_value, with_thresholds
 from ..registry import PLUGINS
-from ..target_kind import ONE_CLASS, TargetKind, kind_of_problem
+from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem
 from .openers import Opened, Request, register_teacher, usable_names
 
 # where a file does not say otherwise
@@ -104,8 +104,8 @@ class OutsideClassifier(nn.Module):
 @register_teacher("onnx")
 def open_onnx(name: str, request: Request) -> Opened:
     """Open a file of ONNX, which onnxruntime runs on the CPU. Its metadata may have ``class_names``, ``mean`` and
-    ``std`` as JSON lists, and ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's; and ``problem_type``,
-    which is transformers'.
+    ``std`` as JSON lists, and ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's; ``problem_type``, which
+    is transformers'; and ``label_thresholds``, from which probability on an image has each of several classes.
     """
     import onnxruntime
 
@@ -154,6 +154,8 @@ def open_onnx(name: str, request: Request) -> Opened:
     who, sha256 = f"onnx:{name}", files_sha256(onnx_files(Path(name)))
     # Its metadata may say what its labels are; else it is taken for what is asked for.
     kind = kind_of_problem(metadata.get("problem_type")) or request.target_kind
+    if THRESHOLDS in metadata:
+        kind = with_thresholds(kind, _read_json(metadata[THRESHOLDS]), "its metadata") or kind
     model = OutsideClassifier(who, ask, count, lambda: f"onnx {sha256}", kind)
     origin = dict(file=name, sha256=sha256)
     return Opened(model, config, usable_names(who, names or None), origin, kind)
@@ -164,14 +166,19 @@ def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> 
     # Two are plain texts, the others JSON.
     value: Any = metadata[key]
     if key not in ("interpolation", "crop_mode"):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
+        value = _read_json(value)
     check_value(key, value, EXAMPLES[key], "its metadata")
     if count is not None and len(value) != count:
         raise UserError(f"its metadata {key} has {len(value)} values, expected {count}")
     return value
+
+
+def _read_json(text: str) -> Any:
+    """Return what a text of the metadata says as JSON, None if it says nothing."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def open_function(module: str, name: str, request: Request) -> Opened:

@@ -118,6 +118,10 @@ def open_labelled(
     """
     role = "train" if flag == "--train-split" else "val"
     split, table = settings.split_name(role), settings.table(role)
+    if settings.target_format and (settings.task != SEVERAL_CLASSES.task or not settings.dataset):
+        raise UserError(
+            "--target-format: is for --task multilabel with --dataset hfds/NAME; leave it out"
+        )
     if not table:
         if settings.task == SEVERAL_CLASSES.task and settings.dataset:
             return _open_several(settings, flag, split, **how)
