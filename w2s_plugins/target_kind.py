@@ -275,6 +275,7 @@ class SeveralClasses(TargetKind):
         return probabilities.logit(eps=SUREST)
 
     def average(self, opinions: Sequence[Tensor]) -> Tensor:
+        # One model keeps its logits, to the last bit.
         if len(opinions) == 1:
             return opinions[0]
         return self.from_probabilities(self.probabilities(torch.stack([*opinions])).nanmean(dim=0))
@@ -321,6 +322,7 @@ class SeveralClasses(TargetKind):
         )
 
     def of_decisions(self, decisions: Tensor, num_classes: int, confidence: float = 1.0) -> Tensor:
+        # The labels that are unknown become no opinion again.
         is_known = decisions != NO_LABEL
         probability = torch.where(decisions == 1, confidence, 1 - confidence)
         return self.from_probabilities(probability).masked_fill(~is_known, torch.nan)

@@ -81,6 +81,7 @@ def opinion_of(says: np.ndarray, probability: np.ndarray | None = None) -> Opini
         says: (N, C) 1, 0 or `NO_LABEL`.
         probability: (N, C) of yes, None where nobody says it.
     """
+    # the second best answer to a question is the other one
     other = np.where(says == NO_LABEL, NO_LABEL, 1 - says)
     sure = np.full(says.shape, np.nan)
     if probability is not None:
@@ -154,6 +155,7 @@ def read_said(plan: Questions, file: str, unsure: str) -> Said:
             )
         if name not in place:
             raise UserError(f"{file}: row {row}: '{name}' is no class{nearest(name, place)}")
+        # positions may have become 1.0 in a spreadsheet
         number = whole(key)
         if plan.by == "id" and number is None:
             raise UserError(f"{file}: row {row}: '{shorten(key, 40)}' is no id; expected a number")
@@ -195,6 +197,7 @@ def write_checked(path: Path, plan: Questions, rows: np.ndarray, truth: np.ndarr
         rows: (n,) of those with an answer.
         truth: (n,) 1, 0 or `NO_LABEL`.
     """
+    # a row an image, in which most cells stay empty
     known = truth != NO_LABEL
     images, places = np.divmod(rows[known], len(plan.classes))
     named, of_row = np.unique(images, return_inverse=True)

@@ -74,6 +74,7 @@ def _frame(
     """
     from pandas import DataFrame
 
+    # an export of one class an image is read without --task multilabel, too
     single = all(len(names) == 1 for names in classes)
     answers = {"label": [names[0] for names in classes]} if single else {"labels": list(classes)}
     frame = DataFrame({"filename": list(files), **answers, **columns})

@@ -277,11 +277,13 @@ def _log_classes(
         f"{flag}: {count} samples, {sum(counts) / max(1, count):.2f} of {len(counts)} classes each; of {100 * unknown:.1f} % "
         "nothing is known"
     )
+    # true labels are what they are
     if is_true:
         return
     most_first: list[int] = np.argsort(-np.array(counts), kind="stable").tolist()
     texts = [f"{class_names[i]} ({counts[i]})" for i in most_first]
     logger.info(f"{flag}: samples of each class: {', '.join(texts)}")
+    # classes come from a list as well, which may be that of other data
     absent = [class_names[i] for i in most_first if not counts[i]]
     if absent:
         logger.warning(
@@ -638,6 +640,7 @@ def shares_of(table: LabelRows, size: int, target_kind: TargetKind = ONE_CLASS) 
         return table.answers
     if table.kind == "logits":
         return target_kind.probabilities(torch.from_numpy(table.answers)).numpy()
+    # a label alone is certain
     confidence = table.confidence
     if confidence is None:
         confidence = np.ones(len(table), np.float32)

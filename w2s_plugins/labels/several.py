@@ -101,6 +101,7 @@ def split_cells(
             plain.append(text)
         else:
             cells[text] = Cell(labels, is_list=True)
+    # one delimiter for the whole column, because a name may have another one in it
     delimiter = _find_delimiter(plain, words, form, flag)
     for text in plain:
         labels = [text] if delimiter is None else _split(text, delimiter, words)
@@ -150,6 +151,7 @@ def _find_delimiter(
     """Return what stands between the labels of cells, None where each is one label."""
     if form.delimiter is not None:
         return DELIMITERS.get(form.delimiter, form.delimiter) or None
+    # known names may have any mark in them
     lists = [text for text in texts if not words or same_word(text) not in words]
     found = [mark for mark in LIKELY_DELIMITERS if any(mark in text for text in lists)]
     if not found:
@@ -203,6 +205,7 @@ def list_values(
     cells: Sequence[Sequence[str]], numbers: Mapping[str, int], size: int, others: float
 ) -> np.ndarray:
     """Return (R, C) of lists: 1 for the classes that each names, and the ``others``."""
+    # all cells at once: a table may have a million
     values = np.full((len(cells), size), others, np.float32)
     rows = np.repeat(np.arange(len(cells)), [len(labels) for labels in cells])
     columns = [numbers[label] for labels in cells for label in labels]

@@ -348,6 +348,7 @@ class TableFile:
         """Return rows, what they say of several classes (R, C), and which of them name one of these, without those that
         say nothing of any class, however many there are.
         """
+        # a person who could not tell leaves all cells empty
         silent = np.isnan(values).all(axis=1)
         if silent.all():
             raise UserError(f"{self.flag}: says nothing of any class")
@@ -892,6 +893,7 @@ def _read_flags(rows: "DataFrame", schema: Schema, class_names: Names, flag: str
     people = (
         f"or, if a column has lists or is an annotator's, name it behind the file, FILE#{column}"
     )
+    # classes without a column are unknown
     values = np.full((len(rows), size), np.nan, np.float32)
     for number, name in zip(numbers, schema.classes.values(), strict=True):
         texts = _texts(rows, name).tolist()
@@ -904,6 +906,7 @@ def _read_flags(rows: "DataFrame", schema: Schema, class_names: Names, flag: str
 
         values[:, number] = read_flags(texts, fault)
 
+    # only a file that says so has logits: a probability of 2 is a mistake
     kind = schema.kind or "probabilities"
     wrong = (values < 0) | (values > 1)
     if kind == "logits":

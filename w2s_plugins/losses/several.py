@@ -181,6 +181,7 @@ def poly(
     """
     z = inputs.student_logits
     q, is_known = read_labels(inputs.teacher_logits)
+    # how much probability the answer lacks, of a yes and of a no
     missing = q * (-z).sigmoid() + (1 - q) * z.sigmoid()
     focus = missing.clamp(min=_SMALLEST_BASE) ** gamma
     losses = focus * (cross_entropy_by_class(z, q) + epsilon * missing)
@@ -330,6 +331,7 @@ def ll_r(
     q, counts, unobserved = _assume_negatives(inputs.teacher_logits, trust_negatives)
     losses = cross_entropy_by_class(inputs.student_logits, q)
     reached = _share_of_large(inputs.progress, share, start)
+    # what fits an assumed no so badly is probably a yes, and teaches nothing
     large = _have_largest(losses, unobserved, counts, reached)
     return {"ll_r": mean_over(losses.masked_fill(large, 0), counts)}
 
@@ -361,6 +363,7 @@ def ll_ct(
     losses = cross_entropy_by_class(inputs.student_logits, q)
     reached = _share_of_large(inputs.progress, share, start)
     large = _have_largest(losses, unobserved, counts, reached)
+    # in the next step it may be what it was
     turned = cross_entropy_by_class(inputs.student_logits, 1 - q)
     return {"ll_ct": mean_over(torch.where(large, turned, losses), counts)}
 

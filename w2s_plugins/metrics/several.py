@@ -136,6 +136,7 @@ def f1_figures(decisions: np.ndarray, truth: np.ndarray) -> F1:
         decisions: (N, C), 1 for a class that is said to be there; anything else is none.
         truth: (N, C).
     """
+    # over all images of a class, over all classes of an image, and over everything; none at all counts as 0, as in timm
     found, either = _counts(decisions, truth)
     by_class = 2 * found.sum(axis=0) / np.maximum(either.sum(axis=0), 1)
     by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
@@ -197,8 +198,10 @@ def class_rows(
     """
     if thresholds is None:
         thresholds = np.full(len(names), THRESHOLD)
+    # how well images are ranked, and what becomes of it at a threshold
     aps = 100 * average_precision(scores, truth)
     f1 = 100 * f1_figures(decide(scores, thresholds), truth).by_class
+    # of how many images a reader has to know to believe either
     positives = (truth >= 0.5).sum(axis=0).tolist()
     known = (~np.isnan(truth)).sum(axis=0).tolist()
     return [
@@ -263,17 +266,20 @@ def resampled_map(
         resamples: R.
         seed: of the draws, which are those of `resampled_means`.
     """
+    # each class is sorted once; a resample changes how often an image counts, and not its place
     count, classes = truth.shape
     by_model = {
         name: [_Segments(one, count) for one in _rankings(rows, truth) if one.has.any()]
         for name, rows in scores.items()
     }
     values = {name: np.zeros(resamples) for name in scores}
+    # some resamples at a time, so that their counts fit into memory
     for start, times in drawn_counts(count, resamples, seed):
         columns = np.ascontiguousarray(times.T)
         part = slice(start, start + len(times))
         for name, segments in by_model.items():
             sums, present = np.zeros(len(times)), np.zeros(len(times))
+            # a class without a positive in a resample has no AP there
             for one in segments:
                 ap = one.average_precision(columns)
                 sums += np.nan_to_num(ap)

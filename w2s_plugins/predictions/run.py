@@ -133,6 +133,8 @@ def predict(wanted: Prediction) -> None:
         if world.primary:
             write_label_table(wanted.output, label_columns(reader, rows, form, member.target_kind))
             logger.info(f"{wanted.output}: {len(rows)} images labelled by {wanted.model}")
+            if isinstance(member.target_kind, SeveralClasses):
+                warn_of_silence(reader, rows, member.target_kind)
     if world.primary:
         for file in filter(None, (wanted.features, wanted.output)):
             delete(parts_beside(file))
@@ -311,7 +313,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
         opened = opened._replace(target_kind=kind)
     elif isinstance(opened.target_kind, SeveralClasses):
         chosen = opened.target_kind.threshold
-        if not isinstance(chosen, float) and len(chosen) != opened.num_classes:
+        if not isinstance(chosen, (int, float)) and len(chosen) != opened.num_classes:
             raise UserError(
                 f"{wanted.model}: comes with {len(chosen)} thresholds for {opened.num_classes} classes; give "
                 "--multilabel-threshold"
@@ -354,6 +356,20 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
             raise UserError(
                 f"--top-k {form.top_k}: the class '{name}' has a semicolon in its name; take --all"
             )
+
+
+def warn_of_silence(reader: LabelReader, rows: Tensor, target_kind: TargetKind) -> None:
+    """Warn if most images got none of several classes: a student of unsure labels is unsure itself."""
+    # few may be right: an image may have none of the classes
+    silent = sum(
+        int((target_kind.decide(logits) != 1).all(dim=1).sum())
+        for _, logits in read_rows(reader, rows)
+    )
+    if 2 * silent > len(rows):
+        logger.warning(
+            f"WARNING: {silent} of {len(rows)} images got no class, because no probability is high enough; try "
+            "--multilabel-threshold 0.2, or look at all probabilities by --all"
+        )
 
 
 def label_columns(

@@ -62,6 +62,7 @@ def write_classes(
         names: of the classes; None for their numbers.
         thresholds: (C,) probabilities from which on a class is said to be there; None is 0.5.
     """
+    # predictions have decisions beside these, which are those of one threshold
     places = {
         who: [place for place, column in enumerate(columns) if column.startswith(f"{who}.")]
         for who in ("target", f"student{LOGIT}")
@@ -70,6 +71,7 @@ def write_classes(
     # without ground truth there is nothing to say
     if not logits.shape[1]:
         return
+    # in the order of the classes, so that the files of two runs can be compared line by line
     found = class_rows(
         names or [str(number) for number in range(logits.shape[1])],
         logits.sigmoid().numpy(),

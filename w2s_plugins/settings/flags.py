@@ -45,8 +45,7 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
     check_names(args)
-    fit_to_task(args)
-    fit_to_network(args)
+    fit_recipe(args)
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
@@ -92,19 +91,9 @@ def check_names(args: Namespace) -> None:
             )
 
 
-def fit_to_task(args: Namespace) -> None:
-    """Give a run of several classes an image the values that a recipe has for it, in place, and say so.
-
-    Raises:
-        UserError: a change that is none.
-    """
-    made = take_changes(args, "for_multilabel", lambda: args.task == MULTILABEL)
-    if made:
-        logger.info(f"--task {MULTILABEL}: {made} (--for-multilabel)")
-
-
-def fit_to_network(args: Namespace) -> None:
-    """Give a student with attention the values that a recipe has for it, in place, and say so.
+def fit_recipe(args: Namespace) -> None:
+    """Give a run of several classes an image, and a student with attention, the values that a recipe has for them, in
+    place, and say so.
 
     The rate at which a recipe trains blocks of a convolutional network spoils those of a transformer
     (docs/evidence/transformer.md).
@@ -116,42 +105,34 @@ def fit_to_network(args: Namespace) -> None:
     parts = args.for_transformers.get("tune")
     if isinstance(parts, list) and args.tune not in parts:
         args.for_transformers = {}
-    made = take_changes(
-        args, "for_transformers", lambda: has_attention(args.model, args.model_kwargs)
-    )
-    if made:
-        logger.info(f"{args.model} has attention: {made} (--for-transformers)")
-
-
-def take_changes(args: Namespace, name: str, holds: Callable[[], bool]) -> str:
-    """Replace values by those that a flag has in their place, in place, and return the flags that this has set.
-
-    Args:
-        args: all flags; the one that lists the changes is empty afterwards.
-        name: of that flag, whose items are ``name: [A, B]``, B in place of A.
-        holds: whether the run is one that they are made for; asked only if there are changes.
-
-    Raises:
-        UserError: a change that is none.
-    """
-    changes = getattr(args, name)
-    setattr(args, name, {})
-    for changed, change in changes.items():
-        if not isinstance(change, list) or len(change) != 2:
-            raise UserError(
-                f"{option(name)}: {changed}: {change!r:.60}; expected [A, B], B instead of A"
-            )
-    later = {changed: now for changed, (_, now) in changes.items()}
-    later = check_flags(later, train_parser(), option(name))
-    if not changes or not holds():
-        return ""
-    made = []
-    for changed, now in later.items():
-        # a part that stays says which one the rate is of
-        if getattr(args, changed) == changes[changed][0] != now:
-            setattr(args, changed, now)
-            made.append(f"{option(changed)} {now}")
-    return " ".join(made)
+    cases: dict[str, tuple[str, Callable[[], bool]]] = {
+        "for_multilabel": (f"--task {MULTILABEL}", lambda: args.task == MULTILABEL),
+        "for_transformers": (
+            f"{args.model} has attention",
+            lambda: has_attention(args.model, args.model_kwargs),
+        ),
+    }
+    for flag, (case, holds) in cases.items():
+        changes = getattr(args, flag)
+        setattr(args, flag, {})
+        for name, change in changes.items():
+            if not isinstance(change, list) or len(change) != 2:
+                raise UserError(
+                    f"{option(flag)}: {name}: {change!r:.60}; expected [A, B], B instead of A"
+                )
+        later = {name: now for name, (_, now) in changes.items()}
+        later = check_flags(later, train_parser(), option(flag))
+        # asked only if there are changes, because a network is made for it
+        if not changes or not holds():
+            continue
+        made = []
+        for name, now in later.items():
+            # a part that stays says which one the rate is of
+            if getattr(args, name) == changes[name][0] != now:
+                setattr(args, name, now)
+                made.append(f"{option(name)} {now}")
+        if made:
+            logger.info(f"{case}: {' '.join(made)} ({option(flag)})")
 
 
 def has_attention(model: str, model_kwargs: Mapping[str, Any]) -> bool:

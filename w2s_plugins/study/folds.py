@@ -116,6 +116,6 @@ def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:
 def _truth_cells(kind: TargetKind, truth: Tensor, names: Sequence[str]) -> list[str]:
     """Return the true class of each sample by name, or the classes that it is known to have."""
     if kind.name == ONE_CLASS.name:
-        return [names[label] for label in truth.tolist()]
+        return [names[int(label)] for label in truth]
     columns = kind.columns(truth.numpy(), names)
     return [str(cell) for cell in columns["labels"]]

@@ -49,6 +49,7 @@ def read_predictions(path: Path) -> pandas.DataFrame:
     ``teacher``, and logits of the last two, such as ``student_logit``.
     """
     try:
+        # the header says of which kind the run is
         heads = [*pandas.read_csv(path, nrows=0)]
         kinds = {head: np.float32 if LOGIT in head else np.int64 for head in heads}
         table = pandas.read_csv(path, dtype=kinds)

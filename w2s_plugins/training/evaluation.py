@@ -22,7 +22,7 @@ from ..metrics.evaluator import SeveralEvaluator, create_evaluator
 from ..metrics.figures import headline_of
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
-from ..metrics.several import best_thresholds, decide, f1_figures
+from ..metrics.several import FEWEST_FOR_THRESHOLD, best_thresholds, decide, f1_figures
 from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
@@ -408,7 +408,14 @@ def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, 
         The thresholds (C,), and F1 in percent by name.
     """
     (chosen_on, known), (scores, truth) = (rows.double().unbind(dim=1) for rows in (held_out, val))
+    # Chosen on the validation split itself they would flatter.
     thresholds = best_thresholds(chosen_on.sigmoid().numpy(), known.numpy())
+    few = int(((known == 1).sum(dim=0) < FEWEST_FOR_THRESHOLD).sum())
+    if few:
+        logger.info(
+            f"Thresholds: {few} of {len(thresholds)} classes have fewer than {FEWEST_FOR_THRESHOLD} positives in the "
+            "held-out part, and keep 0.5"
+        )
     found = f1_figures(decide(scores.sigmoid().numpy(), thresholds), truth.numpy())
     figures = dict(micro_f1_chosen=100 * found.micro, macro_f1_chosen=100 * found.macro)
     return thresholds.tolist(), figures

@@ -292,6 +292,7 @@ def begin_with_shares(
     # of a class that nobody has, or all have, the least share that so many images could show
     least = 1 / (len(data.samples) + 2)
     bias = shares.clamp(least, 1 - least).logit()
+    # what begins with something of its own, a pretrained head or a bias that was asked for, stays
     for head in heads_of(model):
         own = getattr(head, "bias", None)
         if starting.head_init_bias is None and own is not None and not own.any():
