@@ -196,7 +196,7 @@ TOKENS = {
     "labels": 27_500,
     "losses": 16_600,
     "data": 16_500,
-    "models": 13_000,
+    "models": 13_100,
     "cli": 8_300,
     "teachers": 11_600,
     "root": 10_200,
