@@ -237,4 +237,4 @@ def test_a_criterion_leaves_out_what_is_unknown(pairs: Run) -> None:
     flags = TRUTH.replace("--train-labels train.csv", "--train-labels columns.csv")
     pairs(*STUDENT, flags, "--experiment student").ok()
     done = pairs(*STUDENT, flags, "--task-loss asl --experiment asl")
-    assert "true labels of a batch are unknown" in done.error
+    assert "of the true labels are unknown; expected --task-loss bce" in done.error

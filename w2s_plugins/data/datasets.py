@@ -28,6 +28,7 @@ from .unreadable import UnreadableSample
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+MOST_CLASSES = 2**20  # of a column of labels without names
 DEFAULT_SPLITS = ("train", "validation")  # whoever trains has named none of them
 
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
@@ -231,6 +232,11 @@ def take_several(dataset: AnyDataset, dense: bool, count: int | None, where: str
     try:
         if count is None and rows:
             count = width if dense else max(max(row, default=-1) for row in rows) + 1
+        # a few bytes of a label could ask for any amount of memory
+        if (count or 1) > MOST_CLASSES:
+            raise ValueError(
+                f"a label names the class {(count or 1) - 1}, of {MOST_CLASSES} at most."
+            )
         encode = MultiLabelTarget(count or 1, dense)
         targets = torch.stack([encode(label) for label in labels])
     except (RuntimeError, TypeError, ValueError) as error:

@@ -19,13 +19,13 @@ from torch import nn
 from ..cli.declare import Role
 from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
+from ..data.datasets import MOST_CLASSES
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from ..private_names import parse_model_cfg
 from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem, kind_of_task
 
 LARGEST = 2**31  # of a number; sizes and counts are below
-MOST_CLASSES = 2**20  # a few bytes could ask for any amount of memory
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
 OUTSIDE = {
     *("self", "args", "kwargs", "pruned", "device", "dtype", "inputs"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ..cli.declare import option
+from ..data.map_style import classes_of_samples
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
 from ..labels.splits import Data
@@ -69,6 +70,11 @@ def build_task(
     # The criterion on ground truth is there in any task, even where its weight is 0.
     losses = settings.loss
     criterion = create_criterion(losses, settings.views, student.num_classes, data.target_kind)
+    # Said before the first step, and not in the batch that has an unknown label.
+    uses_truth = losses.weights[0] != 0 or (teacher is None and targets is None)
+    truth = classes_of_samples(data.train if data.labelled_set is None else data.labelled_set)
+    if isinstance(criterion, OnKnownLabels) and uses_truth and truth is not None:
+        criterion.check(int(truth.isnan().sum()))
     criterion = criterion.to(world.device)
     device = first_device(settings.compute.fsdp, world)
     shared = OfTask(device=device, dtype=precision.dtype, verbose=world.primary)
@@ -146,23 +152,29 @@ class OnKnownLabels(nn.Module):
         super().__init__()
         self.criterion = criterion
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss. Raises `UserError` for unknown labels where the criterion is none that knows them."""
-        unknown = target.isnan()
-        if not unknown.any():
-            return self.criterion(logits, target)
-        criterion, known = self.criterion, ~unknown
+    def check(self, unknown: int) -> None:
+        """Raise a `UserError` for so many unknown labels where the criterion is none that can leave them out."""
+        criterion = self.criterion
         by_element = isinstance(criterion, BinaryCrossEntropy) and not criterion.sum_classes
         by_class = getattr(criterion, "weight", None), getattr(criterion, "pos_weight", None)
-        if not by_element or any(isinstance(w, Tensor) and w.numel() > 1 for w in by_class):
+        if unknown and (
+            not by_element or any(isinstance(w, Tensor) and w.numel() > 1 for w in by_class)
+        ):
             raise UserError(
-                f"--task-loss: {int(unknown.sum())} true labels of a batch are unknown; expected --task-loss bce without "
-                "--bce-sum and weights of classes, which leaves these out"
+                f"--task-loss: {unknown} of the true labels are unknown; expected --task-loss bce without --bce-sum and "
+                "weights of classes, which leaves these out"
             )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss. Raises `UserError` as `check` does."""
+        known = ~target.isnan()
+        if known.all():
+            return self.criterion(logits, target)
+        self.check(int((~known).sum()))
         # Of nothing known there is nothing to learn.
         if not known.any():
             return 0 * logits.sum()
-        return criterion(logits[known], target[known])
+        return self.criterion(logits[known], target[known])
 
 
 def create_criterion(
