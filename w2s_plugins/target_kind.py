@@ -46,6 +46,13 @@ class TargetKind(ABC):
     headline: str
     score_name: str
 
+    @property
+    def recorded(self) -> dict[str, object]:
+        """What the config.json of an export says of it: nothing of one class an image. Several: ``problem_type``, and the
+        thresholds if there is one for each class.
+        """
+        return {}
+
     # ---------------------------------------------------------------- what logits mean
 
     @abstractmethod
@@ -267,6 +274,13 @@ class SeveralClasses(TargetKind):
 
     def __init__(self, threshold: float | Sequence[float] = 0.5):
         self.threshold = threshold
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        said: dict[str, object] = {"problem_type": self.problem_type}
+        if isinstance(self.threshold, Sequence):
+            said[THRESHOLDS] = list(self.threshold)
+        return said
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

@@ -11,6 +11,7 @@ from timm.data import dataset_factory
 from timm.data.dataset import ImageDataset
 from timm.data.readers import reader_image_folder, reader_image_in_tar
 from timm.data.target_transforms import MultiLabelTarget
+from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.datasets import VisionDataset
 
@@ -295,6 +296,14 @@ def labels_of(dataset: AnyDataset) -> list[int] | None:
     # folders and single tar files: (file, label)
     samples = getattr(reader, "samples", None)
     return [int(label) for _, label in samples] if samples else None
+
+
+def truth_of(dataset: AnyDataset) -> list[int] | Tensor | None:
+    """Return the labels of a dataset of either kind, as `labels_of` or, of several classes an image, as
+    `classes_of_samples` does.
+    """
+    several = classes_of_samples(dataset)
+    return labels_of(dataset) if several is None else several
 
 
 def labels_unknown(flag: str) -> UserError:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -13,7 +12,7 @@ from timm.models import save_for_hf
 
 from ..errors import UserError, one_line, scrub
 from ..files import apply_umask, file_sha256, read_plain, write_text
-from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind
+from ..target_kind import ONE_CLASS, TargetKind
 from .model_card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
@@ -61,7 +60,6 @@ def export_model(
     record: dict,
     class_names: list[str] | None = None,
     target_kind: TargetKind = ONE_CLASS,
-    thresholds: Sequence[float] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
@@ -73,8 +71,8 @@ def export_model(
         data_config: preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
         record: content of the run's ``result.json``, see `model_card`.
         class_names: name of each class, for timm's ``label_names``; those of earlier training are left out.
-        target_kind: what its labels are, for ``problem_type``, by which transformers chooses softmax or sigmoid.
-        thresholds: (C,) probabilities from which on an image has each of several classes; None for a half.
+        target_kind: what its labels are, for ``problem_type``, by which transformers chooses softmax or sigmoid, and
+            for the thresholds if there is one for each of several classes.
 
     Raises:
         UserError: the folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -110,10 +108,7 @@ def export_model(
             about.pop(key, None)
             if known.get(key):
                 about[key] = known[key]
-        if target_kind.name != ONE_CLASS.name:
-            content["problem_type"] = target_kind.problem_type
-            if thresholds is not None:
-                content[THRESHOLDS] = list(thresholds)
+        content |= target_kind.recorded
         config.write_text(json.dumps(content, indent=2), encoding="utf-8")
         write_card(new, record)
         for path in new.rglob("*"):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, near_path, one_line, quietly, write_errors
-from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind
+from ..target_kind import ONE_CLASS, TargetKind
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
@@ -77,11 +77,11 @@ def export_onnx(
         new = Path(folder) / file.name
         try:
             metadata = _metadata(data_config, class_names)
-            if target_kind.name != ONE_CLASS.name:
-                metadata["problem_type"] = target_kind.problem_type
-            threshold = getattr(target_kind, "threshold", None)
-            if isinstance(threshold, Sequence):
-                metadata[THRESHOLDS] = json.dumps(list(threshold))
+            # texts as they are, as all plain texts of a file's metadata
+            metadata |= {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in target_kind.recorded.items()
+            }
             _write(model, size, metadata, new)
             difference, largest = _compare(model, size, new)
         except OSError:

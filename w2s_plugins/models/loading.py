@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import inspect
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -547,6 +548,21 @@ class Recorded(NamedTuple):
     target_kind: TargetKind | None = None
 
 
+def kind_beside(path: Path, flag: str) -> TargetKind | None:
+    """Return what is recorded beside weights of their labels; None if nothing known is. Weights stay on the disk."""
+    if path.suffix == ".safetensors":
+        config = path.parent / "config.json"
+        return recorded_kind(config) if config.is_file() else None
+    # an older checkpoint is no archive, of which a part could be read
+    return _kind_of_flags(_saved_flags(path, flag, peek=zipfile.is_zipfile(path)))
+
+
+def _kind_of_flags(saved: Mapping[str, Any]) -> TargetKind | None:
+    # other programs call something else a task
+    task = saved.get("task")
+    return KINDS.get(task) if isinstance(task, str) else None
+
+
 def settings_beside(path: Path, flag: str) -> Recorded:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export."""
     # An export has a config.json beside it.
@@ -564,9 +580,7 @@ def settings_beside(path: Path, flag: str) -> Recorded:
             return Recorded({}, None, {})
         names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
         flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
-        # other programs call something else a task
-        task = saved.get("task")
-        kind = KINDS.get(task) if isinstance(task, str) else None
+        kind = _kind_of_flags(saved)
         recorded = typed_flags(flags, f"{flag} {path}: its flags")
         check_fields(recorded, COMMON_ARGS, f"{flag} {path}: its flags")
         model_kwargs = recorded.get("model_kwargs", {})

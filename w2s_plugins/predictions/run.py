@@ -133,8 +133,6 @@ def predict(wanted: Prediction) -> None:
         if world.primary:
             write_label_table(wanted.output, label_columns(reader, rows, form, member.target_kind))
             logger.info(f"{wanted.output}: {len(rows)} images labelled by {wanted.model}")
-            if isinstance(member.target_kind, SeveralClasses):
-                warn_of_silence(reader, rows, member.target_kind)
     if world.primary:
         for file in filter(None, (wanted.features, wanted.output)):
             delete(parts_beside(file))
@@ -358,25 +356,22 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
             )
 
 
-def warn_of_silence(reader: LabelReader, rows: Tensor, target_kind: TargetKind) -> None:
-    """Warn if most images got none of several classes: a student of unsure labels is unsure itself."""
+def label_columns(
+    reader: LabelReader, rows: Tensor, form: TableForm, target_kind: TargetKind
+) -> Iterator[Columns]:
+    """Yield the columns of a table, some rows at a time. At the end it is warned of if most images got none of several
+    classes: a student of unsure labels is unsure itself.
+    """
+    keyed_by, names = reader.manifest.keyed_by, reader.manifest.class_names
+    silent = 0
+    for keys, logits in read_rows(reader, rows):
+        shares = target_kind.probabilities(logits).numpy()
+        yield answer_columns(keys, keyed_by, shares, names, form, target_kind)
+        if isinstance(target_kind, SeveralClasses):
+            silent += int((target_kind.decide(logits) != 1).all(dim=1).sum())
     # few may be right: an image may have none of the classes
-    silent = sum(
-        int((target_kind.decide(logits) != 1).all(dim=1).sum())
-        for _, logits in read_rows(reader, rows)
-    )
     if 2 * silent > len(rows):
         logger.warning(
             f"WARNING: {silent} of {len(rows)} images got no class, because no probability is high enough; try "
             "--multilabel-threshold 0.2, or look at all probabilities by --all"
         )
-
-
-def label_columns(
-    reader: LabelReader, rows: Tensor, form: TableForm, target_kind: TargetKind
-) -> Iterator[Columns]:
-    """Yield the columns of a table, some rows at a time."""
-    keyed_by, names = reader.manifest.keyed_by, reader.manifest.class_names
-    for keys, logits in read_rows(reader, rows):
-        shares = target_kind.probabilities(logits).numpy()
-        yield answer_columns(keys, keyed_by, shares, names, form, target_kind)

@@ -9,8 +9,7 @@ from torch.utils.data import IterableDataset
 
 from ..cli.values import split_names
 from ..data import AnyDataset
-from ..data.datasets import check_labels, labels_of, num_classes_of
-from ..data.map_style import classes_of_samples
+from ..data.datasets import check_labels, num_classes_of, truth_of
 from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
@@ -94,10 +93,7 @@ def common_classes(
         for role, split in labelled.items()
     }
     if names is not None and names != names_in_data:
-        numbered = {
-            role: _named(split, names, _labels_of_any_kind(split))
-            for role, split in numbered.items()
-        }
+        numbered = {role: _named(split, names, truth_of(split)) for role, split in numbered.items()}
 
     # Their number, which every label is below.
     # A number that was typed is for data that do not tell; where they tell, it has to be the same.
@@ -298,7 +294,7 @@ def by_name(
         )
 
     # Labels follow the names, so that the dataset has to tell them.
-    labels = _labels_of_any_kind(dataset)
+    labels = truth_of(dataset)
     if labels is None:
         raise UserError(
             f"the split '{split}' has the classes of {source} in another order, and does not tell its labels without "
@@ -315,12 +311,6 @@ def by_name(
         renumbered[:, [numbers[name] for name in in_data]] = labels
         return _named(dataset, names, renumbered)
     return _named(dataset, names, [numbers[in_data[label]] for label in labels])
-
-
-def _labels_of_any_kind(dataset: AnyDataset) -> Sequence[int] | Tensor | None:
-    """Return the labels of samples, of several classes an image (N, C); None where the dataset does not tell."""
-    several = classes_of_samples(dataset)
-    return labels_of(dataset) if several is None else several
 
 
 def _named(

@@ -13,8 +13,7 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from ..data import MapDataset
-from ..data.datasets import is_unlabeled, labels_of
-from ..data.map_style import classes_of_samples
+from ..data.datasets import is_unlabeled, truth_of
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
@@ -291,9 +290,7 @@ def score_given_labels(run: Run, held_out: MapDataset) -> None:
     of_rank = classes[run.world.rank :: run.world.size]
     run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
     # Where ground truth is known, it says how good the labels are.
-    truth = classes_of_samples(held_out)
-    if truth is None:
-        truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
+    truth = data.noise.clean_labels(held_out) if data.noise else truth_of(held_out)
     known = (classes != NO_LABEL).reshape(len(classes), -1).any(dim=1)
     if truth is not None and run.teacher is None and known.any():
         scores = data.target_kind.score(classes, torch.as_tensor(truth))[known]
@@ -375,8 +372,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         evaluation = evaluate_split(run, split, model, progress)
         figures[split] = evaluation.metrics
         if evaluation.logits is not None:
-            both = torch.stack([evaluation.logits.cpu(), evaluation.targets.float()], dim=1)
-            ranked[split] = gather_in_dataset_order(both, run.world.distributed)
+            ranked[split] = torch.stack([evaluation.logits.cpu(), evaluation.targets.float()], 1)
         if split == "val":
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
@@ -388,7 +384,11 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
     thresholds = None
     if ranked.keys() == {"val", "select"}:
-        thresholds, chosen = f1_at_chosen(ranked["select"], ranked["val"])
+        of_all = {
+            split: gather_in_dataset_order(rows, run.world.distributed)
+            for split, rows in ranked.items()
+        }
+        thresholds, chosen = f1_at_chosen(of_all["select"], of_all["val"])
         figures["val"] |= chosen
     settings = run.settings
     metric = selection_metric(

@@ -24,7 +24,7 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..students.adapters import has_adapters, merge_adapters
 from ..students.probe import Probe
-from ..target_kind import SEVERAL_CLASSES
+from ..target_kind import SEVERAL_CLASSES, kind_of_task
 from .fsdp import ShardedModel
 from .record import make_record
 from .saving import save_recovery
@@ -85,7 +85,9 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     plain_batch_norm(model)
     names, kind = run.data.class_names, run.data.target_kind
     config, thresholds = run.student.data_config, record.get("thresholds")
-    export_model(model, folder / "export", config, record, names, kind, thresholds)
+    if thresholds is not None:
+        kind = kind_of_task(kind.task, thresholds)
+    export_model(model, folder / "export", config, record, names, kind)
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..cli.forms import LABELS_PREFIX
 from ..data import MapDataset
-from ..data.datasets import labels_of
+from ..data.datasets import truth_of
 from ..data.keys import SampleKeys, sample_keys
-from ..data.map_style import classes_of_samples
 from ..data.slices import Subset
 from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError, logger
@@ -173,9 +172,7 @@ def attach_labels(
     ]
 
     # If ground truth is known, the log and the record say how many labels are wrong.
-    truth = classes_of_samples(data.train)
-    if truth is None:
-        truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
+    truth = data.noise.clean_labels(data.train) if data.noise else truth_of(data.train)
     if truth is not None:
         data.given_labels = [
             labels_of_run.compared_with(truth) for labels_of_run in data.given_labels

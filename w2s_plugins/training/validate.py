@@ -28,10 +28,10 @@ from ..models.loading import (
     create_model,
     find_weights,
     input_config,
+    kind_beside,
     load_weights,
     of_timm,
     read_weights,
-    settings_beside,
 )
 from ..settings.composite import SubjectSettings, ValidateSettings
 from ..settings.concerns import ComputeSettings
@@ -86,7 +86,7 @@ def create_subject(
         state = read_weights(file, "--checkpoint", form.use_ema)
         report = load_weights(model, state, str(file), "--checkpoint")
         logger.info(f"{candidate.model}: {report}")
-        kind = settings_beside(file, "--checkpoint").target_kind
+        kind = kind_beside(file, "--checkpoint")
     kind = _kind_of_labels(settings, kind, candidate)
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")

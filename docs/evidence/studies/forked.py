@@ -130,15 +130,23 @@ def parser_of_study(
 
 
 def row_of(
-    args: argparse.Namespace, name: str, seed: int, student: str, flags: str, place: Path
+    args: argparse.Namespace,
+    name: str,
+    seed: int,
+    student: str,
+    flags: str,
+    place: Path,
+    figures: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Return what the rows of all studies say of a run that is finished, in a folder."""
+    """Return what the rows of all studies say of a run that is finished, in a folder: its ``figures``, or its top-1."""
+    if figures is None:
+        figures = dict(top1=f"{right(place).mean():.2f}")
     return dict(
         set=name,
         seed=seed,
         student=student,
         flags=" ".join(flags.replace("--finetune {weights} ", "").split()),
-        top1=f"{right(place).mean():.2f}",
+        **figures,
         seconds=f"{float((place / 'seconds.json').read_text()):.0f}",
         cpu=args.cpu,
         commit=args.commit,

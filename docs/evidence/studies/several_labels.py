@@ -27,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import COMMON, add_rows, parser_of_study, train  # noqa: E402
+from forked import COMMON, add_rows, parser_of_study, row_of, train  # noqa: E402
 from sets import read, write  # noqa: E402
 
 from w2s_plugins.files import read_plain  # noqa: E402
@@ -38,8 +38,6 @@ CELL, GREY = 48, (127, 127, 127)
 PIXELS = {"grids": 96, "kinds": 64}  # of the student's images
 COUNTS = {"grids": (400, 1200, 800), "kinds": (700, 1500, 1000)}
 WEAK, SINGLE = "teacher", "labels:{folder}/single.csv?unlisted=unknown"
-LOSSES = ["bce", "asl", "kd", "elr", "adaptconf", "nvum", "ll_r", "ll_ct"]
-OF_SINGLE = ["an", "wan", "ll_r", "ll_ct", "nvum", "elr"]
 # by student: who teaches it (truth: labelled images, all: those without labels, by their true ones), and its flags
 STUDENTS = {
     "teacher": (
@@ -48,11 +46,24 @@ STUDENTS = {
     ),
     "direct": ("truth", f"{LITE0} --config weak-labels-ceiling"),
     "ceiling": ("all", f"{LITE0} --config weak-labels-ceiling"),
-    **{f"weak, {loss}": (WEAK, f"{LITE0} --config weak-labels --loss {loss}") for loss in LOSSES},
+    **{
+        student: (WEAK, f"{LITE0} --config weak-labels --loss {how}")
+        for student, how in {
+            "weak, bce, 4 epochs": "bce --epochs 4 --lr 0.0006",
+            "weak, bce, 12 epochs, 0.0006": "bce --epochs 12 --lr 0.0006",
+            "weak, elr, 4 epochs": "elr --epochs 4 --lr 0.0006",
+            "weak, bce, 4 epochs, 0.002": "bce --epochs 4 --lr 0.002",
+            "weak, bce": "bce --epochs 12 --lr 0.002",
+            "weak, adaptconf": "adaptconf --epochs 12 --lr 0.002",
+        }.items()
+    },
     "weak, probe": (WEAK, f"{LITE0} --linear-probe --opt adamw --lr 0.003 --epochs 20 --loss bce"),
     **{
-        f"single, {loss}": (SINGLE, f"{LITE0} --config weak-labels --loss {loss}")
-        for loss in OF_SINGLE
+        f"single, {loss}": (
+            SINGLE,
+            f"{LITE0} --config weak-labels --loss {loss} --epochs 12 --lr 0.0006",
+        )
+        for loss in ("an", "wan")
     },
 }
 FIGURES = ["map", "micro_f1", "macro_f1"]
@@ -153,21 +164,12 @@ def main() -> None:
                     who = folder / "teacher" if teacher == WEAK else teacher.format(folder=folder)
                     whom = f"--unlabeled {folder}/photos.tar --teacher {who}"
                 place = folder / student.replace(", ", "-")
-                own = flags.format(weights=args.weights.resolve(), pixels=PIXELS[name])
-                train(place, f"{common} {whom} {own}")
+                own_flags = flags.replace("{pixels}", str(PIXELS[name]))
+                weights = args.weights.resolve()
+                train(place, f"{common} {whom} {own_flags.format(weights=weights)}")
                 measured = read_plain(place / "result.json")["metrics"]
-                rows.append(
-                    dict(
-                        set=name,
-                        seed=seed,
-                        student=student,
-                        flags=" ".join(flags.replace("--finetune {weights} ", "").split()),
-                        **{figure: f"{measured[figure]:.2f}" for figure in FIGURES},
-                        seconds=f"{float((place / 'seconds.json').read_text()):.0f}",
-                        cpu=args.cpu,
-                        commit=args.commit,
-                    )
-                )
+                figures = {figure: f"{measured[figure]:.2f}" for figure in FIGURES}
+                rows.append(row_of(args, name, seed, student, own_flags, place, figures))
             add_rows(args.rows, rows, COLUMNS)
 
 
