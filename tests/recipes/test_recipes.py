@@ -170,7 +170,7 @@ ROWS = [
 def test_the_table_has_each_file_once() -> None:
     """Names are those of one file each, whichever folder it is in."""
     files = sorted(path.relative_to(ROOT / "hparams") for path in (ROOT / "hparams").rglob("*.*"))
-    assert len(files) <= 50 and len(SHIPPED) == len(files) - 1
+    assert len(files) <= 51 and len(SHIPPED) == len(files) - 1
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) for name in SHIPPED)
     named = [re.fullmatch(r"\[(.+)\]\(\1\.yaml\)", row[0])[1] for row in ROWS]
     assert sorted(f"{name}.yaml" for name in named) == [

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -144,6 +145,25 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert drawings.curve_table(once)[0].empty, "a dot is no curve"
     bars = drawings.pgr_table(group)[0]
     assert bars["value"].to_dict() == {row.loss: row.figures["pgr"]["value"] for row in group.rows}
+
+
+def test_an_interval_ends_in_the_frame_or_is_marked() -> None:
+    pgr = {"kd": (0.2, 0.1, 0.3), "hard": (0.4, -30.0, 30.8), "elr": (0.5, 0.2, 0.8)}
+    rows = [
+        SimpleNamespace(loss=loss, figures={"pgr": dict(value=value, low=low, high=high)})
+        for loss, (value, low, high) in pgr.items()
+    ]
+    table, look = drawings.pgr_table(SimpleNamespace(rows=rows))  # pyright: ignore[reportArgumentType]
+    figure = Figure()
+    drawings.draw_table(figure, table, look)
+    left, right = figure.axes[0].get_xlim()
+    assert left < 0 and 0.8 < right < 2, "all of elr, and the bars of all can be seen"
+    marks = {
+        line.get_marker(): (np.asarray(line.get_xydata()))[0]
+        for line in figure.axes[0].lines
+        if line.get_marker() in "<>"
+    }
+    assert {m: list(at) for m, at in marks.items()} == {"<": [left, 1], ">": [right, 1]}
 
 
 def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:

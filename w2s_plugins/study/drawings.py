@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.style
+import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import UserError, one_line
@@ -100,8 +102,10 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         .set_index("loss")
         .astype(float)
     )
-    # an interval may go on beyond the frame, so that one does not hide the others
-    ends = min(0, table["value"].min()) - 0.1, max(0, table["value"].max()) + 0.1
+    # the frame holds all intervals, but one that is far wider than the bars must not hide them
+    reach = table.assign(zero=0.0)
+    least, most = min(0, table["value"].min()), max(0, table["value"].max())
+    ends = max(reach.min(axis=None), least - 1) - 0.05, min(reach.max(axis=None), most + 1) + 0.05
     errors = (table["high"] - table["low"]).fillna(0) / 2
     look = dict(
         kind="barh",
@@ -143,11 +147,12 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 # what each is of; the gallery is no table
 FIGURES = {
     "gallery": (
-        "Test images: above, the best student corrects its teacher; below, it makes the same mistake",
+        "Test images with their true class, and behind ✗ what the teacher says. Above, the best student corrects it; "
+        "below, it makes the same mistake",
         None,
     ),
     "pgr": (
-        "Performance gap recovered, with 95 % intervals, which may go on beyond the frame",
+        "Performance gap recovered, with 95 % intervals; ◂ and ▸ mark one that goes on beyond the frame",
         pgr_table,
     ),
     "curves": ("Learning curves, means over the seeds", curve_table),
@@ -167,6 +172,8 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
     height = HEIGHT
     if bars:
         height = 0.6 + 0.19 * len(table)
+        if "xerr" in look:
+            mark_cut_intervals(axes, table.iloc[:, 0].to_numpy(), look["xerr"], look["xlim"])
         axes.invert_yaxis()
     else:
         axes.locator_params(axis="x", integer=True)
@@ -179,6 +186,19 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
     # in words: every bar, and where each line ends
     rows = table if bars else table.ffill().tail(1).T
     return "; ".join(f"{name}: {values.round(2).tolist()}" for name, values in rows.iterrows())
+
+
+def mark_cut_intervals(
+    axes: Axes, values: np.ndarray, errors: np.ndarray, ends: tuple[float, float]
+) -> None:
+    """Draw a triangle at the frame for each interval, ``values`` -+ ``errors`` of the bars (N,), that goes on beyond it."""
+    left, right = ends
+    look = dict(linestyle="", color="black", markersize=3, clip_on=False)
+    for row, (value, error) in enumerate(zip(values, errors)):
+        if value - error < left:
+            axes.plot(left, row, marker="<", **look)
+        if value + error > right:
+            axes.plot(right, row, marker=">", **look)
 
 
 def draw_pictures(figure: Figure, group: Group) -> str:

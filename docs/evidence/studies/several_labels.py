@@ -54,6 +54,9 @@ STUDENTS = {
             "weak, elr, 4 epochs": "elr --epochs 4 --lr 0.0006",
             "weak, bce, 4 epochs, 0.002": "bce --epochs 4 --lr 0.002",
             "weak, bce": "bce --epochs 12 --lr 0.002",
+            "weak, bce, 30 epochs": "bce --epochs 30 --lr 0.002",
+            "weak, asl": "asl --epochs 12 --lr 0.002",
+            "weak, twoway": "twoway --epochs 12 --lr 0.002",
             "weak, adaptconf": "adaptconf --epochs 12 --lr 0.002",
         }.items()
     },

@@ -81,6 +81,12 @@ def show_difference(values: Sequence[float]) -> str:
     return f"{show(found['value'], sign='+')} [{low}, {high}]"
 
 
+def show_share(values: Sequence[float]) -> str:
+    """Return the mean of a share (PGR) over seeds, with its 95 % interval by Student's t."""
+    found = t_interval(values)
+    return f"{show(found['value'], 2)} [{show(found['low'], 2)}, {show(found['high'], 2)}]"
+
+
 def grid(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
     """Return a table as Markdown, whose first columns are aligned on the left."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
@@ -530,21 +536,70 @@ def few_true_vit() -> str:
     return grid(["set", "teacher", "the recipe", "`direct`", "`student`"], lines)
 
 
+def several_by_student(name: str, figure: str) -> pandas.DataFrame:
+    """Return a figure of several labels an image, on one set: seeds x students, NaN where a run is missing."""
+    rows = rows_of("several_labels", figure)
+    own = rows[rows["set"] == name].pivot(index="seed", columns="student", values="top1")
+    return own.reindex(columns=[*SEVERAL])
+
+
 @makes("several-labels")
 def several_labels() -> str:
-    """Several labels an image: what each student has come to."""
-    rows = rows_of("several_labels", "map")
-    sets = list(dict.fromkeys(rows["set"]))
+    """Several labels an image, over seeds: mAP, the difference to the teacher, and the share of the gap."""
+    tables = {name: several_by_student(name, "map") for name in SEVERAL_SETS}
     lines = []
-    for student in dict.fromkeys(rows["student"]):
-        line = [SEVERAL[str(student)]]
-        for name in sets:
-            own = rows[(rows["set"] == name) & (rows["student"] == student)]
-            for figure in ("map", "micro_f1", "macro_f1"):
-                line.append(show_all(own[figure].astype(float)))
+    for student in ("teacher", *SEVERAL_MEASURED):
+        line = [SEVERAL[student]]
+        for table in tables.values():
+            own = table.dropna(subset=["teacher", student])
+            gains = (own[student] - own["teacher"]).round(6)
+            line += [show(mean(own[student].tolist())) if len(own) else ""]
+            if student == "teacher":
+                line += ["", ""]
+                continue
+            line += [show_difference(gains.tolist()) if len(own) > 1 else ""]
+            shares = (gains / (own["ceiling"] - own["teacher"])).dropna().tolist()
+            wanted = student not in ("direct", "ceiling") and len(shares) > 1
+            line += [show_share(shares) if wanted else ""]
         lines.append(line)
-    heads = [f"{name}: {figure}" for name in sets for figure in ("mAP", "micro F1", "macro F1")]
+    counts = ["seeds"]
+    for table in tables.values():
+        counts += [str(len(table.dropna(subset=["teacher", "weak, bce"]))), "", ""]
+    heads = [
+        f"{name}: {head}" for name in SEVERAL_SETS for head in ("mAP", "above the teacher", "PGR")
+    ]
+    return grid(["student", *heads], [*lines, counts])
+
+
+@makes("several-labels-f1")
+def several_labels_f1() -> str:
+    """The F1 of the same students, means over seeds."""
+    lines = []
+    for student in ("teacher", *SEVERAL_MEASURED):
+        line = [SEVERAL[student]]
+        for name in SEVERAL_SETS:
+            for figure in ("micro_f1", "macro_f1"):
+                table = several_by_student(name, figure)
+                values = table[student].dropna().tolist()
+                line.append(show(mean(values)) if values else "")
+        lines.append(line)
+    heads = [f"{name}: {figure}" for name in SEVERAL_SETS for figure in ("micro F1", "macro F1")]
     return grid(["student", *heads], lines)
+
+
+@makes("several-labels-tried")
+def several_labels_tried() -> str:
+    """All that was tried on one seed of one set, best first."""
+    rows = rows_of("several_labels", "map")
+    own = rows[(rows["set"] == "kinds") & (rows["seed"].astype(str) == "0")].astype({"map": float})
+    lines = [
+        [
+            SEVERAL[str(row["student"])],
+            *(show(float(row[f])) for f in ("map", "micro_f1", "macro_f1")),
+        ]
+        for _, row in own.sort_values("map", ascending=False).iterrows()
+    ]
+    return grid(["student", "mAP", "micro F1", "macro F1"], lines)
 
 
 @makes("transformer-above")
@@ -670,15 +725,21 @@ NINE = {
     "direct": "`direct`: the teacher's true labels alone",
     "both": "`weak-labels-plus-few-true`: these and the weak ones",
 }
+SEVERAL_SETS = ["kinds", "grids"]
+SEVERAL_MEASURED = ["weak, bce", "weak, adaptconf", "single, an", "direct", "ceiling"]  # over seeds
 SEVERAL = {
     "teacher": "the teacher",
     "direct": "`direct`: the images that the teacher has learned from",
+    "ceiling": "the ceiling: the students' images, by their true labels",
     "weak, bce, 4 epochs": "`bce`, 4 epochs at 0.0006",
     "weak, bce, 12 epochs, 0.0006": "`bce`, 12 epochs at 0.0006",
     "weak, elr, 4 epochs": "`elr`, 4 epochs at 0.0006",
     "weak, bce, 4 epochs, 0.002": "`bce`, 4 epochs at 0.002",
     "weak, bce": "**`bce`, 12 epochs at 0.002: the recipe**",
     "weak, adaptconf": "`adaptconf`, 12 epochs at 0.002",
+    "weak, bce, 30 epochs": "`bce`, 30 epochs at 0.002",
+    "weak, asl": "`asl`, 12 epochs at 0.002",
+    "weak, twoway": "`twoway`, 12 epochs at 0.002",
     "weak, probe": "`bce`, a linear layer on frozen features",
     "single, an": "`an`, 12 epochs at 0.0006, from one true label an image",
     "single, wan": "`wan`, the same",
