@@ -55,7 +55,7 @@ def test_the_end_is_a_page(here: Run, flags: list[object]) -> None:
     """No student is to be taken before a person has answered; the command that is printed reads the answers."""
     done = here(*flags).ok()
     table, drawn = done.out.split(
-        "* which of one, two, three is best, 90 answers of yours will tell\n"
+        "* which of one, two, three is best? 90 answers of yours help to tell\n"
     )
     assert [line.split()[0] for line in table.splitlines()[-3:]] == ["one", "two", "three"]
     assert "* take" not in done.out and "earlier one" not in done.out
@@ -188,7 +188,7 @@ def test_a_stream_has_no_images_to_draw(here: Run, flags: list[object], weak: Pa
     Path("stages.yaml").write_text(STAGES.replace("linear_probe: true", "tune: head"))
     data = "--dataset wds/digits --data-dir data --num-classes 10 --stages stages.yaml"
     done = here(*flags[:2], data, *taught(weak), "--output . --experiment chain").ok()
-    assert "100 answers of yours will tell" in done.out
+    assert "100 answers of yours help to tell" in done.out
     assert done.err.splitlines()[-1].endswith(
         "WARNING: no images are drawn: RUN chain/one: its flags say --dataset wds/digits: a stream, of which no "
         f"images can be drawn; put that right, then python -m w2s_plugins.labels audit {FOLDERS}"

@@ -112,7 +112,10 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
     audited = [stage for stage in plan.runs if stage.audited]
     if audited:
         names = ", ".join(stage.name for stage in audited)
-        return f"which of {names} is best, {count_answers(audited)} answers of yours will tell", []
+        return (
+            f"which of {names} is best? {count_answers(audited)} answers of yours help to tell",
+            [],
+        )
     # a reader would take the last one, which an earlier one may be better than
     take, doubt = plan.runs[-1], []
     why = "no stage was measured on the same labelled images, so it is simply the last one"

@@ -35,8 +35,8 @@ from w2s_plugins.files import read_plain  # noqa: E402
 LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size {pixels} --channels-last"
 CELL, GREY = 48, (127, 127, 127)
 # images with labels, without, and for the test
-PIXELS = {"grids": 96, "kinds": 64}  # of the student's images
-COUNTS = {"grids": (400, 1200, 800), "kinds": (700, 1500, 1000)}
+PIXELS = {"grids": 64, "kinds": 64}  # of the student's images
+COUNTS = {"grids": (400, 800, 600), "kinds": (700, 1500, 1000)}
 WEAK, SINGLE = "teacher", "labels:{folder}/single.csv?unlisted=unknown"
 # by student: who teaches it (truth: labelled images, all: those without labels, by their true ones), and its flags
 STUDENTS = {
