@@ -935,8 +935,12 @@ STORED = {
     "mean": "`elr` on the mean of teacher and `direct`",
     "posterior": "`elr` on their posterior",
     "both": "**the same, and strong views**",
+    "both, two rounds": "that twice, `student` in the place of `direct`",
+    "both, mean teacher": "strong views learn what an average of the weights says",
+    "both, weighed": "strong views count by SoftMatch's weights",
     "fixmatch": "FixMatch, no teacher",
     "freematch": "FreeMatch, no teacher",
+    "softmatch": "SoftMatch, no teacher",
 }
 
 
