@@ -358,7 +358,7 @@ secret.csv me/x  ->  secret.csv: holds an access token or a password; it is not 
 secret.npz me/x  ->  secret.npz: holds an access token or a password; it is not published
 secret.parquet me/x  ->  secret.parquet: holds an access token or a password; it is not published
 a.csv m!e/x  ->  not a Hub id:
-odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes; answers like it: 1 of 2; correct them
+odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes (take --task multilabel if an image has several)
 """
 
 

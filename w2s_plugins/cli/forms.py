@@ -125,7 +125,7 @@ ADAPTER_SETTINGS = {
 }
 MULTILABEL = "multilabel"  # timm's name of the task with several classes an image
 # what may stand between the labels of a cell; a comma ends a name on the command line
-DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "none": ""}
+DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "slash": "/", "none": ""}
 # --teacher labels:FILE?...
 LABEL_SETTINGS = {
     "combine": _choice(*MEANS),
