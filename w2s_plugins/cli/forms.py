@@ -132,7 +132,10 @@ LABEL_SETTINGS = {
     "confidence": Setting(_within(0, 1), "a probability from 0 to 1"),
     "missing": _choice("skip", "error"),
     "unlisted": _choice("no", "unknown"),
-    "delimiter": _choice(*DELIMITERS, *filter(None, DELIMITERS.values())),
+    # itself, too, but a space, which ends a name
+    "delimiter": Setting(
+        _choice(*DELIMITERS, ",", ";", "|", " ", "/").read, f"one of {', '.join(DELIMITERS)}"
+    ),
 }
 
 
