@@ -120,12 +120,14 @@ class TableFile:
         frame: its content.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
         may_skip: whether ``?missing=skip`` can be given for it, which messages then advise.
+        may_name: whether ``--class-names`` can list more classes than those that are known.
     """
 
     path: Path
     frame: "DataFrame"
     flag: str
     may_skip: bool = True
+    may_name: bool = False
 
     def labels(
         self,
@@ -393,6 +395,8 @@ class TableFile:
                 remedies.append("leave them out by ?missing=skip after the name of the file")
             if answers.odd and class_names is None:
                 remedies.append("list all classes by --class-names")
+            elif answers.odd and self.may_name:
+                remedies.append("if these are further classes, list all by --class-names")
             raise UserError(f"{text}; {', or '.join(remedies)}")
         logger.warning(f"WARNING: {text}; left out")
 
@@ -415,7 +419,9 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
 # ---------------------------------------------------------------- files
 
 
-def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
+def open_table(
+    path: Path, flag: str = "", may_skip: bool = True, may_name: bool = False
+) -> TableFile:
     """Read a file of labels; arguments as of `TableFile`.
 
     Raises:
@@ -448,7 +454,7 @@ def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
         ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
-    return TableFile(path, frame, flag, may_skip)
+    return TableFile(path, frame, flag, may_skip, may_name)
 
 
 def _read_text(path: Path) -> "DataFrame":
