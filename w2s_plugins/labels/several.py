@@ -266,7 +266,8 @@ def read_flags(texts: Sequence[str], fault: Callable[[int], UserError]) -> np.nd
                 raise fault(i) from error
             if np.isnan(values[text]):
                 raise fault(i)
-    return np.array([values[text] for text in texts], dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        return np.array([values[text] for text in texts]).astype(np.float32)
 
 
 def natural_order(names: Sequence[str]) -> list[int]:
