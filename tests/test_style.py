@@ -195,7 +195,7 @@ TOKENS = {
     "study": 23_000,
     "labels": 27_500,
     "losses": 16_600,
-    "data": 16_500,
+    "data": 16_600,
     "models": 13_100,
     "cli": 8_300,
     "teachers": 11_600,

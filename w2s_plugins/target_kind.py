@@ -295,9 +295,10 @@ class SeveralClasses(TargetKind):
         return self.from_probabilities(self.probabilities(torch.stack([*opinions])).nanmean(dim=0))
 
     def mix(self, logits: Tensor, share: Tensor) -> Tensor:
-        # what is unknown of one of two images is unknown of their mixture
+        # what is unknown of one of two images is unknown of their mixture, if it has a share in it
         unmixed = self.probabilities(logits)
         mixed = self.from_probabilities(share * unmixed + (1 - share) * unmixed.flip(-2))
+        mixed = torch.where(share == 0, logits.flip(-2), mixed)
         return torch.where(share == 1, logits, mixed)
 
     def map_classes(self, logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:

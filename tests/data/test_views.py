@@ -8,7 +8,9 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.mixup import FastCollateMixup, Mixup
 from timm.data.random_erasing import RandomErasing
+from torch.utils.data import default_collate
 
 from tests.parts import (
     assert_refused,
@@ -21,8 +23,16 @@ from tests.parts import (
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
-from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
-from w2s_plugins.target_kind import ONE_CLASS
+from w2s_plugins.data.views import (
+    KeyedCollate,
+    KeyedErasing,
+    Sample,
+    ViewKey,
+    hash_seed,
+    kept_generators,
+    seed_generators,
+)
+from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
 from w2s_plugins.training.loaders import check_stream
 
 CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), crop_pct=0.9)
@@ -204,6 +214,71 @@ def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, mode, pre
         torch.testing.assert_close(smoothed, timms.target)
         shares += ours.share.flatten().tolist()
     assert 1.0 in shares and 0.0 < min(shares) < 0.9
+
+
+def collate_of(mixing: dict, prefetched: bool, **how: object) -> KeyedCollate:
+    """As `create_train_loader` makes it, of several labels an image."""
+    kwargs = dict(num_classes=3, label_smoothing=0.1, multi_label=True, **mixing)
+    if prefetched:
+        mixup = FastCollateMixup(**kwargs)
+        return KeyedCollate(mixup, mixup, **how)
+    mixup = Mixup(**kwargs)
+    return KeyedCollate(lambda batch: mixup(*default_collate(batch)), mixup, **how)
+
+
+def batch_of(labels: torch.Tensor, number: int, prefetched: bool, epoch: int = 0) -> list[Sample]:
+    """Images of four pixels."""
+    pixels = np.random.default_rng(number).integers(0, 255, (len(labels), 3, 2, 2), np.uint8)
+    images = pixels if prefetched else torch.tensor(pixels).float()
+    keys = [ViewKey(epoch, number * len(labels) + i) for i in range(len(labels))]
+    rows = zip(images, labels, keys, strict=True)
+    return [Sample(image, row, key, hash_seed(*key)) for image, row, key in rows]
+
+
+@pytest.mark.parametrize("prefetched", [True, False])
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_unknown_labels_are_mixed_as_far_as_they_have_a_share(mode, prefetched):
+    """What is known is timm's to the last bit, whether stored labels are mixed as well or not."""
+    # boxes of cutmix that are a whole image of four pixels, or nothing of it
+    mixing = dict(mixup_alpha=0.5, cutmix_alpha=0.01, prob=0.7, mode=mode)
+    generator = torch.Generator().manual_seed(0)
+    shares: list[float] = []
+    for number in range(40):
+        truth = (torch.rand(6, 3, generator=generator) < 0.4).float()
+        unknown = torch.rand(6, 3, generator=generator) < 0.4
+        labels = truth.masked_fill(unknown, torch.nan)
+        # timm mixes pairs in place
+        images, found = collate_of(mixing, prefetched)(batch_of(labels, number, prefetched))
+        beside, stored = collate_of(mixing, prefetched, keeps_share=True)(
+            batch_of(labels, number, prefetched)
+        )
+        share = stored.share
+        expected = (unknown & (share > 0)) | (unknown.flip(0) & (share < 1))
+        assert torch.equal(found.label.isnan(), expected) and torch.equal(images, beside)
+        assert torch.equal(stored.label.isnan(), expected)
+
+        # timm's own, of labels that are all known; stored ones are mixed by shares in float32
+        plain = collate_of(mixing, prefetched)
+        known = batch_of(truth, number, prefetched)
+        with kept_generators():
+            seed_generators(hash_seed(*(sample.view_seed for sample in known)))
+            theirs, target = plain.collate([(sample.image, sample.label) for sample in known])
+        assert torch.equal(images, theirs)
+        assert torch.equal(found.label[~expected], target[~expected])
+        torch.testing.assert_close(stored.label[~expected], target[~expected])
+
+        logits = torch.randn(6, 3).masked_fill(unknown, torch.nan)
+        assert torch.equal(SEVERAL_CLASSES.mix(logits, share).isnan(), expected)
+        shares += share.flatten().tolist()
+    assert {0.0, 1.0} <= {*shares} and any(0 < share < 1 for share in shares)
+
+
+def test_without_mixing_unknown_labels_stay_where_they_are():
+    labels = torch.tensor([[1, torch.nan, 0], [torch.nan, 1, 1]])
+    collate = collate_of(dict(mixup_alpha=0.5, mode="batch"), True, mixup_off_epoch=1)
+    _, found = collate(batch_of(labels, 0, True, epoch=1))
+    expected = labels * (1 - 0.1) + 0.5 * 0.1
+    assert torch.equal(found.label.nan_to_num(-1), expected.nan_to_num(-1))
 
 
 def test_views_are_those_of_timm(loader, folder):

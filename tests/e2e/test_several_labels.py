@@ -172,6 +172,22 @@ def test_an_evaluation_of_a_run_and_of_its_export(pairs: Run) -> None:
     assert pairs(*export, "--task multilabel", script="validate").figures["map"] == run["map"]
 
 
+def test_some_classes_count_alone(pairs: Run) -> None:
+    """As those of the run's own table of classes."""
+    Path("few.txt").write_text("7\n2\n3\n")
+    flags = "--checkpoint output/train/teacher --teacher output/train/teacher --valid-labels"
+    few = pairs(flags, "few.txt", script="validate").figures
+    with Path("output/train/teacher/classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for figure, column in (("map", "AP"), ("macro_f1", "F1")):
+        expected = sum(float(rows[number][column]) for number in (7, 2, 3)) / 3
+        assert few[figure] == few[f"teacher_{figure}"] == pytest.approx(expected, abs=1e-3)
+    assert few["agreement"] == 100
+    Path("high.txt").write_text("7\n10\n")
+    said = "high.txt: has 10, but the model has 10 classes; expected numbers from 0 to 9"
+    assert said in pairs(flags, "high.txt", script="validate").error
+
+
 def test_predictions_are_a_table_that_teaches(pairs: Run) -> None:
     from w2s_plugins.predictions.__main__ import main
 

@@ -200,7 +200,12 @@ def test_columns_of_a_dataset(pairs: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_labels_of_one_class_are_refused(pairs: Run) -> None:
     said = "of this kind of dataset one label an image can be read; expected hfds/NAME, or a folder"
-    assert said in pairs(*STUDENT, "--dataset w2s/digits --experiment x").error
+    # streams and the like are refused before anything is opened
+    for dataset in ("w2s/digits", "hfids/me/x", "wds/me/x", "tfds/coco", "torch/cifar10"):
+        data = f"--dataset {dataset} --data-dir . --experiment x"
+        assert said in pairs(*STUDENT, data).error
+        beside = "labels of images in a folder or a tar file, which --data-dir names alone"
+        assert beside in pairs(*STUDENT, data, "--train-labels train.csv").error
     for split in ("train", "validation"):
         for name in NAMES:
             Path("folders", split, name).mkdir(parents=True)

@@ -358,7 +358,7 @@ secret.csv me/x  ->  secret.csv: holds an access token or a password; it is not 
 secret.npz me/x  ->  secret.npz: holds an access token or a password; it is not published
 secret.parquet me/x  ->  secret.parquet: holds an access token or a password; it is not published
 a.csv m!e/x  ->  not a Hub id:
-odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes; answers like it: 1 of 2; correct them
+odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes (take --task multilabel if an image has several)
 """
 
 
@@ -467,6 +467,31 @@ def test_a_table_of_several_classes_that_fits(labels, data):
     labels("check", "a.csv?unlisted=perhaps").refused("one of no, unknown")
 
 
+def test_classes_that_two_tables_exchange(labels):
+    write("a.csv", "filename,labels", *(f"{i}.png,cat" for i in range(5)), "5.png,hen;dog")
+    write(
+        "b.csv",
+        "filename,labels",
+        *(f"{i}.png,dog" for i in range(4)),
+        "4.png,hen;cat",
+        "5.png,hen",
+    )
+    done = labels("check", "a.csv", "--against", "b.csv", "--task", "multilabel").ok()
+    assert done.out.endswith("exchanged most often: cat for dog (4)\n")
+
+
+def test_one_table_of_several_classes_alone(labels):
+    write("a.csv", "filename,labels", "0.png,cat;dog", "1.png,cat;dog", "2.png,hen;dog")
+    done = labels("stats", "a.csv", "--task", "multilabel").ok()
+    assert done.out.splitlines()[1:] == [
+        "3 yes, 0 no: dog",
+        "2 yes, 1 no: cat",
+        "1 yes, 2 no: hen",
+        "together most often: cat and dog (2), dog and hen (1)",
+        "no sample has several answers, so that ?combine changes nothing",
+    ]
+
+
 def test_where_two_tables_of_several_classes_differ(labels):
     write("a.csv", "filename,cat,dog", "0.png,1,1", "1.png,,0", "2.png,0,0")
     write("b.csv", "filename,labels", "0.png,cat", "1.png,cat", "2.png,dog;cat", "3.png,dog")
@@ -474,6 +499,12 @@ def test_where_two_tables_of_several_classes_differ(labels):
     done = labels("check", "a.csv", *beside).ok()
     agree = "agree on 50.00 % of the classes of which both say something, of the 3 samples that both label; they differ"
     assert f"a.csv and b.csv {agree} on 2" in done.out
+    assert [" ".join(line.split()) for line in done.out.splitlines()[-4:-1]] == [
+        "class both first second precision recall agree",
+        "dog 0 1 1 0.0 0.0 33.3",
+        "cat 1 0 1 100.0 50.0 50.0",
+    ]
+    assert done.out.endswith("exchanged most often: nothing\n")
     assert Path("d.csv").read_text().splitlines() == [
         "filename,labels,against_labels",
         '0.png,"cat,dog",cat',
@@ -517,7 +548,14 @@ def test_a_crowd_of_several_classes(labels):
     )
     assert re.fullmatch(r"133 yes, 107 no, Krippendorff's alpha -?0\.\d{4}: cat", said[1])
     assert re.fullmatch(r"81 yes, 159 no, Krippendorff's alpha 1.0000: dog", said[2])
-    assert [line.split()[0] for line in said[3:7]] == ["annotator", "anna", "bob", "carl"]
+    assert said[3] == "together most often: cat and dog (14)"
+    assert [line.split()[0] for line in said[4:8]] == ["annotator", "anna", "bob", "carl"]
+    # carl says of every third image that it is a dog, which is right, and else a cat, as every second one is
+    assert said[8:11] == [
+        "anna is never wrong",
+        "bob is never wrong",
+        "carl adds cat (27), misses cat (14)",
+    ]
     assert said[-1].startswith("to train on them take ?combine=dawid-skene: the annotators differ")
 
 

@@ -157,8 +157,67 @@ def test_one_class_asks_for_the_task(tmp_path):
     assert_refused(message, table.labels, lists=ListForm("unknown"))
     path.write_text('image,labels\na,"beach,dog"\n')
     assert_refused("as in labels, --task multilabel", open_table(path).labels)
-    path.write_text("image,beach,dog\na,1,1\nb,0,1\n")
-    assert_refused("take --task multilabel if an image has several", open_table(path).labels)
+
+
+COULD_BE_EITHER = r"""
+# a column for each class
+image,beach,dog / a,1,1 / b,0,1  ->  list the classes by --class-names, .*, take --task multilabel if an image has several or
+image,beach,dog / a,1,0 / b,,1 / c,1,  ->  empty, or yes and no; take --task multilabel if an image has several or, if col
+image,beach,dog / a,yes,no / b,no,?  ->  take --task multilabel if an image has several or, if columns are annotators
+image,beach,dog / a,0.9,0.8 / b,0.1,0.7  ->  no votes \(take --task multilabel if an image has several\); answers like it: 2
+# several rows an image
+image,label / a,beach / a,dog / b,cat  ->  annotator who said what, or take --task multilabel if an image has several
+image,label,annotator / a,beach,x / a,dog,x / b,cat,y  ->  as of a; leave one out, or take --task multilabel if an image
+# several names in a cell
+image,label / a,"beach, dog" / b,dog / c,cat  ->  'beach, dog' holds several labels; expected one, or --task multilabel
+image,label / a,beach dog / b,dog / c,beach / d,dog beach  ->  'beach dog' holds several labels; .* --task multilabel
+image,tags / a,haze / b,clear primary  ->  no labels; .*as in tags, --task multilabel
+"""
+
+
+@pytest.mark.parametrize("rows, message", lines(COULD_BE_EITHER))
+def test_what_could_be_one_class_or_several_asks_for_the_task(tmp_path, rows, message):
+    path = tmp_path / "t.csv"
+    path.write_text(rows.replace(" / ", "\n") + "\n")
+
+    def of_samples():
+        table = open_table(path).labels()
+        labels_of_samples(table, SampleKeys("filename", [*"abcd"]), table.names, None, "x")
+
+    assert_refused(message, of_samples)
+    delimiter = ListForm(delimiter=None if '"' in rows else "space")
+    matched(open_table(path).labels(target_kind=SEVERAL_CLASSES, lists=delimiter))
+
+
+def test_names_that_are_no_lists(tmp_path, caplog):
+    """Of one class an image: what may be a list all the same is warned of."""
+    path = tmp_path / "t.csv"
+    names = ["polar bear", "bear", "maple tree", "oak tree"]
+    path.write_text("image,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    assert open_table(path).labels().class_names == sorted(names) and not caplog.text
+    path.write_text('image,label\na,"crane, bird"\nb,dog\nc,"1,5"\n')
+    assert open_table(path).labels().class_names == ["1,5", "crane, bird", "dog"]
+    said = "taken for one class each: 'crane, bird'; if these are several labels, take --task multi"
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize(("mark", "name"), [(" ", "space"), ("/", "slash")])
+def test_marks_that_may_be_part_of_a_name_are_asked_about(tmp_path, mark, name):
+    """As the tags of satellite images are written: the same words stand in several cells."""
+    content = "image,tags\na,haze primary\nb,clear primary water\nc,clear primary\nd,clear\n"
+    content = content.replace(" ", mark)
+    words = ["clear", "haze", "primary", "water"]
+    for names in (None, words):
+        message = f"is '.*' one label, or several.*delimiter=none or .delimiter={name}$"
+        assert_refused(message, read, tmp_path, content, names=names)
+        for delimiter in (mark, name):
+            table = read(tmp_path, content, names=names, delimiter=delimiter)
+            assert table.class_names == words
+            same(table.answers, [[0, 1, 1, 0], [1, 0, 1, 1], [1, 0, 1, 0], [1, 0, 0, 0]])
+    assert read(tmp_path, content, delimiter="none").num_classes == 4
+    # words that stand nowhere else are of one name
+    alone = f"image,tags\na,traffic{mark}light\nb,stop{mark}sign\nc,car\n"
+    assert read(tmp_path, alone).num_classes == 3
 
 
 # ---------------------------------------------------------------- a column for each class
@@ -420,7 +479,11 @@ def test_all_classes_that_are_known_are_there(root):
     dataset = opened(known=["dog", "hen", "cat", "beach"])
     assert class_names_of(dataset) == ["dog", "hen", "cat", "beach"]
     same(classes_of_samples(dataset)[0], [1, 0, 0, 1])
-    assert_refused("'beach;dog'|'beach' is no class", opened, known=["dog", "cat"])
+    assert_refused(
+        "'beach' is no class; .*'beach' 2.*, or if these are further classes, list all by --class-names$",
+        opened,
+        known=["dog", "cat"],
+    )
 
 
 def test_gaps_and_ties(root, caplog):
@@ -456,6 +519,8 @@ def test_classes_of_splits_are_numbered_alike(root):
     same(numbered[1][1], [0, NAN, 0, 1])
     assert describe(numbered, "", "") != describe(dataset, "", "")  # it has more classes
     assert describe(numbered, "", "").fingerprint == describe(dataset, "", "").fingerprint
+    message = "'beach' of 'images' is none of the 1 of the table .cat., nor dog; .* --class-names"
+    assert_refused(message, by_name, dataset, ["cat"], "images", "the table")
     other = opened(known=["cat", "beach", "dog"])
     assert describe(other, "", "") == describe(dataset, "", "")
     Path("tags.csv").write_text(Path("tags.csv").read_text().replace("5,beach", "5,cat"))

@@ -125,14 +125,17 @@ ADAPTER_SETTINGS = {
 }
 MULTILABEL = "multilabel"  # timm's name of the task with several classes an image
 # what may stand between the labels of a cell; a comma ends a name on the command line
-DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "none": ""}
+DELIMITERS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " ", "slash": "/", "none": ""}
 # --teacher labels:FILE?...
 LABEL_SETTINGS = {
     "combine": _choice(*MEANS),
     "confidence": Setting(_within(0, 1), "a probability from 0 to 1"),
     "missing": _choice("skip", "error"),
     "unlisted": _choice("no", "unknown"),
-    "delimiter": _choice(*DELIMITERS, *filter(None, DELIMITERS.values())),
+    # itself, too, but a space, which ends a name
+    "delimiter": Setting(
+        _choice(*DELIMITERS, ",", ";", "|", " ", "/").read, f"one of {', '.join(DELIMITERS)}"
+    ),
 }
 
 

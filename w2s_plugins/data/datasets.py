@@ -29,6 +29,10 @@ from .unreadable import UnreadableSample
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+ONE_LABEL = (
+    "of this kind of dataset one label an image can be read; expected hfds/NAME, or a folder of images or a tar file with "
+    "a table of labels, --data-dir FOLDER --train-labels FILE --val-labels FILE"
+)
 MOST_CLASSES = 2**20  # of a column of labels without names
 DEFAULT_SPLITS = ("train", "validation")  # whoever trains has named none of them
 
@@ -215,10 +219,7 @@ def take_several(dataset: AnyDataset, dense: bool, count: int | None, where: str
     reader = getattr(dataset, "reader", None)
     iter_targets = getattr(reader, "iter_targets", None)
     if not isinstance(dataset, FileDataset) or iter_targets is None:
-        raise UserError(
-            f"{where}: of this kind of dataset one label an image can be read; expected hfds/NAME, or a folder of images "
-            "with a table of labels"
-        )
+        raise UserError(f"{where}: {ONE_LABEL}")
     labels = [*iter_targets()]
     # as classes, the 0 and 1 of every class would be a few of the first two, again and again
     rows = [label for label in labels if isinstance(label, (list, tuple))]

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class Sample(NamedTuple):
     view_seed: int
 
 
+# of an unknown label: so much more than 1 that the smallest share of it is, too
+TRACE = 2.0**100
 # stands in for the global one in `kept_generators`
 _NUMPY_GENERATOR = np.random.MT19937(0)
 
@@ -172,7 +174,7 @@ class KeyedCollate:
         labelled = any(isinstance(label, Tensor) or label != NO_LABEL for label in labels)
         share = None
 
-        def collate(labels: list[int]) -> tuple[Tensor, Tensor]:
+        def collate(labels: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
             pairs = [(sample.image, label) for sample, label in zip(batch, labels)]
             return self.collate(pairs)
 
@@ -186,6 +188,8 @@ class KeyedCollate:
                 images, target, share = mix_with_share(
                     self.mixup, collate, default_collate(labels), labelled
                 )
+            elif self.mixup is not None and self.mixup.multi_label:
+                images, target = mix_several(self.mixup, collate, default_collate(labels))
             else:
                 images, target = collate(labels)
 
@@ -201,7 +205,7 @@ class KeyedCollate:
 
 def mix_with_share(
     mixup: Mixup,
-    collate: Callable[[list[int]], tuple[Tensor, Tensor]],
+    collate: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
     labels: Tensor,
     labelled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,7 +216,7 @@ def mix_with_share(
     Args:
         mixup: says how classes are counted and smoothed.
         collate: mixes the images by ``mixup``, with the classes that it is given.
-        labels: (B,) true classes, or `NO_LABEL`; of several classes an image (B, C).
+        labels: (B,) true classes, or `NO_LABEL`; of several classes an image (B, C), NaN where nobody knows.
         labelled: False where all are `NO_LABEL`.
     """
     # timm mixes labels, not shares: classes that differ in each pair bring the share to light
@@ -231,8 +235,42 @@ def mix_with_share(
     if not labelled:
         return images, labels, share
     # timm has one share for a batch, as a number; its formula holds for one each
+    if multi_label:
+        labels, num_classes = with_traces(labels), 2 * num_classes
     mixed = mixup_target(labels, num_classes, share, smoothing, multi_label)  # pyright: ignore[reportArgumentType]  # see above
-    return images, mixed, share
+    return images, without_traces(mixed) if multi_label else mixed, share
+
+
+def mix_several(
+    mixup: Mixup, collate: Callable[[Tensor], tuple[Tensor, Tensor]], labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mix a batch; return the images and their labels (B, C), NaN for those that are unknown of an image in the mixture.
+
+    Args:
+        mixup: says how labels are smoothed.
+        collate: mixes images and labels by ``mixup``.
+        labels: (B, C), NaN where nobody knows.
+    """
+    num_classes = mixup.num_classes
+    mixup.num_classes = 2 * num_classes
+    images, mixed = collate(with_traces(labels))
+    mixup.num_classes = num_classes
+    return images, without_traces(mixed)
+
+
+def with_traces(labels: Tensor) -> Tensor:
+    """Return labels (B, C), 0 where they are NaN, and behind them as many columns that say where that is (B, 2C).
+
+    What has no share in a mixture has no part in it, but 0 times NaN is NaN. Of these columns the smallest share shows.
+    """
+    return torch.cat([labels.nan_to_num(0.0), labels.isnan() * TRACE], dim=1)
+
+
+def without_traces(mixed: Tensor) -> Tensor:
+    """Return mixed labels (B, C) of those `with_traces`: NaN where an unknown one has a share."""
+    labels, traces = mixed.chunk(2, dim=1)
+    # smoothing moves what is known to a half at most
+    return labels.masked_fill(traces > 1, torch.nan)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import write_arrays
+from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
@@ -102,8 +103,8 @@ def check(
     both = known & labels[1].known
     rows = torch.from_numpy(labels[0].differs(labels[1])).nonzero().flatten()
     count = int(both.sum())
+    pair = [torch.from_numpy(of_table.classes())[both] for of_table in labels]
     if are_several(target_kind):
-        pair = [torch.from_numpy(of_table.classes())[both] for of_table in labels]
         agreement = 100 * float(target_kind.agreement(*pair).sum()) / max(1, count)
         of_what = "of the classes of which both say something, of"
     else:
@@ -112,6 +113,14 @@ def check(
         f"{file} and {against} agree on {agreement:.2f} % {of_what} the {count} samples that both label; they differ "
         f"on {len(rows)}"
     )
+    if are_several(target_kind):
+        one, other = (decisions.numpy() for decisions in pair)
+        say(
+            f"images with each class, in both, or in only the first or second; precision and recall as if {against} were "
+            "true:",
+            *compare_classes(one, other, names).to_string(index=False, na_rep="-").split("\n"),
+            f"exchanged most often: {most_exchanged(one, other, names) or 'nothing'}",
+        )
     if output is None:
         return
     columns: dict[str, Sequence | np.ndarray] = {
@@ -227,9 +236,12 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
     most_first: list[int] = np.argsort(-votes[:, :, 1].sum(axis=0), kind="stable").tolist()
     for number in most_first:
         no, yes = votes[:, number].sum(axis=0).tolist()
-        say(
-            f"{yes} yes, {no} no, Krippendorff's alpha {alphas[number]:.4f}: {shorten(names[number])}"
-        )
+        # of one annotator there is none
+        alpha = alphas[number]
+        how_alike = "" if np.isnan(alpha) else f", Krippendorff's alpha {alpha:.4f}"
+        say(f"{yes} yes, {no} no{how_alike}: {shorten(names[number])}")
+    truth = combined.classes()
+    say(f"together most often: {most_together(truth, names) or 'none'}")
 
     # who is how reliable, the most reliable first
     reliability = DataFrame(combined.manifest.who.get("reliability", ()))
@@ -238,6 +250,11 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
         return
     reliability = reliability.sort_values("dawid-skene", ascending=False, kind="stable")
     say(*reliability.to_string(index=False).split("\n"))
+    # of a tie nobody is wrong
+    truth[combined.answers.numpy() == 0.5] = NO_LABEL
+    ranked: list[str] = reliability["annotator"].tolist()
+    places = [people.index(person) for person in ranked]
+    say(*mistakes(decisions[places], truth, ranked, names))
     is_plain = np.isin(table.answers, (0, 1)).all(where=~np.isnan(table.answers))
     how, why = "mean", "the answers are more than yes and no"
     if table.kind == "probabilities" and is_plain:

@@ -486,9 +486,13 @@ def _one_answer_a_sample(
             differs |= (values != values[first]).reshape(len(values), -1).any(axis=1)
     odd = (differs & (positions >= 0)).nonzero()[0]
     if len(odd):
+        # who is named has said both
+        who_said = (
+            "" if table.annotators is not None else ", say in a column annotator who said what"
+        )
         raise UserError(
             f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
-            f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what"
+            f"{table.keys[odd[0]]}; leave one out{who_said}, or take --task multilabel if an image has several classes"
         )
     kept = distinct[positions[distinct] != NO_SAMPLE]
 

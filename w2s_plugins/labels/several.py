@@ -16,12 +16,13 @@ import numpy as np
 from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
 from .names import same_word
-from .spelling import UNSAID
+from .spelling import UNSAID, divided_by
 
 if TYPE_CHECKING:
     from ..target_kind import TargetKind
 
 LIKELY_DELIMITERS = ",;|"  # which need not be named
+IN_NAMES = " /"  # more often part of a name
 YES, NO = ("yes", "y", "true", "t"), ("no", "n", "false", "f")
 # a list as Python writes it, ['beach', 'dog']
 _QUOTED = r"""\s*(?:'([^']*)'|"([^"]*)")\s*"""
@@ -155,6 +156,7 @@ def _find_delimiter(
     lists = [text for text in texts if not words or same_word(text) not in words]
     found = [mark for mark in LIKELY_DELIMITERS if any(mark in text for text in lists)]
     if not found:
+        _ask_about_names(lists, words, flag)
         return None
 
     # of several it is that which leaves names of classes in most cells
@@ -181,6 +183,29 @@ def _find_delimiter(
         "of the file a cell is one label"
     )
     return found[0]
+
+
+def _ask_about_names(texts: Sequence[str], words: Collection[str], flag: str) -> None:
+    """Raise a `UserError` for cells that may be one name, or several with a space or slash between them.
+
+    Args:
+        texts: cells that are none of the known names.
+        words: the known names.
+        flag: begins the message.
+    """
+    for mark in IN_NAMES:
+        odd = divided_by(mark, texts)
+        if words:
+            parts = ((text, _split(text, mark, words)) for text in texts if mark in text)
+            odd = next(
+                (text for text, labels in parts if {*map(same_word, labels)} <= {*words}), None
+            )
+        if odd is not None:
+            name = next(name for name, other in DELIMITERS.items() if other == mark)
+            raise UserError(
+                f"{flag}: is '{odd[:40]}' one label, or several? Say it behind the name of the file, ?delimiter=none or "
+                f"?delimiter={name}"
+            )
 
 
 def _split(text: str, delimiter: str, words: Collection[str]) -> list[str]:
@@ -241,7 +266,8 @@ def read_flags(texts: Sequence[str], fault: Callable[[int], UserError]) -> np.nd
                 raise fault(i) from error
             if np.isnan(values[text]):
                 raise fault(i)
-    return np.array([values[text] for text in texts], dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        return np.array([values[text] for text in texts]).astype(np.float32)
 
 
 def natural_order(names: Sequence[str]) -> list[int]:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -17,6 +18,7 @@ UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")
 MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
+_LIKE_LIST = re.compile(r"[,;|]\s*[^\W\d]")  # no decimal comma
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
 
@@ -79,6 +81,16 @@ def understand(
     lists = set() if trusted or alone else _lists({*merged, *likely}) - {*likely}
     if class_names is None and not trusted:
         odd |= lists | _misspelt(merged, likely)
+        # what is taken for one name may still be two of classes that stand nowhere alone
+        whole_names = merged.keys() - odd - {*likely}
+        like_lists = [
+            f"'{label[:40]}'" for label in sorted(whole_names) if _LIKE_LIST.search(label)
+        ]
+        if like_lists and not alone:
+            logger.warning(
+                f"WARNING: {flag}: taken for one class each: {', '.join(like_lists[:MOST_COUNTED])}; if these are "
+                "several labels, take --task multilabel"
+            )
     # sorted, so that the order of the rows does not decide the numbers of the classes
     labels = sorted(merged.keys() - odd)
     numbers, names = class_numbers(labels, class_names, flag)
@@ -141,7 +153,9 @@ def respelt(counts: Counter[str], known: Sequence[str], flag: str) -> dict[str, 
 
 def _lists(labels: Collection[str]) -> set[str]:
     """Return the labels that are several ones: a list in brackets, or with commas, semicolons, bars, slashes or line
-    ends between parts that are all said elsewhere; with semicolons or bars it is enough that one of them is a label.
+    ends between parts that are all said elsewhere; with semicolons or bars it is enough that one of them is a label,
+    with commas that most labels with commas have such a part. Those with spaces are several ones where there are fewer
+    words than labels, and some of these are one word.
     """
     parts: dict[str, list[str]] = {}
     for label in labels:
@@ -152,13 +166,38 @@ def _lists(labels: Collection[str]) -> set[str]:
     counts = Counter(word for words in parts.values() for word in {*words})
     alone = {words[0] for words in parts.values() if len(words) == 1}
 
-    # a comma or slash may be part of a name, as in "crane, bird": its parts are then said nowhere else
-    lists = set()
+    # a comma or slash may be part of a name, as in "crane, bird": its parts are then said nowhere else, or hardly ever
+    with_comma = {label for label, words in parts.items() if "," in label and len(words) > 1}
+    listed_too = {label for label in with_comma if alone & {*parts[label]}}
+    lists = with_comma if 2 * len(listed_too) > len(with_comma) else set()
     for label, words in parts.items():
         listed = label.startswith(("[", "{")) or all(counts[word] > 1 for word in words)
         if len(words) > 1 and (listed or (re.search("[;|]", label) and alone & {*words})):
             lists.add(label)
+
+    # names of two words have mostly one of their own: of tags there are fewer than of their combinations
+    tags = {label: same_word(label).split() for label in labels}
+    if len({*chain(*tags.values())}) < len({*map(tuple, tags.values())}) and any(
+        len(words) == 1 for words in tags.values()
+    ):
+        lists |= {label for label, words in tags.items() if len(words) > 1}
     return lists
+
+
+def divided_by(mark: str, labels: Collection[str]) -> str | None:
+    """Return the first label that may be several ones with a ``mark`` between them: each part of it is in others, too;
+    None where there is none.
+    """
+    parts = {label: {*filter(None, map(same_word, label.split(mark)))} for label in labels}
+    counts = Counter(part for of_label in parts.values() for part in of_label)
+    return next(
+        (
+            label
+            for label, of_label in parts.items()
+            if len(of_label) > 1 and all(counts[part] > 1 for part in of_label)
+        ),
+        None,
+    )
 
 
 def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import chain
@@ -47,6 +48,7 @@ NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of 
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
 NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilities, or logits in columns called logits.CLASS"
+IF_SEVERAL = "take --task multilabel if an image has several"
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 
 
@@ -118,12 +120,14 @@ class TableFile:
         frame: its content.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
         may_skip: whether ``?missing=skip`` can be given for it, which messages then advise.
+        may_name: whether ``--class-names`` can list more classes than those that are known.
     """
 
     path: Path
     frame: "DataFrame"
     flag: str
     may_skip: bool = True
+    may_name: bool = False
 
     def labels(
         self,
@@ -391,6 +395,8 @@ class TableFile:
                 remedies.append("leave them out by ?missing=skip after the name of the file")
             if answers.odd and class_names is None:
                 remedies.append("list all classes by --class-names")
+            elif answers.odd and self.may_name:
+                remedies.append("if these are further classes, list all by --class-names")
             raise UserError(f"{text}; {', or '.join(remedies)}")
         logger.warning(f"WARNING: {text}; left out")
 
@@ -413,7 +419,9 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
 # ---------------------------------------------------------------- files
 
 
-def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
+def open_table(
+    path: Path, flag: str = "", may_skip: bool = True, may_name: bool = False
+) -> TableFile:
     """Read a file of labels; arguments as of `TableFile`.
 
     Raises:
@@ -446,7 +454,7 @@ def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
         ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
-    return TableFile(path, frame, flag, may_skip)
+    return TableFile(path, frame, flag, may_skip, may_name)
 
 
 def _read_text(path: Path) -> "DataFrame":
@@ -721,24 +729,32 @@ def _read_values(
     people = _if_people(schema)
     values = np.zeros((len(rows), size), dtype=np.float32)
     for number, name in zip(present, schema.classes, strict=True):
-        values[:, number] = _floats(columns, name, flag, people)
+        try:
+            values[:, number] = _floats(columns, name, flag, people)
+        except UserError:
+            if not _are_flags(columns):
+                raise
+            raise UserError(
+                f"{flag}: its columns {', '.join([*schema.classes][:8])} have cells that are empty, or yes and no; "
+                f"{IF_SEVERAL} or, {people}"
+            ) from None
 
-    # numbers of other things than classes are no probabilities either
+    # numbers of other things than classes are no probabilities either, but those of several classes need not sum to 1
+    may_be_several = not ((values < 0) | (values > 1)).any()
     kind, values, bad = _classify(values, schema.kind)
     if kind != (schema.kind or "probabilities"):
+        if may_be_several:
+            people = f"{IF_SEVERAL} or, {people}"
         if class_names is None and kind != "votes" and not keep:
-            cells = columns.to_numpy(dtype=np.float32)
-            several_too = ", take --task multilabel if an image has several" * bool(
-                np.isin(cells, (0, 1)).all()
-            )
             raise UserError(
                 f"{flag}: are its columns {', '.join([*schema.classes][:8])} classes? They hold no "
                 f"probabilities, but {kind}; list the classes by --class-names, leave out other columns"
-                f"{several_too} or, {people}"
+                f"{', ' if may_be_several else ' or, '}{people}"
             )
         logger.info(f"{flag}: its columns of classes are taken for {kind}; {people}")
     if kind != "logits":
-        return _Answers("probabilities", values, names, bad, NO_SHARES)
+        fault = f"{NO_SHARES} ({IF_SEVERAL})" if may_be_several else NO_SHARES
+        return _Answers("probabilities", values, names, bad, fault)
 
     # logits of classes that the file has no column of are such that these are as good as impossible
     values[:, np.setdiff1d(np.arange(size), present)] = values[:, present].min() - 20
@@ -749,6 +765,20 @@ def _if_people(schema: Schema) -> str:
     """Return what to do where columns of classes are those of annotators."""
     columns = ",".join(schema.classes.values())[:80]
     return f"if columns are annotators, name them behind the file, FILE#{columns}"
+
+
+def _are_flags(columns: "DataFrame") -> bool:
+    """Say whether all cells of columns of classes can be what is said of several classes an image: from 0 to 1, yes, no,
+    or nothing.
+    """
+
+    def fault(i: int) -> UserError:
+        return UserError(f"cell {i} is none of these")
+
+    with suppress(UserError):
+        values = [read_flags(_texts(columns, name).tolist(), fault) for name in columns]
+        return not any(((column < 0) | (column > 1)).any() for column in values)
+    return False
 
 
 def _class_columns(

@@ -69,7 +69,8 @@ def open_with_table(
     beside = Path(root or "", file)
     if not file.exists() and beside.exists():
         raise UserError(f"{where}: no such file (nearest: {beside})")
-    table = open_table(Path(path), where).labels(
+    # whoever evaluates a model cannot add classes to it
+    table = open_table(Path(path), where, may_name=flag != "--split").labels(
         class_names, missing or "error", target_kind=target_kind, lists=ListForm.of(settings)
     )
     place, images = images_of_split(root, split, flag)

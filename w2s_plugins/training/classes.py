@@ -285,12 +285,13 @@ def by_name(
         return dataset
     # A split may lack classes, and have the others in an order of its own.
     numbers = {name: number for number, name in enumerate(names)}
-    odd = next((name for name in in_data if name not in numbers), None)
-    if odd is not None:
+    odd = [name for name in in_data if name not in numbers]
+    if odd:
+        further = f", nor {first_of(odd[1:], 8)}" if len(odd) > 1 else ""
         raise UserError(
-            f"the splits have different classes: '{odd}' of '{split}' is none of the {len(names)} of {source} "
-            f"({first_of(names)}){nearest(odd, names)}; give them the same class folders, or name all classes with "
-            "--class-names; few-shot learning has --val-split '' --few-shot-eval 5x1"
+            f"the splits have different classes: '{odd[0]}' of '{split}' is none of the {len(names)} of {source} "
+            f"({first_of(names)}){nearest(odd[0], names)}{further}; give them the same class folders or tables, or name "
+            "all classes with --class-names; few-shot learning has --val-split '' --few-shot-eval 5x1"
         )
 
     # Labels follow the names, so that the dataset has to tell them.
@@ -311,6 +312,15 @@ def by_name(
         renumbered[:, [numbers[name] for name in in_data]] = labels
         return _named(dataset, names, renumbered)
     return _named(dataset, names, [numbers[in_data[label]] for label in labels])
+
+
+def with_classes(dataset: AnyDataset, numbers: Sequence[int]) -> AnyDataset:
+    """Return a dataset of several classes an image with the labels of some classes alone, in the order of ``numbers``."""
+    labels, names = truth_of(dataset), names_of_data(dataset)
+    if not isinstance(labels, Tensor):
+        raise TypeError("these are no labels of several classes an image")
+    picked = [names[number] for number in numbers] if names else []
+    return _named(dataset, picked, labels[:, list(numbers)])
 
 
 def _named(

@@ -30,6 +30,7 @@ from ..data import (
 )
 from ..data.class_splits import keep_classes, read_class_list
 from ..data.datasets import (
+    ONE_LABEL,
     TABLE_OF,
     DatasetOptions,
     class_names_of,
@@ -130,8 +131,8 @@ def open_labelled(
         )
     if settings.dataset:
         raise UserError(
-            f"{TABLE_OF[flag]} {table:.80}: labels of images in a folder or a tar file; --dataset {settings.dataset} "
-            "brings its own: leave one of both out"
+            f"{TABLE_OF[flag]} {table:.80}: labels of images in a folder or a tar file, which --data-dir names alone; "
+            f"--dataset {settings.dataset} brings its own: leave one of both out"
         )
     # A list takes some classes of all that the table has.
     if settings.class_list:
@@ -151,11 +152,10 @@ def _open_several(
 ) -> AnyDataset:
     """Open a split of a dataset that has several labels an image, see `open_labelled`."""
     where = f"--task {settings.task}: --dataset {settings.dataset}, split '{split}'"
-    # other readers of timm do not know it
-    if settings.dataset.lower().startswith("hfds/"):
-        how["target_format"] = settings.target_format
-    elif settings.target_format:
-        raise UserError(f"{where}: --target-format is for hfds/NAME")
+    # before anything is downloaded: of streams, and of what is made for one class, no list of labels can be read
+    if not settings.dataset.lower().startswith("hfds/"):
+        raise UserError(f"{where}: {ONE_LABEL}")
+    how["target_format"] = settings.target_format
     dataset = open_split(settings.dataset, settings.data_dir, split, None, flag=flag, **how)
     count = settings.num_classes
     if settings.class_names:

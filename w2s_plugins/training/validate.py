@@ -38,7 +38,7 @@ from ..settings.concerns import ComputeSettings
 from ..settings.validation import Candidate
 from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.teacher import StudentInput, Teacher
-from .classes import by_name
+from .classes import by_name, with_classes
 from .data import open_labelled, reading
 from .device import compile_options, place_model
 from .teacher import teacher_from_settings
@@ -182,7 +182,9 @@ def open_dataset(
 ) -> AnyDataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
     loading, names = replace(settings.data, task=subject.target_kind.task), subject.class_names
-    if names and counted is not None:
+    # Of one class an image the data has no others than those that count; a table of several says something of all.
+    several = subject.target_kind.name != ONE_CLASS.name
+    if names and counted is not None and not several:
         names = [names[number] for number in counted if 0 <= number < len(names)]
     with said_of(settings.subject.data_of_run):
         dataset = open_labelled(
@@ -202,7 +204,7 @@ def open_dataset(
     # A slice is taken before classes are compared, as in a run, since which samples it has depends on their order.
     dataset = take_slice(dataset, loading.val_slice, loading.slice_seed, "--val-slice")
     expected, who = subject.model.num_classes, subject.candidate.name
-    if counted is not None:
+    if counted is not None and not several:
         # The data has the classes that count, in their order.
         check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
     else:
@@ -220,6 +222,9 @@ def open_dataset(
                 "model's own data"
             )
     warn_of_names(who, names, names_of_data(dataset))
+    if counted is not None and several:
+        check_counted(counted, expected, None, settings.subject.valid_labels)
+        return with_classes(dataset, counted)
     return dataset
 
 
@@ -326,7 +331,7 @@ def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, fi
     Args:
         counted: numbers of classes, from ``--valid-labels``.
         of_model: how many classes the model has.
-        of_data: how many the data has, None for a stream.
+        of_data: how many the data has, None for a stream, and where others do not count.
         file: named by ``--valid-labels``.
     """
     # One line too many or twice would move all classes behind it, and figures would still look like figures.
