@@ -168,8 +168,7 @@ def test_the_figure_is_that_of_the_table() -> None:
     figure = ROOT / "docs/demo.svg"
     said = " ".join(re.findall("<!-- (.*?) -->", figure.read_text(encoding="utf-8")))
     assert (
-        all(f"  {float(value):.1f}" in said for value in accuracies)
-        and f"{pgr} of the gap" in said
+        all(f"  {float(value):.1f}" in said for value in accuracies) and f"{pgr} of the gap" in said
     )
     assert figure.stat().st_size < 60_000
 

@@ -161,6 +161,17 @@ def test_names_of_labels_are_those_of_training(labels):
     labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
 
 
+def test_several_classes_are_published(labels):
+    """What is sent is the table; the card counts every class, and its command trains on several."""
+    write("tags.csv", "filename,labels", "0.png,cat;dog", "1.png,cat", "2.png,[]", "3.png,hen;cat")
+    done = labels("push", "tags.csv", "me/x", "--task", "multilabel", "--dry-run").ok()
+    folder = Path(done.out.partition(": ")[0])
+    card = DatasetCard.load(folder / "README.md").text
+    assert "| `cat` | 3 | 75.00 % |" in card and "| `dog` | 1 | 25.00 % |" in card
+    assert "Labels of 4 images in 3 classes" in card
+    assert "--task multilabel --loss bce" in card and (folder / "tags.csv").exists()
+
+
 ASKED = "stats wide.csv | check wide.csv | check wide.csv --data-dir photos | check labels:wide.csv?missing=skip"
 
 

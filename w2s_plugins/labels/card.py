@@ -2,12 +2,15 @@
 
 from collections import Counter
 
+import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import file_sha256
 from ..hub.markdown import plain
 from ..hub.model_card import card_environment
+from ..target_kind import ONE_CLASS, TargetKind
 from .samples import most_likely
+from .several import are_several
 from .store import Manifest
 from .table import LabelRows, file_of
 
@@ -19,6 +22,7 @@ def labels_card(
     name: str,
     license: str | None,
     manifest: Manifest | None = None,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> str:
     """Return the README.md of published labels; what is not known is left out.
 
@@ -27,6 +31,7 @@ def labels_card(
         name: by which ``--teacher labels:`` finds them.
         license: of the labels; None says nothing of it.
         manifest: of the stored answers that the table was written from.
+        target_kind: what a label is; of several classes an image each counts that is more likely than not.
     """
     # who said it, and what they saw, by names of values
     who = {
@@ -50,10 +55,14 @@ def labels_card(
             "transform": manifest.seen.get("transform"),
         }
 
-    # how often each class is the most likely one
+    # how often each class is the most likely one, or one of those that are said
     names = list(table.names)
     classes = Counter(dict.fromkeys(names, 0))
-    classes.update([names[i] for i in most_likely(table.answers).tolist()])
+    if are_several(target_kind):
+        said = np.nan_to_num(table.answers) > (0 if table.kind == "logits" else 0.5)
+        classes.update(dict(zip(names, said.sum(axis=0).tolist())))
+    else:
+        classes.update([names[i] for i in most_likely(table.answers).tolist()])
     # what is typed by others goes into YAML, and through a writer of YAML
     header = DatasetCardData(
         license=plain(license) if license else None,
@@ -70,6 +79,7 @@ def labels_card(
             classes=classes,
             name=name,
             most=MOST_CLASSES,
+            several=are_several(target_kind),
         )
     )
     return str(DatasetCard(f"---\n{header.to_yaml()}\n---\n\n{body.strip()}\n"))

@@ -44,9 +44,12 @@ def export(folder: Path, output: Path) -> None:
     say(f"{output}: logits of {manifest.num_samples} samples in {manifest.num_classes} classes")
 
 
-def push(path: str, repo_id: str, **how: Any) -> None:
-    """Publish labels on the Hub; further arguments are those of `push_labels`."""
-    say(push_labels(Path(path.removeprefix(LABELS_PREFIX)), repo_id, **how))
+def push(path: str, repo_id: str, task: str = ONE_CLASS.task, **how: Any) -> None:
+    """Publish labels on the Hub; further arguments are those of `push_labels`. ``task`` is timm's word for the kind of
+    target.
+    """
+    file = Path(path.removeprefix(LABELS_PREFIX))
+    say(push_labels(file, repo_id, target_kind=kind_of_task(task), **how))
 
 
 def check(

@@ -11,6 +11,7 @@ from ..hub.client import check_login
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download
+from ..target_kind import ONE_CLASS, TargetKind
 from .answers import write_arrays
 from .card import labels_card
 from .table import ROLES, SUFFIXES, file_of, open_table, plain_name
@@ -91,6 +92,7 @@ def push_labels(
     commit_message: str | None = None,
     license: str | None = None,
     dry_run: bool = False,
+    target_kind: TargetKind = ONE_CLASS,
 ) -> str:
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
@@ -102,6 +104,7 @@ def push_labels(
         commit_message: first line of the commit.
         license: of the labels; None says nothing about it.
         dry_run: write what would be sent into a folder.
+        target_kind: what a label is.
 
     Raises:
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
@@ -116,7 +119,8 @@ def push_labels(
 
         # everything is read and checked before anything is sent
         table_file = open_table(source, str(path), may_skip=False)
-        table, frame, file = table_file.labels(None, "keep"), table_file.frame, file_of(source)[0]
+        table = table_file.labels(None, "keep", target_kind=target_kind)
+        frame, file = table_file.frame, file_of(source)[0]
         # it may have several columns of these
         named = {*ROLES["filename"], *ROLES["image_id"]}
         columns = [name for name in frame.columns if plain_name(name) in named]
@@ -130,7 +134,7 @@ def push_labels(
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
-        card = labels_card(table, name, license, manifest)
+        card = labels_card(table, name, license, manifest, target_kind)
         return push_files(
             {"README.md": card.encode(), file.name: file},
             repo_id,

@@ -47,24 +47,25 @@ STUDENTS = {
     "direct": ("truth", f"{LITE0} --config weak-labels-ceiling"),
     "ceiling": ("all", f"{LITE0} --config weak-labels-ceiling"),
     **{
-        student: (WEAK, f"{LITE0} --config weak-labels --loss {how}")
+        student: (WEAK, f"{LITE0} --config weak-labels --no-aug --loss {how}")
         for student, how in {
             "weak, bce, 4 epochs": "bce --epochs 4 --lr 0.0006",
             "weak, bce, 12 epochs, 0.0006": "bce --epochs 12 --lr 0.0006",
             "weak, elr, 4 epochs": "elr --epochs 4 --lr 0.0006",
             "weak, bce, 4 epochs, 0.002": "bce --epochs 4 --lr 0.002",
-            "weak, bce": "bce --epochs 12 --lr 0.002",
+            "weak, whole": "bce --epochs 12 --lr 0.002",
             "weak, bce, 30 epochs": "bce --epochs 30 --lr 0.002",
             "weak, asl": "asl --epochs 12 --lr 0.002",
             "weak, twoway": "twoway --epochs 12 --lr 0.002",
             "weak, adaptconf": "adaptconf --epochs 12 --lr 0.002",
         }.items()
     },
+    "weak, recipe": (WEAK, f"{LITE0} --config weak-labels"),
     "weak, probe": (WEAK, f"{LITE0} --linear-probe --opt adamw --lr 0.003 --epochs 20 --loss bce"),
     **{
         f"single, {loss}": (
             SINGLE,
-            f"{LITE0} --config weak-labels --loss {loss} --epochs 12 --lr 0.0006",
+            f"{LITE0} --config weak-labels --no-aug --loss {loss} --epochs 12 --lr 0.0006",
         )
         for loss in ("an", "wan")
     },
