@@ -193,12 +193,19 @@ def mark_cut_intervals(
 ) -> None:
     """Draw a triangle at the frame for each interval, ``values`` -+ ``errors`` of the bars (N,), that goes on beyond it."""
     left, right = ends
-    look = dict(linestyle="", color="black", markersize=3, clip_on=False)
     for row, (value, error) in enumerate(zip(values, errors)):
-        if value - error < left:
-            axes.plot(left, row, marker="<", **look)
-        if value + error > right:
-            axes.plot(right, row, marker=">", **look)
+        cut = {"<": (left, value - error < left), ">": (right, value + error > right)}
+        for marker, (place, is_cut) in cut.items():
+            if is_cut:
+                axes.plot(
+                    [place],
+                    [row],
+                    linestyle="",
+                    marker=marker,
+                    color="black",
+                    markersize=3,
+                    clip_on=False,
+                )
 
 
 def draw_pictures(figure: Figure, group: Group) -> str:
