@@ -334,7 +334,9 @@ def test_recipes(
     monkeypatch.chdir(tmp_path)
     command = commands(recipe_path(name))
     command = command.replace("tf_efficientnet_lite0 --pretrained", "w2s_cnn5 --img-size 8")
-    done = here(*shlex.split(command), "--epochs 1 --workers 0", "--output", tmp_path).ok()
+    done = here(
+        *shlex.split(command), "--epochs 1 --workers 0 --experiment student", "--output", tmp_path
+    ).ok()
     record = read_result(tmp_path / "student")
     assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == (
         "plus" in name
