@@ -136,7 +136,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert all(line.startswith("WARNING") for line in red), red
     assert said[0] == "" and "epoch 5/5 done: loss" in said[1], said
-    weak, student, ceiling = map(float, re.findall(r"([\d.]+) %", said[2]))
-    assert weak < student < ceiling
+    weak, student, ceiling, direct = map(float, re.findall(r"([\d.]+) %", said[2]))
+    assert weak < student < ceiling and weak < direct < ceiling
     assert said[3].count("'filename'") == 8 and "it says" in said[4] and "tensor(" in said[5]
     assert said[6].startswith("w2s.train: unknown key 'los' (nearest: loss")

@@ -349,7 +349,7 @@ def test_recipes(
         assert list(record["stages"]) == ["probe", "last", "adapters", "all"]
         losses = [stage["loss"]["name"] for stage in record["stages"].values()]
         assert losses == ["balanced_elr", "elr", "elr", "elr"]
-        assert "* which of probe, last, adapters, all is best, 100 answers" in done.out
+        assert "which of probe, last, adapters, all is best? 100 answers" in done.out
         assert "128 images; 100 are drawn" in done.out
     if name == "weak-labels-plus-few-true":
         first, part, last = record["stages"].values()
