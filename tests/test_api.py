@@ -75,7 +75,7 @@ def test_python_in_the_readme(
     monkeypatch.chdir(place)
     shared = {"w2s": w2s}
     exec(code.replace("epochs=5", "epochs=1"), shared)
-    assert shared["record"] == json.loads((place / "output/train/digits/result.json").read_text())
+    assert shared["record"] == json.loads((place / "output/train/python/result.json").read_text())
     assert (
         capsys.readouterr().out.splitlines()[-1].split()[0] == "4.png"
         and shared["loss"].requires_grad
