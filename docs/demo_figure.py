@@ -33,25 +33,17 @@ def main(folder: Path) -> None:
         axes, names = figure.subplots(), []
         # the gap from teacher to ceiling, and how much of it the student closes
         place = list(ROWS).index("student") + 0.33
-        ends = {name: means[name] for name in ("teacher", "student", "ceiling")}
-        axes.plot(
-            [ends["teacher"], ends["ceiling"]],
-            [place] * 2,
-            marker="",
-            linestyle="-",
-            color="0.8",
-            linewidth=3,
-        )
-        axes.plot(
-            [ends["teacher"], ends["student"]],
-            [place] * 2,
-            marker="",
-            linestyle="-",
-            color="C1",
-            linewidth=3,
-        )
+        for end, color in {"ceiling": "0.8", "student": "C1"}.items():
+            axes.plot(
+                [means["teacher"], means[end]],
+                [place] * 2,
+                marker="",
+                linestyle="-",
+                color=color,
+                linewidth=3,
+            )
         axes.text(
-            ends["ceiling"],
+            means["ceiling"],
             place - 0.15,
             f"{means['PGR']:.2f} of the gap",
             horizontalalignment="right",

@@ -134,7 +134,8 @@ LABEL_SETTINGS = {
     "unlisted": _choice("no", "unknown"),
     # itself, too, but a space, which ends a name
     "delimiter": Setting(
-        _choice(*DELIMITERS, ",", ";", "|", " ", "/").read, f"one of {', '.join(DELIMITERS)}"
+        _choice(*DELIMITERS, *filter(None, DELIMITERS.values())).read,
+        f"one of {', '.join(DELIMITERS)}",
     ),
 }
 
