@@ -18,6 +18,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,13 +40,15 @@ from forked import (  # noqa: E402
     row_of,
     train,
 )
+from rates import rates_by_tensor  # noqa: E402
 from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
 from w2s_plugins.files import recipe_path  # noqa: E402
 from w2s_plugins.study.chain import choose_assign  # noqa: E402
 
-LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size 64 --channels-last"
+PIXELS = 64
+LITE0 = f"--model tf_efficientnet_lite0 --finetune {{weights}} --img-size {PIXELS} --channels-last"
 
 
 def stages_of(flags: str) -> dict[str, tuple[str, str]]:
@@ -54,6 +57,21 @@ def stages_of(flags: str) -> dict[str, tuple[str, str]]:
         "direct": ("truth", f"{flags} --config weak-labels-ceiling"),
         "part": ("truth", f"{flags} --config {{part}} --select best"),
         "both": ("teacher and direct", f"{flags} --config {{student}}"),
+    }
+
+
+def all_weights(flags: str, probe: str) -> dict[str, tuple[str, str]]:
+    """Return students of which all weights are trained, as transformer.py explains, with the flags of a network.
+
+    The last two begin with the head of a probe, the name of a student's folder.
+    """
+    flags += " --config weak-labels --tune all --epochs 5 --warmup-epochs 1 --clip-grad 3"
+    flags += " --drop-path 0.1 --lr 0.002"
+    from_probe = f"--finetune {{folder}}/{probe}/last.pth.tar --head-init-scale 1"
+    return {
+        "all, field": ("teacher", f"{flags} --layer-decay 0.65"),
+        "all, LP-FT": ("teacher", f"{flags} --layer-decay 0.65 {from_probe}"),
+        "all, Auto-RGN": ("teacher", f"{flags} {from_probe}"),
     }
 
 
@@ -72,6 +90,7 @@ STUDENTS = {
     "last third": ("teacher", f"{LITE0} --config weak-labels"),
     "adapters": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002"),
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
+    **all_weights(LITE0, "probe-elr"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
     **stages_of(LITE0),
     "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
@@ -162,7 +181,8 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     folder = args.output / data / f"seed{seed}"
     divide_by_thing(args.data / data, labelled, photos, seed, folder)
     students = {student: STUDENTS[student] for student in STUDENTS if student in args.students}
-    train_students(folder, students, args.weights, seed, more)
+    prepare = {"all, Auto-RGN": partial(rates_by_tensor, folder, PIXELS)}
+    train_students(folder, students, args.weights, seed, more, prepare)
 
 
 def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str, object]]:
