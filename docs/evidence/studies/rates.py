@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from forked import predict
 from PIL import Image
 from sets import read
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torchvision import transforms
 
 from w2s_plugins.training import optimisation
