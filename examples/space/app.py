@@ -1,7 +1,12 @@
 """A Space: what a student and its teacher say of an image. Each is a file of ONNX beside this one.
 
-pip install -r requirements.txt
-python app.py
+Of the run folders of docs/start.md, with a look at the page before it is sent to the Hub:
+
+    cp -r examples/space my-space
+    w2s-hub export output/train/grocery-teacher --onnx my-space/teacher.onnx
+    w2s-hub export output/train/grocery-student --onnx my-space/student.onnx
+    pip install -r my-space/requirements.txt && python my-space/app.py
+    hf upload me/my-space my-space --repo-type space
 """
 
 import json

@@ -1,7 +1,6 @@
 """Teachers of transformers, open_clip, onnxruntime and plugins, from the command line to the record."""
 
 import json
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -207,13 +206,11 @@ def test_a_repository_of_transformers(place: Path, hub_server: HubServer) -> Non
     assert wrong[1].error == "--teacher hf:me/vit@no: the repository has no such revision"
 
 
-# ---------------------------------------------------------------- the examples of docs/teachers.md
+# ---------------------------------------------------------------- the teachers of examples/
 
 
-def example(number: int) -> str:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.DOTALL)[
-        number
-    ]
+def example(name: str) -> str:
+    return (ROOT / "examples" / name).read_text()
 
 
 def test_scikit_learn_on_features(here: Run, place: Path) -> None:
@@ -223,9 +220,10 @@ def test_scikit_learn_on_features(here: Run, place: Path) -> None:
         images=rng.random((12, 3, 64, 64), dtype=np.float32),
         labels=np.arange(12) % 3,
     )
-    Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
+    code = example("teacher_function.py").replace('"resnet10t", pretrained=True', '"test_resnet"')
+    Path("birds.py").write_text(code)
     here(*FLAGS, "--plugins birds.py --teacher birds:linear --experiment run").ok()
-    Path("mine.py").write_text(example(1).replace("resnet10t", "test_resnet"))
+    Path("mine.py").write_text(example("teacher_prefix.py").replace("resnet10t", "test_resnet"))
     here(*FLAGS, "--plugins mine.py --teacher mine:something --experiment mine").ok()
     assert record_of("mine")["teacher"]["models"][0]["kind"] == "mine"
 
@@ -259,7 +257,7 @@ def test_a_service_that_fails_loses_no_answer(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("LABELLER", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    service = (ROOT / "examples/service.py").read_text()
+    service = example("service.py")
     Path("service.py").write_text(service.replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
     flags = [
         *TINY,

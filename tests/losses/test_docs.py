@@ -14,7 +14,8 @@ from w2s_plugins.registry import load_plugins
 
 from .common import own_losses
 
-TEXT = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "losses.md").read_text()
 
 
 def blocks(language):
@@ -60,7 +61,8 @@ def same(text, default):
 
 
 def test_plugin_example(tmp_path, monkeypatch):
-    plugin, test = blocks("python")
+    (plugin,) = blocks("python")
+    test = (ROOT / "examples/test_my_loss.py").read_text()
     (tmp_path / "my_loss.py").write_text(plugin)
     for _ in range(2):  # every run of a protocol asks for it
         load_plugins([str(tmp_path / "my_loss.py")])

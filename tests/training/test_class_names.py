@@ -145,11 +145,9 @@ def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
 
 
 def test_a_kind_of_teacher_that_takes_the_names(root: Path, tmp_path: Path) -> None:
-    """That of the page: it is not asked for classes, of which it has none."""
-    page = (Path(__file__).parents[2] / "docs/teachers.md").read_text()
-    (tmp_path / "names_taker.py").write_text(
-        page.split("```python\n")[-1].split("```")[0].replace('"mine"', '"names-taker"')
-    )
+    """That of the examples: it is not asked for classes, of which it has none."""
+    code = (Path(__file__).parents[2] / "examples/teacher_prefix.py").read_text()
+    (tmp_path / "names_taker.py").write_text(code.replace('"mine"', '"names-taker"'))
     load_plugins([str(tmp_path / "names_taker.py")])
     teacher = ("--teacher", "names-taker:something")
     with pytest.raises(UserError, match="which classes there are is said by nothing; give --class"):
