@@ -69,6 +69,12 @@ def show(value: float, digits: int = 1, sign: str = "") -> str:
     return f"{rounded:{sign}}"
 
 
+def show_some(values: Sequence[float], seeds: int) -> str:
+    """Return their mean, and in brackets how many they are, if not one of each seed."""
+    count = "" if len(values) == seeds else f" ({len(values)})"
+    return f"{show(mean(values))}{count}" if values else ""
+
+
 def show_all(values: Iterable[float], digits: int = 1) -> str:
     """Return numbers with commas between."""
     return ", ".join(show(value, digits) for value in values)
@@ -545,6 +551,19 @@ def several_by_student(name: str, figure: str) -> pandas.DataFrame:
     return own.reindex(columns=[*SEVERAL]).dropna(subset=["teacher", "weak, recipe", "direct"])
 
 
+@makes("hours")
+def hours() -> str:
+    """What the runs of each file took."""
+    lines = []
+    for file in sorted(HERE.glob("*.csv")):
+        rows = pandas.read_csv(file, dtype=str, keep_default_na=False)
+        noted = rows["seconds"][rows["seconds"] != ""].astype(float) if "seconds" in rows else []
+        if len(noted):
+            name = f"[{file.stem}](studies/{file.name})"
+            lines.append([name, str(len(rows)), str(len(noted)), show(sum(noted) / 3600)])
+    return grid(["rows", "runs", "of these with a time", "hours of a core"], lines)
+
+
 @makes("several-labels")
 def several_labels() -> str:
     """Several labels an image, over seeds: mAP, the difference to the teacher, and the share of the gap."""
@@ -555,7 +574,7 @@ def several_labels() -> str:
         for table in tables.values():
             own = table.dropna(subset=["teacher", student])
             gains = (own[student] - own["teacher"]).round(6)
-            line += [show(mean(own[student].tolist())) if len(own) else ""]
+            line += [show_some(own[student].tolist(), len(table))]
             if student == "teacher":
                 line += ["", ""]
                 continue
@@ -582,8 +601,7 @@ def several_labels_f1() -> str:
         for name in SEVERAL_SETS:
             for figure in ("micro_f1", "macro_f1"):
                 table = several_by_student(name, figure)
-                values = table[student].dropna().tolist()
-                line.append(show(mean(values)) if values else "")
+                line.append(show_some(table[student].dropna().tolist(), len(table)))
         lines.append(line)
     heads = [f"{name}: {figure}" for name in SEVERAL_SETS for figure in ("micro F1", "macro F1")]
     return grid(["student", *heads], lines)
