@@ -44,12 +44,18 @@ def export(folder: Path, output: Path) -> None:
     say(f"{output}: logits of {manifest.num_samples} samples in {manifest.num_classes} classes")
 
 
-def push(path: str, repo_id: str, task: str = ONE_CLASS.task, **how: Any) -> None:
+def push(
+    path: str,
+    repo_id: str,
+    task: str = ONE_CLASS.task,
+    class_names: str | None = None,
+    **how: Any,
+) -> None:
     """Publish labels on the Hub; further arguments are those of `push_labels`. ``task`` is timm's word for the kind of
     target.
     """
-    file = Path(path.removeprefix(LABELS_PREFIX))
-    say(push_labels(file, repo_id, target_kind=kind_of_task(task), **how))
+    file, kind = Path(path.removeprefix(LABELS_PREFIX)), kind_of_task(task)
+    say(push_labels(file, repo_id, target_kind=kind, class_names=_names(class_names), **how))
 
 
 def check(

@@ -34,7 +34,16 @@ from .several import (
     read_flags,
     split_cells,
 )
-from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
+from .spelling import (
+    UNSAID,
+    are_computed,
+    class_numbers,
+    counted,
+    respelt,
+    understand,
+    warn_of_lists,
+    whole,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -70,6 +79,8 @@ class LabelRows:
         more: the other files, of a crowd that has answered in several.
         is_part: (R,) which rows name one class of several, so that other rows of the same annotator go on; None where
             an image has one class.
+        doubtful: names of classes that may be several, see `warn_of_lists`. Who reads a table once more in terms of
+            its own classes hears of them here.
     """
 
     path: Path
@@ -83,6 +94,7 @@ class LabelRows:
     draws: Set[str] = frozenset()
     more: Sequence[Path] = ()
     is_part: np.ndarray | None = None
+    doubtful: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -177,6 +189,7 @@ class TableFile:
         else:
             answers = _read_lists(rows, schema, class_names, flag, keep, lists)
         values = answers.values
+        warn_of_lists(answers.doubtful, flag)
         if answers.bad.any():
             self._leave_out(rows, answers, class_names, schema.likely, missing)
             rows, values = rows.loc[~answers.bad], values[~answers.bad]
@@ -212,6 +225,7 @@ class TableFile:
             annotators,
             confidence,
             draws,
+            doubtful=answers.doubtful,
         )
         if not several:
             return table
@@ -680,6 +694,7 @@ class _Answers(NamedTuple):
         odd: how often each label is said that is no class.
         ask: whether ``bad`` rows are to be asked about, however few they are.
         is_part: see `LabelRows`.
+        doubtful: see `LabelRows`.
     """
 
     kind: str
@@ -690,13 +705,14 @@ class _Answers(NamedTuple):
     odd: Mapping[str, int] = {}
     ask: bool = False
     is_part: np.ndarray | None = None
+    doubtful: Sequence[str] = ()
 
 
 def _read_labels(
     rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
-    ``keep``, or if a program has written them.
+    ``keep``, and those that may be lists as well if a program has written them.
     """
     from pandas import to_numeric
 
@@ -705,16 +721,26 @@ def _read_labels(
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     # who is sure in many digits is a program, which does not misspell
+    trusted = False
     if schema.confidence is not None:
         shares = to_numeric(rows.loc[:, schema.confidence], errors="coerce")
-        keep = keep or are_computed(np.asarray(shares, dtype=float))
-    classes = understand(counts, class_names, schema.likely, flag, keep)
+        trusted = are_computed(np.asarray(shares, dtype=float))
+    classes = understand(counts, class_names, schema.likely, flag, trusted, keep)
     numbers = np.array([classes.numbers[text] for text in texts], dtype=np.int64)
 
     # the first of those that are none
     bad = numbers == NO_LABEL
     fault = classes.fault(texts[int(bad.argmax())])
-    return _Answers("hard", numbers, classes.names, bad, fault, classes.odd, classes.ask)
+    return _Answers(
+        "hard",
+        numbers,
+        classes.names,
+        bad,
+        fault,
+        classes.odd,
+        classes.ask,
+        doubtful=classes.doubtful,
+    )
 
 
 def _read_values(
@@ -811,7 +837,7 @@ def _read_pairs(
     rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
-    be misspelt are classes if to ``keep``, or if a program has written them.
+    be misspelt are classes if to ``keep``, and those that may be lists as well if a program has written them.
     """
     cells = {} if schema.column is None else rows[schema.column].to_dict()
     pairs = {row: _pairs(text, f"{flag}: {row}") for row, text in cells.items()}
@@ -819,7 +845,7 @@ def _read_pairs(
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     shares = np.array([share for of_row in pairs.values() for share in of_row.values()])
-    classes = understand(counts, class_names, schema.likely, flag, keep or are_computed(shares))
+    classes = understand(counts, class_names, schema.likely, flag, are_computed(shares), keep)
     size = len(classes.names) if classes.names else max(classes.numbers.values()) + 1
 
     # a row with what is no class says nothing at all; two names of a row may be one class
@@ -843,7 +869,16 @@ def _read_pairs(
     first = odd[int(bad.argmax())]
     fault = NO_SHARES if first is None else classes.fault(first)
     ask = classes.ask and any(odd)
-    return _Answers("probabilities", values, classes.names, bad, fault, classes.odd, ask)
+    return _Answers(
+        "probabilities",
+        values,
+        classes.names,
+        bad,
+        fault,
+        classes.odd,
+        ask,
+        doubtful=classes.doubtful,
+    )
 
 
 # ---------------------------------------------------------------- what rows say of several classes
@@ -865,13 +900,11 @@ def _read_lists(
         raise UserError(f"{flag}: its column {schema.column} is empty")
     # what each cell names, with probabilities or without
     shares: list[dict[str, float]] = []
-    is_part = np.zeros(len(texts), bool)
+    is_part, trusted = np.zeros(len(texts), bool), False
     if schema.answer == "top_k":
         shares = [_pairs(text, f"{flag}: {row}") for row, text in zip(rows.index, texts)]
         listed = [[*pairs] for pairs in shares]
-        keep = keep or are_computed(
-            np.array([share for of_row in shares for share in of_row.values()])
-        )
+        trusted = are_computed(np.array([share for of_row in shares for share in of_row.values()]))
     else:
         cells = split_cells(texts, [*(class_names or ()), *schema.likely], form, flag)
         listed = [cell.labels for cell in cells]
@@ -881,7 +914,7 @@ def _read_lists(
     counts = Counter(label for labels in listed for label in labels)
     if not counts and class_names is None:
         raise UserError(f"{flag}: its column {schema.column} names no class")
-    classes = understand(counts, class_names, schema.likely, flag, keep, alone=True)
+    classes = understand(counts, class_names, schema.likely, flag, trusted, keep, alone=True)
     size = len(classes.names or class_names or ()) or max(classes.numbers.values()) + 1
     odd = [
         next((name for name in labels if classes.numbers[name] == NO_LABEL), None)
