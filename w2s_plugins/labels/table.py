@@ -53,9 +53,11 @@ if TYPE_CHECKING:
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 LISTS = ROLES.pop("labels")  # a role where an image may have several classes
 Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
-NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
+# what a matrix of an npz or an object of JSON lines is called, and what stands before the names of columns of classes
+NESTED = ("probabilities", "logits", "votes")
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
+NO_VOTES = "its values are no votes, which are whole numbers, one of them at least 1"
 NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilities, or logits in columns called logits.CLASS"
 IF_SEVERAL = "take --task multilabel if an image has several"
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
@@ -544,8 +546,9 @@ def _read_arrays(path: Path) -> "DataFrame":
     arrays = {"label": content} if isinstance(content, np.ndarray) else dict(content)
     class_names = arrays.pop("class_names", None)
     for kind in NESTED:
-        matrix = arrays.pop(kind, None)
-        if matrix is not None:
+        matrix = arrays.get(kind)
+        if matrix is not None and (kind != "votes" or matrix.ndim == 2):
+            del arrays[kind]
             names = range(matrix.shape[1]) if class_names is None else class_names
             columns = zip(names, matrix.T, strict=True)
             arrays |= {f"{kind}.{name}": column for name, column in columns}
@@ -616,7 +619,11 @@ def _named_classes(
     """Return what the values of classes are and the column of each class, where the file or the names of the columns
     say so.
     """
+    labels = {*ROLES["label"], *ROLES["top_k"]}
     for kind in NESTED:
+        # beside a label they may be votes for anything
+        if kind == "votes" and any(plain_name(name) in labels for name in names):
+            continue
         prefix = f"{kind}."
         classes = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
         if classes:
@@ -767,6 +774,7 @@ def _read_values(
 
     # numbers of other things than classes are no probabilities either, but those of several classes need not sum to 1
     may_be_several = not ((values < 0) | (values > 1)).any()
+    yes_or_no = may_be_several and _say_yes_or_no(values, schema, class_names, flag)
     kind, values, bad = _classify(values, schema.kind)
     if kind != (schema.kind or "probabilities"):
         if may_be_several:
@@ -779,12 +787,39 @@ def _read_values(
             )
         logger.info(f"{flag}: its columns of classes are taken for {kind}; {people}")
     if kind != "logits":
-        fault = f"{NO_SHARES} ({IF_SEVERAL})" if may_be_several else NO_SHARES
-        return _Answers("probabilities", values, names, bad, fault)
+        fault = NO_VOTES if schema.kind == "votes" else NO_SHARES
+        if may_be_several and schema.kind != "votes":
+            fault = f"{NO_SHARES} ({IF_SEVERAL})"
+        return _Answers("probabilities", values, names, bad, fault, ask=yes_or_no)
 
     # logits of classes that the file has no column of are such that these are as good as impossible
     values[:, np.setdiff1d(np.arange(size), present)] = values[:, present].min() - 20
     return _Answers(kind, values, names, bad, "its values are not finite")
+
+
+def _say_yes_or_no(values: np.ndarray, schema: Schema, class_names: Names, flag: str) -> bool:
+    """Say whether values of classes (R, C) are 0 and 1 alone, and so may be of several classes an image, where nothing
+    says what they are: then a row without a 1 may be an image without any of them.
+
+    Raises:
+        UserError: a row has several 1s, so that these are votes for one class, or classes of an image.
+    """
+    if schema.kind is not None:
+        return False
+    finite = values[np.isfinite(values).all(axis=1)]
+    if ((finite != 0) & (finite != 1)).any():
+        return False
+    # one 1 in each row is the same class, whichever they are
+    several = finite.sum(axis=1) > 1
+    if several.any():
+        first = next(iter(schema.classes))
+        people = f" or, {_if_people(schema)}" if class_names is None else ""
+        raise UserError(
+            f"{flag}: are its columns {', '.join([*schema.classes][:8])} classes of an image, or votes for one"
+            f"{', or numbers of classes' if people else ''}? They hold 0 and 1, and {several.sum()} of {len(values)} rows "
+            f"more than one 1; {IF_SEVERAL} or, if they are votes, call them votes.{first[:40]} and so on{people}"
+        )
+    return True
 
 
 def _if_people(schema: Schema) -> str:
@@ -949,7 +984,12 @@ def _read_lists(
 
 
 def _read_flags(rows: "DataFrame", schema: Schema, class_names: Names, flag: str) -> _Answers:
-    """Read a column for each class, with 0, 1 or nothing, probabilities, or logits."""
+    """Read a column for each class, with 0, 1 or nothing, probabilities, or logits. Raises `UserError` for votes."""
+    if schema.kind == "votes":
+        raise UserError(
+            f"{flag}: has votes for one class an image; of several expected columns with 0, 1 or nothing, or the answers "
+            "of each annotator in rows of their own"
+        )
     numbers, names = _class_columns(rows, schema, class_names, flag)
     size = len(names) if names else max(numbers) + 1
     column = next(iter(schema.classes.values()))
@@ -1009,14 +1049,16 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
     is_share = positive & (np.abs(sums - 1) <= SUM_TOLERANCE)
 
     # whole numbers are counts; where some are negative, and most rows no probabilities, they are logits
+    are_counts = positive & ~(values % 1).any(axis=1)
     if kind is None and not is_share[finite].all():
-        if positive.all() and not (values % 1).any():
+        if are_counts.all():
             # each sample has as many votes if all people have seen it; numbers of classes have no such sum
             kind = "votes" if len(sums) > 1 == len({*sums}) else "votes, or numbers of classes"
-            is_share = sums > 0
-            values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
         elif not positive.all() and 2 * is_share.sum() <= finite.sum():
             kind = "logits"
+    if kind and kind.startswith("votes"):
+        is_share = finite & are_counts & (sums > 0)
+        values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
     return kind or "probabilities", values, ~(finite if kind == "logits" else is_share)
 
 
