@@ -85,6 +85,16 @@ def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     return [_table_of(others, f"push to {repo_id}")] if others else []
 
 
+class Terms(NamedTuple):
+    """What a label is, and the names that it may be; None for those of the table."""
+
+    target_kind: TargetKind = ONE_CLASS
+    class_names: Sequence[str] | None = None
+
+
+ONE_OF_ITS_OWN = Terms()
+
+
 def push_labels(
     path: Path,
     repo_id: str,
@@ -94,8 +104,7 @@ def push_labels(
     commit_message: str | None = None,
     license: str | None = None,
     dry_run: bool = False,
-    target_kind: TargetKind = ONE_CLASS,
-    class_names: Sequence[str] | None = None,
+    terms: Terms = ONE_OF_ITS_OWN,
 ) -> str:
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
@@ -107,8 +116,7 @@ def push_labels(
         commit_message: first line of the commit.
         license: of the labels; None says nothing about it.
         dry_run: write what would be sent into a folder.
-        target_kind: what a label is.
-        class_names: what labels may be, None for what the table says.
+        terms: what a label is.
 
     Raises:
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
@@ -123,7 +131,8 @@ def push_labels(
 
         # everything is read and checked before anything is sent
         table_file = open_table(source, str(path), may_skip=False)
-        table = table_file.labels(class_names, "keep", target_kind=target_kind)
+        target_kind = terms.target_kind
+        table = table_file.labels(terms.class_names, "keep", target_kind=target_kind)
         frame, file = table_file.frame, file_of(source)[0]
         # it may have several columns of these
         named = {*ROLES["filename"], *ROLES["image_id"]}
