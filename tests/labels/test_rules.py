@@ -145,6 +145,11 @@ filename,cat,dog,confidence / a,0.7,0.3,0.9  [cat dog]  ->  probabilities [[0.7,
 filename,label,confidence,cat,dog / a,cat,0.75,0.75,0.25  ->  probabilities [[0.75, 0.25]]
 filename,label,top_k / a,cat,cat:0.9;dog:0.1  ->  probabilities [[0.9, 0.1]]
 filename,label,width,height / a,cat,3,4  ->  hard [0]
+# 1, 4: numbers of rows in a column without a name, and columns with nothing in them
+,filename,label / 0,a,dog / 1,b,cat  ->  hard [1, 0]
+filename,label,, / a,dog,, / b,cat,,  ->  hard [1, 0]
+,filename,cat,dog / 0,a,0,1 / 1,b,1,0  ->  probabilities [[0, 1], [1, 0]]
+Unnamed: 0,filename,cat,dog / 0,a,0,1 / 1,b,1,0  ->  probabilities [[0, 1], [1, 0]]
 # 4: the best classes leave the rest to the others
 filename,top_k / a,cat:0.9;dog:0.05  [hen cat cow dog]  ->  probabilities [[0.025, 0.9, 0.025, 0.05]]
 filename,top_k / a,cat:0.9;dog:0  [hen cat dog]  ->  probabilities [[0.1, 0.9, 0]]

@@ -373,6 +373,7 @@ image,beach,dog / a,, / b,,  ->  says nothing of any class
 image,logits.dog,logits.cat / a,inf,1 / b,1,1  ->  its values are not finite
 image,note / a,beach  ->  column note is 'beach'; expected 0, 1.*FILE#note
 image,labels / a,"[[1], [2]]" / b,dog  ->  '\[\[1\], \[2\]\]' is a list of other things than names
+image,labels / a,"[""beach"", dog" / b,dog  ->  '\["beach", dog' begins like a list, and is none; correct it
 image,labels / a,"[true, null]" / b,dog  ->  is a list of other things than names
 image,top_k / a,dog:7 / b,cat:0.1  ->  its values are not from 0 to 1
 image / a  ->  no labels; expected

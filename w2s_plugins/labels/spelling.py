@@ -19,10 +19,8 @@ MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
 _LIKE_LIST = re.compile(r"[;|]\s*\w|,\s*[^\W\d]")  # no decimal comma
-# a list of JSON, Python or Label Studio, however long: names may be in brackets, but not in quotes inside these
-_BRACKETED = re.compile(
-    r"""(?s)\[\s*(?:['"].*['"]\s*,?|[0-9]+(?:\s*,\s*[0-9]+)*)?\s*\]|\{\s*"choices"\s*:.*\}"""
-)
+# a list of JSON, Python or Label Studio, however long: names may be in brackets, but not in quotes behind the first one
+LISTED = re.compile(r"""(?s)\[\s*['"].*|\[[0-9,\s]*\]|\{\s*['"].*""")
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
 
@@ -52,7 +50,7 @@ class Understood:
         """Return what is wrong with a label that is no class."""
         wrong = f"is no class{self.expected}"
         if label in self.lists:
-            is_bare = _BRACKETED.fullmatch(label) and len(_parts(label)) < 2
+            is_bare = LISTED.fullmatch(label) and len(_parts(label)) < 2
             wrong = f"{'is a list' if is_bare else 'holds several labels'}; expected one, or --task multilabel"
         return f"'{label[:40]}' {wrong}"
 
@@ -184,7 +182,7 @@ def _lists(labels: Collection[str]) -> set[str]:
         named = alone & {*words}
         listed = label.startswith(("[", "{")) or all(counts[word] > 1 for word in words)
         listed = listed or len(named) > 1 or bool(named and re.search("[;|]", label))
-        if (len(words) > 1 and listed) or _BRACKETED.fullmatch(label):
+        if (len(words) > 1 and listed) or LISTED.fullmatch(label):
             lists.add(label)
 
     # names of two words have mostly one of their own: of tags there are fewer than of their combinations

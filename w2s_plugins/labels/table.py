@@ -60,6 +60,7 @@ NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
 NO_VOTES = "its values are no votes, which are whole numbers, one of them at least 1"
 NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilities, or logits in columns called logits.CLASS"
 IF_SEVERAL = "take --task multilabel if an image has several"
+_NAMELESS = re.compile(r"(Unnamed: [0-9]+)?")  # the numbers of the rows, as pandas writes them
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 
 
@@ -258,7 +259,7 @@ class TableFile:
 
         # those that the user names, of which one may have a comma in its name
         columns = [name.strip() for name in chosen.split(",") if chosen]
-        if chosen in names:
+        if chosen and chosen in names:
             columns = [chosen]
         unknown = next((name for name in columns if name not in names), None)
         if unknown is not None:
@@ -282,7 +283,8 @@ class TableFile:
             )
 
         # or those of annotators, if the classes are known
-        rest = [name for name in others if name not in roles.values()]
+        taken = {*roles.values()}
+        rest = [name for name in others if name not in taken and not _NAMELESS.fullmatch(name)]
         likely = class_names or likely or ()
         if likely and not (columns or classes or top_k or label):
             columns = [name for name in rest if _says_classes(frame, name, likely)]
@@ -323,7 +325,8 @@ class TableFile:
         unread = [name for name in names if name not in read]
         _refuse_misspelt(sorted({*unread} & {*rest}), classes, class_names or (), flag)
         if unread:
-            logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+            texts = [name or "one without a name" for name in sorted(unread)[:8]]
+            logger.info(f"{flag}: columns that are not read: {', '.join(texts)}")
         if people:
             column, annotator, confidence = "label", "annotator", None
         return Schema(
@@ -519,7 +522,10 @@ def _with_header(rows: "DataFrame") -> "DataFrame":
     rows = rows.loc[(rows != "").any(axis=1)]
     if rows.empty:
         return rows
-    return rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    named = rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    # spreadsheets end lines with separators as well
+    in_use = (rows != "").any(axis=0)
+    return named.loc[:, in_use.to_numpy()]
 
 
 def _read_json_lines(path: Path) -> "DataFrame":
