@@ -193,7 +193,7 @@ TOKENS = {
     "settings": 8_900,
     "training": 29_000,
     "study": 23_000,
-    "labels": 27_500,
+    "labels": 28_300,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_100,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 232_000
+SLACK, ALL_TOKENS = 1.1, 233_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -172,6 +172,37 @@ def test_several_classes_are_published(labels):
     assert "--task multilabel --loss bce" in card and (folder / "tags.csv").exists()
 
 
+SEVERAL = r"""
+label / 0.png,"cat,dog" / 1.png,cat / 2.png,dog  ->  'cat,dog' holds several labels; expected one, or --task multilabel
+label / 0.png,"[""cat""]" / 1.png,cat  ->  '["cat"]' is a list; expected one, or --task multilabel
+label / 0.png,cat / 0.png,dog / 1.png,cat  ->  as of 0.png; leave one out, say in a column annotator who said what, or take
+cat,dog / 0.png,1,1 / 1.png,1,0  ->  take --task multilabel if an image has several or, if they are votes, call them votes.cat
+"""
+
+
+@pytest.mark.parametrize("rows, message", lines(SEVERAL))
+@pytest.mark.parametrize("words", ["push t.csv me/x --dry-run", "check t.csv", "stats t.csv"])
+def test_several_labels_are_asked_about(labels, rows, message, words):
+    """By every command that reads a table; none of them makes a class of a list."""
+    header, *cells = rows.split(" / ")
+    write("t.csv", f"filename,{header}", *cells)
+    labels(*words.split()).refused(message)
+    if "holds" in message:
+        labels(*words.split(), "--class-names", "cat,dog").refused(message)
+        write("names.txt", "cat", "dog", "cat,dog")
+        labels(*words.split(), "--class-names", "names.txt").ok()
+
+
+def test_what_may_be_a_list_is_said_once(labels, caplog):
+    """Also where two tables are brought to the same classes."""
+    write("a.csv", "filename,label", '0.png,"beach, dog"', "1.png,cat", "2.png,bird")
+    write("b.csv", "filename,label", "0.png,cat", "1.png,cat", "2.png,bird")
+    for words in ("check a.csv", "check a.csv --against b.csv", "stats a.csv"):
+        caplog.clear()
+        labels(*words.split()).ok()
+        assert caplog.text.count("a.csv: taken for one class each: 'beach, dog'") == 1
+
+
 ASKED = "stats wide.csv | check wide.csv | check wide.csv --data-dir photos | check labels:wide.csv?missing=skip"
 
 

@@ -222,6 +222,42 @@ def test_tables_refused(
     assert not Path("exploded").exists()
 
 
+LISTS = r"""
+label / "cat,dog" / dog / hen / cat / hen  ->  row 1: 'cat,dog' holds several labels; expected one, or --task multilabel
+label / "cat,dog" / "cat,dog" / "cat,dog" / "cat,dog" / "cat,dog"  ->  holds several labels; .* 5 of 5
+label / "[""cat"", ""dog""]" / dog / hen / cat / hen  ->  holds several labels; expected one, or --task multilabel
+label / ['cat'] / ['dog'] / ['hen'] / ['cat'] / ['hen']  ->  row 1: '\['cat'\]' is a list; expected one, or --task multi
+label / cat;dog / dog / hen / cat / hen  ->  row 1: 'cat;dog' holds several labels; expected one, or --task multilabel
+label / 0;1 / 1 / 2 / 0 / 2  ->  row 1: '0;1' holds several labels; expected one, or --task multilabel
+cat,dog,hen / 1,1,0 / 0,1,0 / 0,0,1 / 1,0,0 / 0,0,1  ->  take --task multilabel if an image has several or, if they are votes
+cat,dog,hen / 1,,0 / 0,1,0 / 0,0,1 / 1,0,0 / 0,0,1  ->  take --task multilabel if an image has several or, if columns are
+"""
+
+
+@pytest.mark.parametrize("rows, said", lines(LISTS))
+@pytest.mark.parametrize("names", [["cat", "dog", "hen"], None], ids=["names", "numbers"])
+def test_tables_of_several_labels_are_asked_about(
+    tmp_path: Path, small: Labels, rows: str, said: str, names: list[str] | None
+) -> None:
+    """By the lines of any table, also where the classes of the data have no names."""
+    small.classes = names
+    if names is None:
+        places = {"cat": "0", "dog": "1", "hen": "2"}
+        rows, said = (re.sub("cat|dog|hen", lambda m: places[m[0]], text) for text in (rows, said))
+    header, *cells = rows.split(" / ")
+    text = "\n".join([f"id,{header}", *(f"{i},{cell}" for i, cell in enumerate(cells))])
+    (tmp_path / "t.csv").write_text(text)
+    found = refusal(create_label_noise, f"labels:{tmp_path / 't.csv'}", small)
+    assert found.startswith(f"--label-noise labels:{tmp_path / 't.csv'}: ")
+    assert re.search(said, found), found
+
+
+def test_several_rows_of_a_sample_are_asked_about(tmp_path: Path, small: Labels) -> None:
+    (tmp_path / "t.csv").write_text("id,label\n0,cat\n0,dog\n1,dog\n2,hen\n3,cat\n4,dog\n")
+    message = "say something else of a sample than one before.* take --task multilabel if an image"
+    assert_refused(message, create_label_noise, f"labels:{tmp_path / 't.csv'}", small)
+
+
 def test_a_table_is_of_files_in_any_order_and_of_listed_classes(tmp_path: Path) -> None:
     data = create_dataset("", str(write_folder(tmp_path / "data", {"train": 12})), "train")
     part = keep_classes(data, ["class0", "class2"], "--class-list")

@@ -78,7 +78,9 @@ photo,anna,bob / a,cat,dog / b,dog, / c,cat,cat  ->  column anna is not all numb
 photo,note / a,hm  [cat dog]  ->  no labels; .* FILE#COLUMN,COLUMN; it has photo, note
 photo,anna,bob / a,cat,dog / b,dgo, / c,cat,cat  [cat dog]  ->  row 2, column anna: 'dgo' is no .* 1 of 5 \('dgo' 1 \(near
 # 5: numbers of classes or of votes, or of something else
-photo,anna,bob / a,1,1 / b,0,1  ->  are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob
+photo,anna,bob / a,1,1 / b,0,1  ->  are its columns anna, bob classes of .* votes for one, or numbers of .* FILE#anna,bob
+photo,anna,bob / a,1,2 / b,0,1  ->  are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob
+filename,votes.cat,votes.dog / a,1,0.5  ->  row 1: its values are no votes, which are whole numbers, one of them at least 1
 photo,anna,bob / a,1,1 / b,0,1  [cat dog]  ->  its class 'anna' is none of the 2 classes of the data; if col.* FILE#anna,bob
 filename,a,b,fold / x,0.3,0.7,2 / y,0.9,0.1,4  ->  no probabilities
 filename,a,b,fold / x,-0.3,4.7,2  ->  no probabilities
@@ -143,11 +145,20 @@ filename,cat,dog,confidence / a,0.7,0.3,0.9  [cat dog]  ->  probabilities [[0.7,
 filename,label,confidence,cat,dog / a,cat,0.75,0.75,0.25  ->  probabilities [[0.75, 0.25]]
 filename,label,top_k / a,cat,cat:0.9;dog:0.1  ->  probabilities [[0.9, 0.1]]
 filename,label,width,height / a,cat,3,4  ->  hard [0]
+# 1, 4: numbers of rows in a column without a name, and columns with nothing in them
+,filename,label / 0,a,dog / 1,b,cat  ->  hard [1, 0]
+filename,label,, / a,dog,, / b,cat,,  ->  hard [1, 0]
+,filename,cat,dog / 0,a,0,1 / 1,b,1,0  ->  probabilities [[0, 1], [1, 0]]
+Unnamed: 0,filename,cat,dog / 0,a,0,1 / 1,b,1,0  ->  probabilities [[0, 1], [1, 0]]
 # 4: the best classes leave the rest to the others
 filename,top_k / a,cat:0.9;dog:0.05  [hen cat cow dog]  ->  probabilities [[0.025, 0.9, 0.025, 0.05]]
 filename,top_k / a,cat:0.9;dog:0  [hen cat dog]  ->  probabilities [[0.1, 0.9, 0]]
 # 5: what the numbers are
 filename,cat,dog / a,19,8 / b,1,0  [cat dog]  ->  probabilities [[0.7037037, 0.2962963], [1, 0]]
+filename,cat,dog / a,0,1 / b,1,0  ->  probabilities [[0, 1], [1, 0]]
+filename,votes.cat,votes.dog / a,1,1 / b,1,0  ->  probabilities [[0.5, 0.5], [1, 0]]
+filename,votes.dog,votes.cat / a,1,1 / b,1,3  [cat dog]  ->  probabilities [[0.5, 0.5], [0.75, 0.25]]
+filename,label,votes.up,votes.down / a,cat,1,1 / b,dog,3,0  ->  hard [0, 1]
 filename,cat,dog / a,19,-8 / b,1,0  [cat dog]  ->  logits [[19, -8], [1, 0]]
 filename,cat,dog / a,0.51,0.5 / b,1,0  [cat dog]  ->  probabilities [[0.51, 0.5], [1, 0]]
 photo,anna,bob / a,1,3 / b,4,0  ->  probabilities [[0.25, 0.75], [1, 0]]
@@ -422,7 +433,8 @@ def test_whole_numbers_are_numbers_of_classes_or_votes(read, caplog):
     read("photo,anna,bob\na,1,3\nb,4,0\n")
     taken = "its columns of classes are taken for votes; if columns are annotators, name them"
     assert taken in caplog.text
-    assert read(NUMBERS, missing="keep").answers.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
+    numbers = NUMBERS.replace("a,1,1", "a,2,2")
+    assert read(numbers, missing="keep").answers.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
 
 
 def test_ties_of_logits_are_said_and_stay(read, caplog):

@@ -161,7 +161,9 @@ def test_one_class_asks_for_the_task(tmp_path):
 
 COULD_BE_EITHER = r"""
 # a column for each class
-image,beach,dog / a,1,1 / b,0,1  ->  list the classes by --class-names, .*, take --task multilabel if an image has several or
+image,beach,dog / a,1,1 / b,0,1  ->  take --task multilabel if an image has several or, if they are votes, call them votes
+image,beach,dog,cat / a,1,1,0 / b,0,1,1  ->  are its columns .* votes for one, .* 2 of 2 rows more than one 1; take --task mul
+image,beach,dog / a,1,0 / b,0,0  ->  list the classes by --class-names, .*, take --task multilabel if an image has several or
 image,beach,dog / a,1,0 / b,,1 / c,1,  ->  empty, or yes and no; take --task multilabel if an image has several or, if col
 image,beach,dog / a,yes,no / b,no,?  ->  take --task multilabel if an image has several or, if columns are annotators
 image,beach,dog / a,0.9,0.8 / b,0.1,0.7  ->  no votes \(take --task multilabel if an image has several\); answers like it: 2
@@ -170,6 +172,10 @@ image,label / a,beach / a,dog / b,cat  ->  annotator who said what, or take --ta
 image,label,annotator / a,beach,x / a,dog,x / b,cat,y  ->  as of a; leave one out, or take --task multilabel if an image
 # several names in a cell
 image,label / a,"beach, dog" / b,dog / c,cat  ->  'beach, dog' holds several labels; expected one, or --task multilabel
+image,label / a,"['beach']" / b,['dog']  ->  '\['beach'\]' is a list; expected one, or --task multilabel; answers like it: 2
+image,label / a,[] / b,dog / c,cat  ->  '\[\]' is a list; expected one, or --task multilabel; answers like it: 1 of 3
+image,label / a,[0] / b,[1]  ->  '\[0\]' is a list; expected one, or --task multilabel; answers like it: 2 of 2
+image,choice / a,"{""choices"":[""cat""]}" / b,dog  ->  "\]}' is a list; expected one, or --task multilabel; answers like
 image,label / a,beach dog / b,dog / c,beach / d,dog beach  ->  'beach dog' holds several labels; .* --task multilabel
 image,tags / a,haze / b,clear primary  ->  no labels; .*as in tags, --task multilabel
 """
@@ -189,6 +195,77 @@ def test_what_could_be_one_class_or_several_asks_for_the_task(tmp_path, rows, me
     matched(open_table(path).labels(target_kind=SEVERAL_CLASSES, lists=delimiter))
 
 
+SEVERAL_1S = "image,beach,cat,dog\na,1,0,1\nb,0,1,0\nc,0,0,1\n"
+
+
+@pytest.mark.parametrize("names", [None, NAMES, ["dog", "hen", "cat", "beach"]])
+def test_columns_of_0_and_1_are_asked_about(tmp_path, names):
+    """Whether the classes are known or not: several 1s in a row are classes of an image, or votes for one."""
+    path = tmp_path / "t.csv"
+    path.write_text(SEVERAL_1S)
+    message = (
+        "votes for one.* They hold 0 and 1, and 1 of 3 rows more than one 1; take --task multilabel if an image "
+        "has several or, if they are votes, call them votes.beach and so on"
+    )
+    for missing in ("error", "keep", "skip", None):
+        assert_refused(message, open_table(path).labels, names, missing)
+    assert (
+        open_table(path).labels(names, target_kind=SEVERAL_CLASSES).answers[0].tolist().count(1)
+        == 2
+    )
+    # that they are votes can be said, and votes of several people for a class say it themselves
+    path.write_text(SEVERAL_1S.replace(",beach,cat,dog", ",votes.beach,votes.cat,votes.dog"))
+    same(open_table(path).labels(names).answers.max(axis=1), [0.5, 1, 1])
+    message = "has votes for one class an image; of several expected columns with 0, 1 or"
+    assert_refused(message, open_table(path).labels, names, target_kind=SEVERAL_CLASSES)
+    path.write_text(SEVERAL_1S.replace("a,1,0,1", "a,2,0,1"))
+    same(open_table(path).labels(names or NAMES).answers.max(axis=1), [2 / 3, 1, 1])
+    path.write_text(SEVERAL_1S.replace("a,1,0,1", "a,1,0,0"))
+    same(open_table(path).labels(names).answers.max(axis=1), [1, 1, 1])
+
+
+def test_matrix_of_votes(tmp_path):
+    np.savez(tmp_path / "t.npz", votes=[[1, 0, 1], [0, 1, 0]], class_names=NAMES)
+    same(open_table(tmp_path / "t.npz").labels().answers, [[0.5, 0, 0.5], [0, 1, 0]])
+    np.savez(tmp_path / "t.npz", votes=[3, 4], label=["cat", "dog"])  # of an image, not of a class
+    assert open_table(tmp_path / "t.npz").labels(NAMES).answers.tolist() == [1, 2]
+
+
+def test_a_row_of_0_may_be_an_image_without_any_class(tmp_path):
+    """It is asked about however rare it is, among votes only if it isn't."""
+    path = tmp_path / "t.csv"
+    rows = [f"{i},{i % 2},{(i + 1) % 2}" for i in range(200)]
+    path.write_text("\n".join(["image,cat,dog", *rows, "x,0,0"]))
+    message = "row 201: .* no votes .take --task multilabel if an image has several.; .* 1 of 201; .*missing=skip"
+    for missing in ("error", None):
+        assert_refused(message, open_table(path).labels, ["cat", "dog"], missing)
+    assert len(open_table(path).labels(["cat", "dog"], "skip")) == 200
+    path.write_text("\n".join(["image,cat,dog", *rows, "x,0,0", "y,2,1"]))
+    assert len(open_table(path).labels(["cat", "dog"], None)) == 201
+
+
+RARE = r"""
+beach, dog / beach / dog / tench, Tinca tinca / goldfish, Carassius auratus / cat  ->  'beach, dog' holds several
+beach, dog, sun / beach / dog / tench, Tinca tinca / goldfish, Carassius auratus  ->  'beach, dog, sun' holds several
+beach, dog / dog / cat / bird  ->  'beach, dog' holds several labels
+beach; dog / dog / cat / bird / hen  ->  'beach; dog' holds several labels
+"""
+
+
+@pytest.mark.parametrize("cells, message", lines(RARE))
+def test_one_list_among_single_names(tmp_path, cells, message):
+    """It's one where its parts are names of their own, however many rows have one name, and is asked about."""
+    path = tmp_path / "t.csv"
+    names = cells.split(" / ")
+    labels = [names[0], *(100 * names[1:])]
+    path.write_text("image,label\n" + "".join(f'{i},"{name}"\n' for i, name in enumerate(labels)))
+    message = f"row 1: {message}.*; answers like it: 1 of {len(labels)} "
+    for missing in ("error", "keep", None):
+        assert_refused(message, open_table(path).labels, None, missing)
+    assert open_table(path).labels(None, "skip").class_names == sorted(names[1:])
+    assert open_table(path).labels(names).class_names == names  # whoever lists it means it
+
+
 def test_names_that_are_no_lists(tmp_path, caplog):
     """Of one class an image: what may be a list all the same is warned of."""
     path = tmp_path / "t.csv"
@@ -199,6 +276,10 @@ def test_names_that_are_no_lists(tmp_path, caplog):
     assert open_table(path).labels().class_names == ["1,5", "crane, bird", "dog"]
     said = "taken for one class each: 'crane, bird'; if these are several labels, take --task multi"
     assert said in caplog.text
+    caplog.clear()
+    path.write_text("image,label\na,0;2\nb,dog\nc,[unsure]\n")
+    assert open_table(path).labels().class_names == ["0;2", "[unsure]", "dog"]
+    assert "taken for one class each: '0;2'; if" in caplog.text
 
 
 @pytest.mark.parametrize(("mark", "name"), [(" ", "space"), ("/", "slash")])
@@ -292,6 +373,7 @@ image,beach,dog / a,, / b,,  ->  says nothing of any class
 image,logits.dog,logits.cat / a,inf,1 / b,1,1  ->  its values are not finite
 image,note / a,beach  ->  column note is 'beach'; expected 0, 1.*FILE#note
 image,labels / a,"[[1], [2]]" / b,dog  ->  '\[\[1\], \[2\]\]' is a list of other things than names
+image,labels / a,"[""beach"", dog" / b,dog  ->  '\["beach", dog' begins like a list, and is none; correct it
 image,labels / a,"[true, null]" / b,dog  ->  is a list of other things than names
 image,top_k / a,dog:7 / b,cat:0.1  ->  its values are not from 0 to 1
 image / a  ->  no labels; expected

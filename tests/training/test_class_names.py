@@ -261,6 +261,20 @@ def test_names_of_imagenet_that_need_no_matching_or_have_none() -> None:
     assert imagenet_names(model, ["cat", "dog"]) is None, "there are kinds of them only"
 
 
+def test_names_that_may_be_lists_are_said_in_a_training(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: the table is read again with its own names, which nothing is said of."""
+    Path(tmp_path, "t.csv").write_text('image,label\na,"beach, dog"\nb,cat\nc,bird\n')
+    table = tmp_path / "t.csv"
+    flags = ["--unlabeled", root / "train", "--teacher", f"labels:{table}"]
+    settings = train_settings(*flags, dataset="")
+    labels = [LabelSource(str(table), Place(table))]
+    assert classes_of_teacher(settings.teacher, 3, labels=labels)[1] == 3
+    said = "t.csv: taken for one class each: 'beach, dog'; if these are several labels, take --task"
+    assert caplog.text.count(said) == 1
+
+
 def test_synsets_of_imagenet(root: Path) -> None:
     settings = train_settings("--unlabeled", root / "train", "--teacher resnet18", dataset="")
     names, count = classes_of_teacher(settings.teacher, 3)

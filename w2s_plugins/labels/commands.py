@@ -25,7 +25,7 @@ from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
-from .published import local_labels, push_labels
+from .published import Terms, local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
 from .several import ListForm, are_several
 from .table import LabelRows, file_of, open_table
@@ -44,12 +44,18 @@ def export(folder: Path, output: Path) -> None:
     say(f"{output}: logits of {manifest.num_samples} samples in {manifest.num_classes} classes")
 
 
-def push(path: str, repo_id: str, task: str = ONE_CLASS.task, **how: Any) -> None:
+def push(
+    path: str,
+    repo_id: str,
+    task: str = ONE_CLASS.task,
+    class_names: str | None = None,
+    **how: Any,
+) -> None:
     """Publish labels on the Hub; further arguments are those of `push_labels`. ``task`` is timm's word for the kind of
     target.
     """
-    file = Path(path.removeprefix(LABELS_PREFIX))
-    say(push_labels(file, repo_id, target_kind=kind_of_task(task), **how))
+    terms = Terms(kind_of_task(task), _names(class_names))
+    say(push_labels(Path(path.removeprefix(LABELS_PREFIX)), repo_id, terms=terms, **how))
 
 
 def check(

@@ -11,6 +11,7 @@ from ..errors import UserError, quietly
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .samples import shares_of
 from .several import AS_WRITTEN, ListForm
+from .spelling import warn_of_lists
 from .table import LabelRows, TableFile, open_table
 
 
@@ -37,7 +38,10 @@ def read_alike(
     opened = [open_table(path, flag) for flag, path in files.items()]
     if class_names is None and len(opened) > 1:
         with quietly():  # what is to be said of them is said when their classes are known
-            class_names = _classes_of_all(opened, missing, target_kind, lists)
+            tables, class_names = _classes_of_all(opened, missing, target_kind, lists)
+        # but for what these themselves are
+        for table in tables:
+            warn_of_lists(table.doubtful, table.path.name)
     return {
         file.flag: file.labels(class_names, missing, target_kind=target_kind, lists=lists)
         for file in opened
@@ -46,8 +50,8 @@ def read_alike(
 
 def _classes_of_all(
     files: Sequence[TableFile], missing: str | None, target_kind: TargetKind, lists: ListForm
-) -> Sequence[str]:
-    """Return the names of all classes of some tables, numbers where none of them has names."""
+) -> tuple[list[LabelRows], Sequence[str]]:
+    """Return some tables, each in terms of its own classes, and the names of all these, numbers where none has names."""
     tables: list[LabelRows] = []
     names: list[str] = []
     unclear: list[TableFile] = []
@@ -66,7 +70,7 @@ def _classes_of_all(
             names = [*dict.fromkeys([*names, *(table.class_names or ())])]
 
     # numbers stand for the places of names where another table has these
-    return names or max((table.names for table in tables), key=len)
+    return tables, names or max((table.names for table in tables), key=len)
 
 
 def join_tables(tables: Sequence[LabelRows], flag: str) -> LabelRows:

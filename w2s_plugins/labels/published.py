@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ..errors import UserError, holds_token
+from ..data.keys import SampleKeys
+from ..errors import UserError, holds_token, quietly
 from ..hub.client import check_login
 from ..hub.fetch import fetch
 from ..hub.push import push_files
@@ -14,6 +15,7 @@ from ..hub.source import check_download
 from ..target_kind import ONE_CLASS, TargetKind
 from .answers import write_arrays
 from .card import labels_card
+from .samples import labels_of_samples
 from .table import ROLES, SUFFIXES, file_of, open_table, plain_name
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
@@ -83,6 +85,16 @@ def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     return [_table_of(others, f"push to {repo_id}")] if others else []
 
 
+class Terms(NamedTuple):
+    """What a label is, and the names that it may be; None for those of the table."""
+
+    target_kind: TargetKind = ONE_CLASS
+    class_names: Sequence[str] | None = None
+
+
+ONE_OF_ITS_OWN = Terms()
+
+
 def push_labels(
     path: Path,
     repo_id: str,
@@ -92,7 +104,7 @@ def push_labels(
     commit_message: str | None = None,
     license: str | None = None,
     dry_run: bool = False,
-    target_kind: TargetKind = ONE_CLASS,
+    terms: Terms = ONE_OF_ITS_OWN,
 ) -> str:
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
@@ -104,7 +116,7 @@ def push_labels(
         commit_message: first line of the commit.
         license: of the labels; None says nothing about it.
         dry_run: write what would be sent into a folder.
-        target_kind: what a label is.
+        terms: what a label is.
 
     Raises:
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
@@ -119,7 +131,8 @@ def push_labels(
 
         # everything is read and checked before anything is sent
         table_file = open_table(source, str(path), may_skip=False)
-        table = table_file.labels(None, "keep", target_kind=target_kind)
+        target_kind = terms.target_kind
+        table = table_file.labels(terms.class_names, "keep", target_kind=target_kind)
         frame, file = table_file.frame, file_of(source)[0]
         # it may have several columns of these
         named = {*ROLES["filename"], *ROLES["image_id"]}
@@ -133,6 +146,13 @@ def push_labels(
         # numbers hold none, and of a million rows of them the text would be long
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
+        # rows about one image may contradict each other
+        keys = SampleKeys(table.keyed_by, [*dict.fromkeys(table.keys)])
+        if len(keys.values) < len(table):
+            with quietly():
+                labels_of_samples(
+                    table, keys, table.names, None, str(path), target_kind=target_kind
+                )
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
         card = labels_card(table, name, license, manifest, target_kind)
         return push_files(

@@ -16,7 +16,7 @@ import numpy as np
 from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
 from .names import same_word
-from .spelling import UNSAID, divided_by
+from .spelling import LISTED, UNSAID, divided_by
 
 if TYPE_CHECKING:
     from ..target_kind import TargetKind
@@ -134,6 +134,8 @@ def _bracketed(text: str, flag: str) -> list[str] | None:
         return [(one or other).strip() for one, other in re.findall(_QUOTED, text)]
     if text.startswith("[") and text.endswith("]") and not re.search("[\\[{]", text[1:]):
         return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+    if LISTED.fullmatch(text):
+        raise UserError(f"{flag}: '{text[:40]}' begins like a list, and is none; correct it")
     return None
 
 

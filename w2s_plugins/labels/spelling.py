@@ -18,7 +18,9 @@ UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")
 MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
-_LIKE_LIST = re.compile(r"[,;|]\s*[^\W\d]")  # no decimal comma
+_LIKE_LIST = re.compile(r"[;|]\s*\w|,\s*[^\W\d]")  # no decimal comma
+# a list of JSON, Python or Label Studio, however long: names may be in brackets, but not in quotes behind the first one
+LISTED = re.compile(r"""(?s)\[\s*['"].*|\[[0-9,\s]*\]|\{\s*['"].*""")
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
 
@@ -30,7 +32,8 @@ class Understood:
         numbers: of the class of each label, `NO_LABEL` where it is none.
         names: of the classes, in the order of their numbers; None where there are numbers only.
         odd: how often each label is said that is no class, the most frequent one first.
-        lists: labels that are several ones.
+        lists: labels that are several ones, or written as a list.
+        doubtful: labels that are taken for one class each, and may be several.
         expected: in place of others that are no class.
         ask: whether labels that are no class are to be asked about, however few they are.
     """
@@ -39,16 +42,16 @@ class Understood:
     names: list[str] | None
     odd: dict[str, int]
     lists: set[str]
+    doubtful: Sequence[str]
     expected: str
     ask: bool
 
     def fault(self, label: str) -> str:
         """Return what is wrong with a label that is no class."""
-        wrong = (
-            "holds several labels; expected one, or --task multilabel"
-            if label in self.lists
-            else f"is no class{self.expected}"
-        )
+        wrong = f"is no class{self.expected}"
+        if label in self.lists:
+            is_bare = LISTED.fullmatch(label) and len(_parts(label)) < 2
+            wrong = f"{'is a list' if is_bare else 'holds several labels'}; expected one, or --task multilabel"
         return f"'{label[:40]}' {wrong}"
 
 
@@ -58,6 +61,7 @@ def understand(
     likely: Sequence[str],
     flag: str,
     trusted: bool,
+    keep: bool = False,
     alone: bool = False,
 ) -> Understood:
     """Find the class of each label.
@@ -68,6 +72,7 @@ def understand(
         likely: names that are classes at any rate.
         flag: begins the messages.
         trusted: labels that may be slips or lists are classes all the same.
+        keep: those that may be slips are.
         alone: lists have been taken apart, so that each label is one.
     """
     # capitals and spaces first: what differs in these alone is counted together below
@@ -79,18 +84,13 @@ def understand(
     # somebody may not have known, or have meant a more frequent label, where nothing else says what is a class
     odd = {label for label in merged.keys() - {*likely} if label.casefold() in UNSAID}
     lists = set() if trusted or alone else _lists({*merged, *likely}) - {*likely}
+    doubtful: list[str] = []
     if class_names is None and not trusted:
-        odd |= lists | _misspelt(merged, likely)
+        odd |= lists | (set() if keep else _misspelt(merged, likely))
         # what is taken for one name may still be two of classes that stand nowhere alone
         whole_names = merged.keys() - odd - {*likely}
-        like_lists = [
-            f"'{label[:40]}'" for label in sorted(whole_names) if _LIKE_LIST.search(label)
-        ]
-        if like_lists and not alone:
-            logger.warning(
-                f"WARNING: {flag}: taken for one class each: {', '.join(like_lists[:MOST_COUNTED])}; if these are "
-                "several labels, take --task multilabel"
-            )
+        if not alone:
+            doubtful = [label for label in sorted(whole_names) if _LIKE_LIST.search(label)]
     # sorted, so that the order of the rows does not decide the numbers of the classes
     labels = sorted(merged.keys() - odd)
     numbers, names = class_numbers(labels, class_names, flag)
@@ -105,7 +105,17 @@ def understand(
         expected = f"; expected the name of one or, in all rows, its number below {len(positions)}"
     numbers = {label: numbers.get(meant.get(label, label), NO_LABEL) for label in counts}
     unknown = {label: count for label, count in counts.most_common() if numbers[label] == NO_LABEL}
-    return Understood(numbers, names, unknown, lists, expected, class_names is None or shifted)
+    ask = class_names is None or shifted
+    return Understood(numbers, names, unknown, lists, doubtful, expected, ask)
+
+
+def warn_of_lists(labels: Sequence[str], flag: str) -> None:
+    """Warn of labels that are taken for one class each, and may be several: `Understood.doubtful`."""
+    if labels:
+        texts = ", ".join(f"'{label[:40]}'" for label in labels[:MOST_COUNTED])
+        logger.warning(
+            f"WARNING: {flag}: taken for one class each: {texts}; if these are several labels, take --task multilabel"
+        )
 
 
 def counted(counts: Mapping[str, int], hint: Callable[[str], str]) -> str:
@@ -153,16 +163,14 @@ def respelt(counts: Counter[str], known: Sequence[str], flag: str) -> dict[str, 
 
 def _lists(labels: Collection[str]) -> set[str]:
     """Return the labels that are several ones: a list in brackets, or with commas, semicolons, bars, slashes or line
-    ends between parts that are all said elsewhere; with semicolons or bars it is enough that one of them is a label,
-    with commas that most labels with commas have such a part. Those with spaces are several ones where there are fewer
-    words than labels, and some of these are one word.
+    ends between parts that are all said elsewhere; it is enough that two of them are labels, with semicolons or bars
+    that one is, and with commas that most labels with commas have such a part. Those with spaces are several ones where
+    there are fewer words than labels, and some of these are one word.
+
+    However rare such a label is: people write a list where they need one. But nothing shows that ``beach, dog`` is one
+    where neither is said elsewhere: timm itself has classes such as ``tench, Tinca tinca``. `warn_of_lists` is for it.
     """
-    parts: dict[str, list[str]] = {}
-    for label in labels:
-        words = [
-            same_word(part.strip("'\" ")) for part in re.split(r"[,;|/\n]", label.strip("[]{}"))
-        ]
-        parts[label] = [word for word in words if word]
+    parts = {label: _parts(label) for label in labels}
     counts = Counter(word for words in parts.values() for word in {*words})
     alone = {words[0] for words in parts.values() if len(words) == 1}
 
@@ -171,8 +179,10 @@ def _lists(labels: Collection[str]) -> set[str]:
     listed_too = {label for label in with_comma if alone & {*parts[label]}}
     lists = with_comma if 2 * len(listed_too) > len(with_comma) else set()
     for label, words in parts.items():
+        named = alone & {*words}
         listed = label.startswith(("[", "{")) or all(counts[word] > 1 for word in words)
-        if len(words) > 1 and (listed or (re.search("[;|]", label) and alone & {*words})):
+        listed = listed or len(named) > 1 or bool(named and re.search("[;|]", label))
+        if (len(words) > 1 and listed) or LISTED.fullmatch(label):
             lists.add(label)
 
     # names of two words have mostly one of their own: of tags there are fewer than of their combinations
@@ -182,6 +192,12 @@ def _lists(labels: Collection[str]) -> set[str]:
     ):
         lists |= {label for label, words in tags.items() if len(words) > 1}
     return lists
+
+
+def _parts(label: str) -> list[str]:
+    """Return what stands between the commas, semicolons, bars, slashes and line ends of a label."""
+    texts = re.split(r"[,;|/\n]", label.strip("[]{}"))
+    return [word for word in (same_word(text.strip("'\" ")) for text in texts) if word]
 
 
 def divided_by(mark: str, labels: Collection[str]) -> str | None:

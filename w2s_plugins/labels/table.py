@@ -34,7 +34,16 @@ from .several import (
     read_flags,
     split_cells,
 )
-from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
+from .spelling import (
+    UNSAID,
+    are_computed,
+    class_numbers,
+    counted,
+    respelt,
+    understand,
+    warn_of_lists,
+    whole,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -44,11 +53,14 @@ if TYPE_CHECKING:
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 LISTS = ROLES.pop("labels")  # a role where an image may have several classes
 Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
-NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
+# what a matrix of an npz or an object of JSON lines is called, and what stands before the names of columns of classes
+NESTED = ("probabilities", "logits", "votes")
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
+NO_VOTES = "its values are no votes, which are whole numbers, one of them at least 1"
 NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilities, or logits in columns called logits.CLASS"
 IF_SEVERAL = "take --task multilabel if an image has several"
+_NAMELESS = re.compile(r"(Unnamed: [0-9]+)?")  # the numbers of the rows, as pandas writes them
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 
 
@@ -70,6 +82,8 @@ class LabelRows:
         more: the other files, of a crowd that has answered in several.
         is_part: (R,) which rows name one class of several, so that other rows of the same annotator go on; None where
             an image has one class.
+        doubtful: names of classes that may be several, see `warn_of_lists`. Who reads a table once more in terms of
+            its own classes hears of them here.
     """
 
     path: Path
@@ -83,6 +97,7 @@ class LabelRows:
     draws: Set[str] = frozenset()
     more: Sequence[Path] = ()
     is_part: np.ndarray | None = None
+    doubtful: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -177,6 +192,7 @@ class TableFile:
         else:
             answers = _read_lists(rows, schema, class_names, flag, keep, lists)
         values = answers.values
+        warn_of_lists(answers.doubtful, flag)
         if answers.bad.any():
             self._leave_out(rows, answers, class_names, schema.likely, missing)
             rows, values = rows.loc[~answers.bad], values[~answers.bad]
@@ -212,6 +228,7 @@ class TableFile:
             annotators,
             confidence,
             draws,
+            doubtful=answers.doubtful,
         )
         if not several:
             return table
@@ -242,7 +259,7 @@ class TableFile:
 
         # those that the user names, of which one may have a comma in its name
         columns = [name.strip() for name in chosen.split(",") if chosen]
-        if chosen in names:
+        if chosen and chosen in names:
             columns = [chosen]
         unknown = next((name for name in columns if name not in names), None)
         if unknown is not None:
@@ -266,7 +283,8 @@ class TableFile:
             )
 
         # or those of annotators, if the classes are known
-        rest = [name for name in others if name not in roles.values()]
+        taken = {*roles.values()}
+        rest = [name for name in others if name not in taken and not _NAMELESS.fullmatch(name)]
         likely = class_names or likely or ()
         if likely and not (columns or classes or top_k or label):
             columns = [name for name in rest if _says_classes(frame, name, likely)]
@@ -307,7 +325,8 @@ class TableFile:
         unread = [name for name in names if name not in read]
         _refuse_misspelt(sorted({*unread} & {*rest}), classes, class_names or (), flag)
         if unread:
-            logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+            texts = [name or "one without a name" for name in sorted(unread)[:8]]
+            logger.info(f"{flag}: columns that are not read: {', '.join(texts)}")
         if people:
             column, annotator, confidence = "label", "annotator", None
         return Schema(
@@ -503,7 +522,10 @@ def _with_header(rows: "DataFrame") -> "DataFrame":
     rows = rows.loc[(rows != "").any(axis=1)]
     if rows.empty:
         return rows
-    return rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    named = rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    # spreadsheets end lines with separators as well
+    in_use = (rows != "").any(axis=0)
+    return named.loc[:, in_use.to_numpy()]
 
 
 def _read_json_lines(path: Path) -> "DataFrame":
@@ -530,8 +552,9 @@ def _read_arrays(path: Path) -> "DataFrame":
     arrays = {"label": content} if isinstance(content, np.ndarray) else dict(content)
     class_names = arrays.pop("class_names", None)
     for kind in NESTED:
-        matrix = arrays.pop(kind, None)
-        if matrix is not None:
+        matrix = arrays.get(kind)
+        if matrix is not None and (kind != "votes" or matrix.ndim == 2):
+            del arrays[kind]
             names = range(matrix.shape[1]) if class_names is None else class_names
             columns = zip(names, matrix.T, strict=True)
             arrays |= {f"{kind}.{name}": column for name, column in columns}
@@ -602,7 +625,11 @@ def _named_classes(
     """Return what the values of classes are and the column of each class, where the file or the names of the columns
     say so.
     """
+    labels = {*ROLES["label"], *ROLES["top_k"]}
     for kind in NESTED:
+        # beside a label they may be votes for anything
+        if kind == "votes" and any(plain_name(name) in labels for name in names):
+            continue
         prefix = f"{kind}."
         classes = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
         if classes:
@@ -680,6 +707,7 @@ class _Answers(NamedTuple):
         odd: how often each label is said that is no class.
         ask: whether ``bad`` rows are to be asked about, however few they are.
         is_part: see `LabelRows`.
+        doubtful: see `LabelRows`.
     """
 
     kind: str
@@ -690,13 +718,14 @@ class _Answers(NamedTuple):
     odd: Mapping[str, int] = {}
     ask: bool = False
     is_part: np.ndarray | None = None
+    doubtful: Sequence[str] = ()
 
 
 def _read_labels(
     rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
-    ``keep``, or if a program has written them.
+    ``keep``, and those that may be lists as well if a program has written them.
     """
     from pandas import to_numeric
 
@@ -705,16 +734,26 @@ def _read_labels(
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     # who is sure in many digits is a program, which does not misspell
+    trusted = False
     if schema.confidence is not None:
         shares = to_numeric(rows.loc[:, schema.confidence], errors="coerce")
-        keep = keep or are_computed(np.asarray(shares, dtype=float))
-    classes = understand(counts, class_names, schema.likely, flag, keep)
+        trusted = are_computed(np.asarray(shares, dtype=float))
+    classes = understand(counts, class_names, schema.likely, flag, trusted, keep)
     numbers = np.array([classes.numbers[text] for text in texts], dtype=np.int64)
 
     # the first of those that are none
     bad = numbers == NO_LABEL
     fault = classes.fault(texts[int(bad.argmax())])
-    return _Answers("hard", numbers, classes.names, bad, fault, classes.odd, classes.ask)
+    return _Answers(
+        "hard",
+        numbers,
+        classes.names,
+        bad,
+        fault,
+        classes.odd,
+        classes.ask,
+        doubtful=classes.doubtful,
+    )
 
 
 def _read_values(
@@ -741,6 +780,7 @@ def _read_values(
 
     # numbers of other things than classes are no probabilities either, but those of several classes need not sum to 1
     may_be_several = not ((values < 0) | (values > 1)).any()
+    yes_or_no = may_be_several and _say_yes_or_no(values, schema, class_names, flag)
     kind, values, bad = _classify(values, schema.kind)
     if kind != (schema.kind or "probabilities"):
         if may_be_several:
@@ -753,12 +793,39 @@ def _read_values(
             )
         logger.info(f"{flag}: its columns of classes are taken for {kind}; {people}")
     if kind != "logits":
-        fault = f"{NO_SHARES} ({IF_SEVERAL})" if may_be_several else NO_SHARES
-        return _Answers("probabilities", values, names, bad, fault)
+        fault = NO_VOTES if schema.kind == "votes" else NO_SHARES
+        if may_be_several and schema.kind != "votes":
+            fault = f"{NO_SHARES} ({IF_SEVERAL})"
+        return _Answers("probabilities", values, names, bad, fault, ask=yes_or_no)
 
     # logits of classes that the file has no column of are such that these are as good as impossible
     values[:, np.setdiff1d(np.arange(size), present)] = values[:, present].min() - 20
     return _Answers(kind, values, names, bad, "its values are not finite")
+
+
+def _say_yes_or_no(values: np.ndarray, schema: Schema, class_names: Names, flag: str) -> bool:
+    """Say whether values of classes (R, C) are 0 and 1 alone, and so may be of several classes an image, where nothing
+    says what they are: then a row without a 1 may be an image without any of them.
+
+    Raises:
+        UserError: a row has several 1s, so that these are votes for one class, or classes of an image.
+    """
+    if schema.kind is not None:
+        return False
+    finite = values[np.isfinite(values).all(axis=1)]
+    if ((finite != 0) & (finite != 1)).any():
+        return False
+    # one 1 in each row is the same class, whichever they are
+    several = finite.sum(axis=1) > 1
+    if several.any():
+        first = next(iter(schema.classes))
+        people = f" or, {_if_people(schema)}" if class_names is None else ""
+        raise UserError(
+            f"{flag}: are its columns {', '.join([*schema.classes][:8])} classes of an image, or votes for one"
+            f"{', or numbers of classes' if people else ''}? They hold 0 and 1, and {several.sum()} of {len(values)} rows "
+            f"more than one 1; {IF_SEVERAL} or, if they are votes, call them votes.{first[:40]} and so on{people}"
+        )
+    return True
 
 
 def _if_people(schema: Schema) -> str:
@@ -811,7 +878,7 @@ def _read_pairs(
     rows: "DataFrame", schema: Schema, class_names: Names, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
-    be misspelt are classes if to ``keep``, or if a program has written them.
+    be misspelt are classes if to ``keep``, and those that may be lists as well if a program has written them.
     """
     cells = {} if schema.column is None else rows[schema.column].to_dict()
     pairs = {row: _pairs(text, f"{flag}: {row}") for row, text in cells.items()}
@@ -819,7 +886,7 @@ def _read_pairs(
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     shares = np.array([share for of_row in pairs.values() for share in of_row.values()])
-    classes = understand(counts, class_names, schema.likely, flag, keep or are_computed(shares))
+    classes = understand(counts, class_names, schema.likely, flag, are_computed(shares), keep)
     size = len(classes.names) if classes.names else max(classes.numbers.values()) + 1
 
     # a row with what is no class says nothing at all; two names of a row may be one class
@@ -843,7 +910,16 @@ def _read_pairs(
     first = odd[int(bad.argmax())]
     fault = NO_SHARES if first is None else classes.fault(first)
     ask = classes.ask and any(odd)
-    return _Answers("probabilities", values, classes.names, bad, fault, classes.odd, ask)
+    return _Answers(
+        "probabilities",
+        values,
+        classes.names,
+        bad,
+        fault,
+        classes.odd,
+        ask,
+        doubtful=classes.doubtful,
+    )
 
 
 # ---------------------------------------------------------------- what rows say of several classes
@@ -865,13 +941,11 @@ def _read_lists(
         raise UserError(f"{flag}: its column {schema.column} is empty")
     # what each cell names, with probabilities or without
     shares: list[dict[str, float]] = []
-    is_part = np.zeros(len(texts), bool)
+    is_part, trusted = np.zeros(len(texts), bool), False
     if schema.answer == "top_k":
         shares = [_pairs(text, f"{flag}: {row}") for row, text in zip(rows.index, texts)]
         listed = [[*pairs] for pairs in shares]
-        keep = keep or are_computed(
-            np.array([share for of_row in shares for share in of_row.values()])
-        )
+        trusted = are_computed(np.array([share for of_row in shares for share in of_row.values()]))
     else:
         cells = split_cells(texts, [*(class_names or ()), *schema.likely], form, flag)
         listed = [cell.labels for cell in cells]
@@ -881,7 +955,7 @@ def _read_lists(
     counts = Counter(label for labels in listed for label in labels)
     if not counts and class_names is None:
         raise UserError(f"{flag}: its column {schema.column} names no class")
-    classes = understand(counts, class_names, schema.likely, flag, keep, alone=True)
+    classes = understand(counts, class_names, schema.likely, flag, trusted, keep, alone=True)
     size = len(classes.names or class_names or ()) or max(classes.numbers.values()) + 1
     odd = [
         next((name for name in labels if classes.numbers[name] == NO_LABEL), None)
@@ -916,7 +990,12 @@ def _read_lists(
 
 
 def _read_flags(rows: "DataFrame", schema: Schema, class_names: Names, flag: str) -> _Answers:
-    """Read a column for each class, with 0, 1 or nothing, probabilities, or logits."""
+    """Read a column for each class, with 0, 1 or nothing, probabilities, or logits. Raises `UserError` for votes."""
+    if schema.kind == "votes":
+        raise UserError(
+            f"{flag}: has votes for one class an image; of several expected columns with 0, 1 or nothing, or the answers "
+            "of each annotator in rows of their own"
+        )
     numbers, names = _class_columns(rows, schema, class_names, flag)
     size = len(names) if names else max(numbers) + 1
     column = next(iter(schema.classes.values()))
@@ -976,14 +1055,16 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
     is_share = positive & (np.abs(sums - 1) <= SUM_TOLERANCE)
 
     # whole numbers are counts; where some are negative, and most rows no probabilities, they are logits
+    are_counts = positive & ~(values % 1).any(axis=1)
     if kind is None and not is_share[finite].all():
-        if positive.all() and not (values % 1).any():
+        if are_counts.all():
             # each sample has as many votes if all people have seen it; numbers of classes have no such sum
             kind = "votes" if len(sums) > 1 == len({*sums}) else "votes, or numbers of classes"
-            is_share = sums > 0
-            values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
         elif not positive.all() and 2 * is_share.sum() <= finite.sum():
             kind = "logits"
+    if kind and kind.startswith("votes"):
+        is_share = finite & are_counts & (sums > 0)
+        values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
     return kind or "probabilities", values, ~(finite if kind == "logits" else is_share)
 
 

@@ -14,6 +14,7 @@ from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
 from ..labels.several import ListForm
+from ..labels.spelling import warn_of_lists
 from ..models.class_names import (
     are_elsewhere,
     have_common_names,
@@ -217,6 +218,9 @@ def classes_of_teacher(
             file.labels(None, missing, of_data, target_kind=target_kind, lists=lists)
             for file, missing in files
         ]
+    # but these are their own names by then, which nobody doubts
+    for (file, _), table in zip(files, tables):
+        warn_of_lists(table.doubtful, file.flag)
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     # To open a model draws random numbers, and how the student begins must not depend on who teaches it.
     with torch.random.fork_rng(devices=[]):
