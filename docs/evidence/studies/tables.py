@@ -836,21 +836,47 @@ def nine_sets() -> str:
 
 @makes("nine-sets-above")
 def nine_sets_above() -> str:
-    """How far candidates are above their teacher and the best probe, on each set."""
-    table = complete()
+    """How far candidates are above their teacher and the best probe, on each set: all seeds that have both."""
+    table = by_student().dropna(subset=["teacher", "last third", "direct"])
     probes = table[[name for name in NINE if name.startswith("probe") and "shares" not in name]]
     last = table["last third"]
     above = {
         "the recipe above its teacher": last - table["teacher"],
-        "the recipe above the best of the four probes": last - probes.max(axis=1),
+        "the recipe above the best of the four probes": last - probes.dropna().max(axis=1),
         "`direct` above the recipe": table["direct"] - last,
     }
-    sets = sets_of(table)
+    sets = [name for name in sets_of(table) if name != "clothes"]
     lines = []
     for title, values in above.items():
-        means = over_seeds(values)
-        lines.append([title, *(show(means[name], sign="+") for name in sets)])
+        cells = [values[name].dropna().round(6).tolist() for name in sets]
+        lines.append(
+            [title, *(show_difference(v) if len(v) > 1 else show(v[0], sign="+") for v in cells)]
+        )
     return grid(["", *sets], lines)
+
+
+OF_LITE0 = {
+    "teacher": "the teacher",
+    "last third": "**the recipe**: the last third",
+    "adapters": "`lora`",
+    "all": "all weights at 0.001, six epochs",
+    "all, field": "all weights as the field fine-tunes transformers",
+    "all, LP-FT": "the same, from the probe's head (LP-FT)",
+    "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
+    "direct": "`direct`: the teacher's true labels alone",
+}
+
+
+@makes("nine-sets-all")
+def nine_sets_all() -> str:
+    """Ways to train all weights, on the sets and seeds on which they were tried."""
+    table = by_student().dropna(subset=["all, Auto-RGN"])
+    sets = sets_of(table)
+    lines = []
+    for student, title in OF_LITE0.items():
+        means = over_seeds(table[student])
+        lines.append([title, *(show(means[name]) for name in sets)])
+    return grid(["student", *sets], lines)
 
 
 def chosen() -> pandas.DataFrame:
