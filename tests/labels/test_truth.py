@@ -163,5 +163,26 @@ def test_what_is_wrong_with_a_table(root: Path, table: str, message: str) -> Non
     assert_refused(message, opened, table)
 
 
+@pytest.mark.parametrize("known", [None, CLASSES], ids=["--train-labels", "--val-labels"])
+@pytest.mark.parametrize(
+    ("header", "cell", "message"),
+    [
+        (
+            "label",
+            '"cat,dog"',
+            "'cat,dog' holds several labels; expected one, or --task multilabel",
+        ),
+        ("label", "['cat']", "'..cat..' is a list; expected one, or --task multilabel"),
+        ("cat,dog", "1,1", "take --task multilabel if an image has several or, if they are votes"),
+    ],
+)
+def test_several_labels_are_asked_about(
+    root: Path, known: list[str] | None, header: str, cell: str, message: str
+) -> None:
+    others = {f"{n}.png": "1,0" if header == "cat,dog" else CLASSES[n % 2] for n in range(1, 12)}
+    write({"0.png": cell, **others}, f"filename,{header}")
+    assert_refused(message, opened, known=known)
+
+
 def test_a_class_map_is_about_folders(root: Path) -> None:
     assert_refused("--class-map is about class folders", opened, class_map="t.csv")
