@@ -37,6 +37,7 @@ CELL, GREY = 48, (127, 127, 127)
 # images with labels, without, and for the test
 PIXELS = {"grids": 64, "kinds": 64}  # of the student's images
 COUNTS = {"grids": (400, 800, 600), "kinds": (700, 1500, 1000)}
+SEVERAL_PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 100 --loss"
 WEAK, SINGLE = "teacher", "labels:{folder}/single.csv?unlisted=unknown"
 # by student: who teaches it (truth: labelled images, all: those without labels, by their true ones), and its flags
 STUDENTS = {
@@ -68,7 +69,14 @@ STUDENTS = {
             "whole, adaptconf": "adaptconf --epochs 12 --lr 0.002",
         }.items()
     },
-    "probe": (WEAK, f"{LITE0} --linear-probe --opt adamw --lr 0.003 --epochs 20 --loss bce"),
+    **{
+        f"probe, {loss}": (WEAK, f"{LITE0} {SEVERAL_PROBE} {loss}")
+        for loss in ("bce", "kd", "adaptconf", "elr", "poly", "zlpr", "asl", "twoway")
+    },
+    **{
+        f"single, probe, {loss}": (SINGLE, f"{LITE0} {SEVERAL_PROBE} {loss}")
+        for loss in ("an", "wan", "ll_r", "ll_ct", "elr")
+    },
     **{
         f"single, {loss}": (
             SINGLE,

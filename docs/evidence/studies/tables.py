@@ -607,11 +607,30 @@ def several_labels_f1() -> str:
     return grid(["student", *heads], lines)
 
 
+@makes("several-labels-losses")
+def several_labels_losses() -> str:
+    """Losses of a linear layer on frozen features, over seeds: mAP, and the difference to the first one."""
+    rows, lines = rows_of("several_labels", "map"), []
+    for first, losses in PROBED.items():
+        for loss in (first, *losses):
+            line = [f"`{loss.split(', ')[-1]}`" + (", single labels" if "single" in loss else "")]
+            for name in SEVERAL_SETS:
+                own, other = (
+                    values_of(rows, set=name, student=student) for student in (loss, first)
+                )
+                gains = [round(a - b, 6) for a, b in zip(own, other, strict=True)]
+                line += [show(mean(own)), "" if loss == first else show_difference(gains)]
+            lines.append(line)
+    heads = [f"{name}: {head}" for name in SEVERAL_SETS for head in ("mAP", "above the first")]
+    return grid(["loss", *heads], lines)
+
+
 @makes("several-labels-tried")
 def several_labels_tried() -> str:
     """All that was tried on one seed of both sets, the best of the first set first."""
     rows = rows_of("several_labels", "map")
     first = rows[rows["seed"].astype(str) == "0"].astype({"map": float})
+    first = first[~first["student"].str.contains("probe")]
     by_set = first.pivot(index="student", columns="set", values="map")
     by_set = by_set[SEVERAL_SETS].sort_values(SEVERAL_SETS, ascending=False)
     lines = [
@@ -773,9 +792,14 @@ SEVERAL = {
     "whole, adaptconf": "`adaptconf`, whole images, 12 epochs at 0.002",
     "whole, asl": "`asl`, whole images, 12 epochs at 0.002",
     "whole, twoway": "`twoway`, whole images, 12 epochs at 0.002",
-    "probe": "`bce`, a linear layer on frozen features",
     "single, an": "`an`, whole images, 12 epochs at 0.0006, from one true label an image",
     "single, wan": "`wan`, the same",
+}
+PROBED = {  # by the loss that others are compared with
+    "probe, bce": [
+        f"probe, {loss}" for loss in ("kd", "adaptconf", "elr", "poly", "zlpr", "asl", "twoway")
+    ],
+    "single, probe, an": [f"single, probe, {loss}" for loss in ("wan", "ll_r", "ll_ct", "elr")],
 }
 CANDIDATES = {
     "probe, balanced_elr": "`probe`",
