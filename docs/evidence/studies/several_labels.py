@@ -50,7 +50,6 @@ STUDENTS = {
     "weak, recipe": (WEAK, f"{LITE0} --config weak-labels"),
     # the recipe but for what the name says
     "weak, adaptconf": (WEAK, f"{LITE0} --config weak-labels --loss adaptconf"),
-    "weak, elr": (WEAK, f"{LITE0} --config weak-labels --loss elr"),
     "weak, 60 epochs": (WEAK, f"{LITE0} --config weak-labels --epochs 60"),
     "weak, 0.0003": (WEAK, f"{LITE0} --config weak-labels --lr 0.0003"),
     "weak, 0.002": (WEAK, f"{LITE0} --config weak-labels --lr 0.002"),

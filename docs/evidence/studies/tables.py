@@ -767,7 +767,6 @@ SEVERAL_SETS = ["kinds", "grids"]
 SEVERAL_MEASURED = [  # over seeds
     "weak, recipe",
     "weak, adaptconf",
-    "weak, elr",
     "weak, 0.002",
     "direct",
     "ceiling",
@@ -778,7 +777,6 @@ SEVERAL = {
     "ceiling": "the ceiling: the students' images, by their true labels",
     "weak, recipe": "**the recipe**: `bce`, 30 epochs of mild crops at 0.0006",
     "weak, adaptconf": "the same with `adaptconf`",
-    "weak, elr": "the same with `elr`",
     "weak, 60 epochs": "the recipe, 60 epochs",
     "weak, 0.0003": "the recipe at 0.0003",
     "weak, 0.002": "the recipe at 0.002",
@@ -846,7 +844,7 @@ def nine_sets() -> str:
     """All students on nine sets."""
     table = complete()
     sets = sets_of(table)
-    rows = rows_of("nine_sets")
+    rows = rows_of("nine_sets").set_index(["set", "seed"]).loc[table.index]
     seconds = rows.assign(seconds=rows["seconds"].astype(float)).groupby("student")["seconds"]
     lines = []
     for student, title in NINE.items():
@@ -877,30 +875,6 @@ def nine_sets_above() -> str:
             [title, *(show_difference(v) if len(v) > 1 else show(v[0], sign="+") for v in cells)]
         )
     return grid(["", *sets], lines)
-
-
-OF_LITE0 = {
-    "teacher": "the teacher",
-    "last third": "**the recipe**: the last third",
-    "adapters": "`lora`",
-    "all": "all weights at 0.001, six epochs",
-    "all, field": "all weights as the field fine-tunes transformers",
-    "all, LP-FT": "the same, from the probe's head (LP-FT)",
-    "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
-    "direct": "`direct`: the teacher's true labels alone",
-}
-
-
-@makes("nine-sets-all")
-def nine_sets_all() -> str:
-    """Ways to train all weights, on the sets and seeds on which they were tried."""
-    table = by_student().dropna(subset=["all, Auto-RGN"])
-    sets = sets_of(table)
-    lines = []
-    for student, title in OF_LITE0.items():
-        means = over_seeds(table[student])
-        lines.append([title, *(show(means[name]) for name in sets)])
-    return grid(["student", *sets], lines)
 
 
 def chosen() -> pandas.DataFrame:
