@@ -109,6 +109,8 @@ def test_true_labels_are_learned_as_timm_has_it(pairs: Run) -> None:
 def test_weak_labels_teach(pairs: Run, flags: object) -> None:
     done = pairs(*STUDENT, WEAK, flags, "--experiment student").ok()
     assert math.isfinite(figures("student")["map"]), done.err
+    # an epoch that the teacher chooses is hardly chosen
+    assert ("no threshold is chosen" in done.err + done.out) == ("--select-split" in flags)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_predictions_are_a_table_that_teaches(pairs: Run) -> None:
         ("--loss ce", "--loss ce is a criterion on ground truth and would not use --teacher"),
         ("--loss bce --target-format multihot", "--target-format: is for --task multilabel with"),
         ("--loss bce --eval-metric top1", "--eval-metric top1: expected"),
-        ("--loss kd --task classification", "as in labels, --task multilabel"),
+        ("--loss kd --task classification", "of an image; add --task multilabel"),
     ],
 )
 def test_what_does_not_go_together_is_refused(pairs: Run, flags: str, message: str) -> None:

@@ -68,7 +68,7 @@ def test_coco(tmp_path):
     table = read(tmp_path, coco(), class_names=["beach", *NAMES[::2], "toothbrush", "hen"])
     assert said(table)["000000397133.jpg"] == ["beach", "dog"]
     path = tmp_path / "labels.json"
-    assert_refused("as in labels, --task multilabel", open_table(path).labels)
+    assert_refused("several labels of an image; add --task multilabel", open_table(path).labels)
     assert_refused("'dog' is no class", read, tmp_path, coco(), class_names=["beach", "hen"])
 
 

@@ -156,7 +156,9 @@ def test_one_class_asks_for_the_task(tmp_path):
     message = "unlisted= is about several labels an image; .* or take --task multilabel"
     assert_refused(message, table.labels, lists=ListForm("unknown"))
     path.write_text('image,labels\na,"beach,dog"\n')
-    assert_refused("as in labels, --task multilabel", open_table(path).labels)
+    assert_refused(
+        "column labels may have several labels .*; add --task multilabel", open_table(path).labels
+    )
 
 
 COULD_BE_EITHER = r"""
@@ -177,7 +179,7 @@ image,label / a,[] / b,dog / c,cat  ->  '\[\]' is a list; expected one, or --tas
 image,label / a,[0] / b,[1]  ->  '\[0\]' is a list; expected one, or --task multilabel; answers like it: 2 of 2
 image,choice / a,"{""choices"":[""cat""]}" / b,dog  ->  "\]}' is a list; expected one, or --task multilabel; answers like
 image,label / a,beach dog / b,dog / c,beach / d,dog beach  ->  'beach dog' holds several labels; .* --task multilabel
-image,tags / a,haze / b,clear primary  ->  no labels; .*as in tags, --task multilabel
+image,tags / a,haze / b,clear primary  ->  column tags may have several labels .*; add --task multilabel
 """
 
 
@@ -463,6 +465,23 @@ def test_labels_for_samples(tmp_path, caplog):
     truth = torch.tensor([[0, 1, 0], [1, NAN, 1]])
     same(labels.correctness(torch.tensor([0, 1]), truth), [2 / 3, 1])
     assert "2 samples, 1.50 of 3 classes each; of 16.7 % nothing is known" in caplog.text
+    assert "says no of no class" not in caplog.text
+
+
+def test_a_table_that_never_says_no(tmp_path, caplog):
+    """All that a student could learn of it is yes."""
+    for rows in ("image,beach,cat,dog\na,1,,1\nb,,1,\n", "image,beach,cat,dog\na,1,0,1\nb,,1,\n"):
+        caplog.clear()
+        table = read(tmp_path, rows, names=NAMES)
+        keys = SampleKeys("filename", ["a", "b"])
+        labels_of_samples(table, keys, NAMES, None, "x", target_kind=SEVERAL_CLASSES)
+        warned = "x: it says no of no class" in caplog.text and "--loss an, wan" in caplog.text
+        assert warned == ("0" not in rows)
+
+
+def test_images_without_a_tag(tmp_path, caplog):
+    read(tmp_path, 'image,tags\na,"beach,dog"\nb,\nc,"cat,dog"\n')
+    assert "1 of 3 answers have no tags" in caplog.text and "write []" in caplog.text
 
 
 # ---------------------------------------------------------------- crowds

@@ -9,6 +9,7 @@ from w2s_plugins.metrics.pgr import gain_by_epoch, no_gap_hint, performance_gap_
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, with_warnings
 from w2s_plugins.settings.composite import TrainSettings
+from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.evaluation import selection_metric
 from w2s_plugins.training.record import list_warnings, ranked_by
 
@@ -146,6 +147,12 @@ def test_closing_table():
         ["ceiling", "64.50", "-", "-", "-"],
     ]
     assert len(closing_table({**record, "teacher": None, "ceiling_acc": None}).splitlines()) == 4
+
+    # of several classes an image, of which only the agreement is known
+    unmeasured = {name: {"epoch": 1, "agreement": 98.0} for name in ("last", "best")}
+    several = {"model": {"problem_type": SEVERAL_CLASSES.problem_type}, **unmeasured}
+    heads = closing_table({**record, "teacher": None, "ceiling_acc": None, **several})
+    assert "mAP" in heads and "top-1" not in heads
 
 
 def test_closing_table_of_labels():

@@ -310,10 +310,14 @@ class TableFile:
             column, answer = label, "label"
         if column is None and not classes:
             lists = next((name for name in names if plain_name(name) in LISTS), None)
-            several_in = f" (of several labels an image, as in {lists}, --task multilabel)"
+            if lists:
+                raise UserError(
+                    f"{flag}: column {lists} may have several labels of an image; add --task multilabel or, if it has "
+                    f"one, name it: FILE#{lists}"
+                )
             raise UserError(
                 f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
-                f"labels behind its name, FILE#COLUMN,COLUMN{several_in if lists else ''}; it has {listed}"
+                f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
             )
         if column is not None:
             classes = {}
@@ -362,6 +366,7 @@ class TableFile:
             logger.warning(
                 f"WARNING: {self.flag}: {empty.sum()} of {len(rows)} answers have no {schema.column} and are "
                 f"left out, the first of them in {rows.index[int(empty.argmax())]}"
+                f"{'; if such an image has none of the classes, write []' if several else ''}"
             )
         return rows.loc[~empty]
 

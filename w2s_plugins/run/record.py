@@ -14,6 +14,7 @@ from ..metrics.figures import (
     CLOSING,
     HEADINGS,
     HEADLINE,
+    HEADLINE_OF_SEVERAL,
     format_figures,
     headline_name,
 )
@@ -22,7 +23,7 @@ from ..metrics.several import class_rows
 from ..models.class_names import write_class_names
 from ..monitor import format_table
 from ..no_label import NO_LABEL
-from ..target_kind import LOGIT
+from ..target_kind import LOGIT, SEVERAL_CLASSES
 
 LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
@@ -139,7 +140,8 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have
-    headline = headline_name(record["last"])
+    of_several = record.get("model", {}).get("problem_type") == SEVERAL_CLASSES.problem_type
+    headline = HEADLINE_OF_SEVERAL if of_several else headline_name(record["last"])
     # thresholds are chosen where there is a held-out part with true labels
     shown = [name for name in CLOSING[headline] if "chosen" not in name or name in record["last"]]
     columns = {HEADINGS[name]: name for name in shown}

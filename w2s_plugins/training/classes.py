@@ -295,7 +295,8 @@ def by_name(
         raise UserError(
             f"the splits have different classes: '{odd[0]}' of '{split}' is none of the {len(names)} of {source} "
             f"({first_of(names)}){nearest(odd[0], names)}{further}; give them the same class folders or tables, or name "
-            "all classes with --class-names; few-shot learning has --val-split '' --few-shot-eval 5x1"
+            "all classes with --class-names, a file of one name a line; few-shot learning has --val-split '' "
+            "--few-shot-eval 5x1"
         )
 
     # Labels follow the names, so that the dataset has to tell them.

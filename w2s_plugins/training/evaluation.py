@@ -238,6 +238,16 @@ def first_evaluation(run: Run) -> None:
     settings, data, teacher = run.settings, run.data, run.teacher
     if data.given_labels and data.select is not None:
         score_given_labels(run, data.select)
+    # most answers are no, so agreement hardly tells one epoch from another
+    if (
+        data.select is not None
+        and data.target_kind is not ONE_CLASS
+        and truth_of(data.select) is None
+    ):
+        logger.warning(
+            "WARNING: --select-split: its images have no true labels, and of several classes an image the teacher agrees "
+            "with each epoch alike: no threshold is chosen, and the last epoch may be better than the best"
+        )
     if settings.evaluation.no_teacher_eval:
         return
     loading = eval_loader_settings(settings.data, run.precision, run.world)
