@@ -877,6 +877,30 @@ def nine_sets_above() -> str:
     return grid(["", *sets], lines)
 
 
+OF_LITE0 = {
+    "teacher": "the teacher",
+    "last third": "**the recipe**: the last third",
+    "adapters": "`lora`",
+    "all": "all weights at 0.001, six epochs",
+    "all, field": "all weights as the field fine-tunes transformers",
+    "all, LP-FT": "the same, from the probe's head (LP-FT)",
+    "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
+    "direct": "`direct`: the teacher's true labels alone",
+}
+
+
+@makes("nine-sets-all")
+def nine_sets_all() -> str:
+    """Ways to train all weights, on the sets and seeds on which they were tried."""
+    table = by_student().dropna(subset=["all, Auto-RGN"])
+    sets = sets_of(table)
+    lines = []
+    for student, title in OF_LITE0.items():
+        means = over_seeds(table[student])
+        lines.append([title, *(show(means[name]) for name in sets)])
+    return grid(["student", *sets], lines)
+
+
 def chosen() -> pandas.DataFrame:
     """Return the top-1 of each way to choose (columns) on each set and seed."""
     table = by_student()[[*CANDIDATES]].dropna()
