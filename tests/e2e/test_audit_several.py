@@ -16,9 +16,15 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
-from w2s_plugins.audit.estimate import Answers
+from w2s_plugins.audit.estimate import Answers, Estimate
 from w2s_plugins.audit.page import write_page
-from w2s_plugins.audit.report import by_class, class_shares, confusion_of, fit_temperature
+from w2s_plugins.audit.report import (
+    by_class,
+    class_shares,
+    confusion_of,
+    fit_temperature,
+    verdict_on_one,
+)
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run
@@ -484,3 +490,14 @@ def test_labels_of_a_posterior_are_not_those_of_a_mean(here: Run, runs: dict[str
         here(TABLE, *BRIEF, flags, "--experiment", name).ok()
     done = of(here, "mean weighed --images 20").ok()
     assert "labels, mean, labels of weighed, weighed: all agree on" in done.out
+
+
+@pytest.mark.parametrize(
+    "by, verdict", [(0.0, "Level: where"), (0.0002, "Level: they"), (0.02, "Better: ")]
+)
+def test_a_difference_that_is_shown_as_nothing_is_level(by: float, verdict: str) -> None:
+    """A student that has learned its labels by heart is above them for sure, by next to nothing."""
+    ends = np.array([[0, -by], [by, 0]])
+    both = np.ones(2)
+    result = Estimate(both, both, both, ends, ends, ends, both, np.ones((2, 2)))
+    assert verdict_on_one(result, Path("export"), 100, 100, 1000).startswith(verdict)

@@ -93,7 +93,9 @@ def verdict_on_one(
     low, high = result.lowest[1, 0], result.highest[1, 0]
     # what is shown as 0.0 points is no difference to act on, however sure it is
     if low != high and max(abs(low), abs(high)) < 0.0005:
-        return f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"
+        return (
+            f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"
+        )
     if low > 0:
         return f"Better: the student is right more often than its labels. Use {export}"
     if high < 0:
