@@ -92,7 +92,7 @@ def verdict_on_one(
     # the interval of the difference decides, not its value
     low, high = result.lowest[1, 0], result.highest[1, 0]
     # what is shown as 0.0 points is no difference to act on, however sure it is
-    if low != high and max(abs(low), abs(high)) < 0.0005:
+    if 0 < max(abs(low), abs(high)) < 0.0005:
         return (
             f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"
         )
