@@ -24,6 +24,7 @@ from w2s_plugins.audit.report import (
     confusion_of,
     fit_temperature,
     verdict_on_one,
+    verdict_on_several,
 )
 from w2s_plugins.labels.table_writer import write_label_table
 
@@ -498,6 +499,8 @@ def test_labels_of_a_posterior_are_not_those_of_a_mean(here: Run, runs: dict[str
 def test_a_difference_that_is_shown_as_nothing_is_level(by: float, verdict: str) -> None:
     """A student that has learned its labels by heart is above them for sure, by next to nothing."""
     ends = np.array([[0, -by], [by, 0]])
-    both = np.ones(2)
+    both = np.array([1 - by, 1])
     result = Estimate(both, both, both, ends, ends, ends, both, np.ones((2, 2)))
     assert verdict_on_one(result, Path("export"), 100, 100, 1000).startswith(verdict)
+    of_two = verdict_on_several(["labels", "student"], result, 100, 100, 1000)
+    assert of_two.startswith("Best: " if verdict == "Better: " else "Level: ")

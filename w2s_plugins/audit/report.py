@@ -76,6 +76,11 @@ def say_yes(names: Sequence[str], precision: np.ndarray, recall: np.ndarray, ans
     )
 
 
+def _are_shown_as_nothing(low: float, high: float) -> bool:
+    """Say whether the ends of a difference are shown as 0.0 points: nothing to act on, however sure it is."""
+    return max(abs(low), abs(high)) < 0.0005
+
+
 def verdict_on_one(
     result: Estimate, export: Path, answered: int, drawn: int, images: int, unit: str = "image"
 ) -> str:
@@ -91,8 +96,7 @@ def verdict_on_one(
     """
     # the interval of the difference decides, not its value
     low, high = result.lowest[1, 0], result.highest[1, 0]
-    # what is shown as 0.0 points is no difference to act on, however sure it is
-    if 0 < max(abs(low), abs(high)) < 0.0005:
+    if (low or high) and _are_shown_as_nothing(low, high):
         return (
             f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"
         )
@@ -117,10 +121,11 @@ def verdict_on_several(
     """Return which opinion is best, as far as the answers tell; arguments as for `verdict_on_one`."""
     best = int(result.accuracy.argmax())
     others = [k for k in range(len(names)) if k != best]
-    undecided = [k for k in others if result.lowest[best, k] <= 0]
+    ends = {k: (result.lowest[best, k], result.highest[best, k]) for k in others}
+    undecided = [k for k in others if ends[k][0] <= 0 or _are_shown_as_nothing(*ends[k])]
     if not undecided:
         return f"Best: {names[best]}, right more often than any other"
-    if all(result.lowest[best, k] == result.highest[best, k] == 0 for k in undecided):
+    if all(_are_shown_as_nothing(*ends[k]) for k in undecided):
         level = " and ".join(names[k] for k in undecided)
         return f"Level: {names[best]} and {level} are right equally often. Use whichever you like"
     # by how much another one may be better: what is lost at most by taking this one

@@ -283,13 +283,14 @@ def _log_classes(
     most_first: list[int] = np.argsort(-np.array(counts), kind="stable").tolist()
     texts = [f"{class_names[i]} ({counts[i]})" for i in most_first]
     logger.info(f"{flag}: samples of each class: {', '.join(texts)}")
-    # classes come from a list as well, which may be that of other data
-    absent = [class_names[i] for i in most_first if not counts[i]]
+    # what is unknown teaches nothing, and nothing else would say no
     if unknown and not (decisions == 0).any():
         logger.warning(
             f"WARNING: {flag}: it says no of no class, so a student learns to say yes to all; take --loss an, wan, ll_r "
             "or ll_ct, which take what is unknown for no"
         )
+    # classes come from a list as well, which may be that of other data
+    absent = [class_names[i] for i in most_first if not counts[i]]
     if absent:
         logger.warning(
             f"WARNING: {flag}: no sample is of {len(absent)} of the {len(counts)} classes: "

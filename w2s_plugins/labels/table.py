@@ -946,7 +946,8 @@ def _read_lists(
         raise UserError(f"{flag}: its column {schema.column} is empty")
     # what each cell names, with probabilities or without
     shares: list[dict[str, float]] = []
-    is_part, trusted = np.zeros(len(texts), bool), False
+    is_part = np.zeros(len(texts), bool)
+    trusted = False
     if schema.answer == "top_k":
         shares = [_pairs(text, f"{flag}: {row}") for row, text in zip(rows.index, texts)]
         listed = [[*pairs] for pairs in shares]

@@ -28,14 +28,13 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
 from forked import COMMON, add_rows, parser_of_study, row_of, train  # noqa: E402
+from nine_sets import LITE0  # noqa: E402
 from sets import read, write  # noqa: E402
 
 from w2s_plugins.files import read_plain  # noqa: E402
 
-LITE0 = "--model tf_efficientnet_lite0 --finetune {weights} --img-size {pixels} --channels-last"
 CELL, GREY = 48, (127, 127, 127)
 # images with labels, without, and for the test
-PIXELS = {"grids": 64, "kinds": 64}  # of the student's images
 COUNTS = {"grids": (400, 800, 600), "kinds": (700, 1500, 1000)}
 SEVERAL_PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 100 --loss"
 WEAK, SINGLE = "teacher", "labels:{folder}/single.csv?unlisted=unknown"
@@ -51,18 +50,17 @@ STUDENTS = {
     # the recipe but for what the name says
     "weak, adaptconf": (WEAK, f"{LITE0} --config weak-labels --loss adaptconf"),
     "weak, 60 epochs": (WEAK, f"{LITE0} --config weak-labels --epochs 60"),
-    "weak, 0.0003": (WEAK, f"{LITE0} --config weak-labels --lr 0.0003"),
     "weak, 0.002": (WEAK, f"{LITE0} --config weak-labels --lr 0.002"),
     "weak, all": (WEAK, f"{LITE0} --config weak-labels --tune all"),
     "weak, all, 0.002": (WEAK, f"{LITE0} --config weak-labels --tune all --lr 0.002"),
     **{
         student: (WEAK, f"{LITE0} --config weak-labels --no-aug --loss {how}")
         for student, how in {
-            "whole, 4 epochs": "bce --epochs 4",
-            "whole, elr, 4 epochs": "elr --epochs 4",
+            "whole, 4 epochs": "bce --epochs 4 --lr 0.0006",
+            "whole, elr, 4 epochs": "elr --epochs 4 --lr 0.0006",
             "whole, 4 epochs, 0.002": "bce --epochs 4 --lr 0.002",
             "whole, 12 epochs, 0.002": "bce --epochs 12 --lr 0.002",
-            "whole, 0.002": "bce --lr 0.002",
+            "whole, 0.002": "bce --epochs 30 --lr 0.002",
             "whole, asl": "asl --epochs 12 --lr 0.002",
             "whole, twoway": "twoway --epochs 12 --lr 0.002",
             "whole, adaptconf": "adaptconf --epochs 12 --lr 0.002",
@@ -182,12 +180,11 @@ def main() -> None:
                     who = folder / "teacher" if teacher == WEAK else teacher.format(folder=folder)
                     whom = f"--unlabeled {folder}/photos.tar --teacher {who}"
                 place = folder / student.replace(", ", "-")
-                own_flags = flags.replace("{pixels}", str(PIXELS[name]))
                 weights = args.weights.resolve()
-                train(place, f"{common} {whom} {own_flags.format(weights=weights)}")
+                train(place, f"{common} {whom} {flags.format(weights=weights)}")
                 measured = read_plain(place / "result.json")["metrics"]
                 figures = {figure: f"{measured[figure]:.2f}" for figure in FIGURES}
-                rows.append(row_of(args, name, seed, student, own_flags, place, figures))
+                rows.append(row_of(args, name, seed, student, flags, place, figures))
             add_rows(args.rows, rows, COLUMNS)
 
 

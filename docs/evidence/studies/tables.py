@@ -778,7 +778,6 @@ SEVERAL = {
     "weak, recipe": "**the recipe**: `bce`, 30 epochs of mild crops at 0.0006",
     "weak, adaptconf": "the same with `adaptconf`",
     "weak, 60 epochs": "the recipe, 60 epochs",
-    "weak, 0.0003": "the recipe at 0.0003",
     "weak, 0.002": "the recipe at 0.002",
     "weak, all": "the recipe, all weights",
     "weak, all, 0.002": "the recipe, all weights at 0.002",
@@ -878,14 +877,11 @@ def nine_sets_above() -> str:
 
 
 OF_LITE0 = {
-    "teacher": "the teacher",
-    "last third": "**the recipe**: the last third",
+    **{name: NINE[name] for name in ("teacher", "last third")},
     "adapters": "`lora`",
     "all": "all weights at 0.001, six epochs",
-    "all, field": "all weights as the field fine-tunes transformers",
-    "all, LP-FT": "the same, from the probe's head (LP-FT)",
-    "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
-    "direct": "`direct`: the teacher's true labels alone",
+    **{name: title for name, title in ALL_WEIGHTS.items() if name.startswith("all, ")},
+    "direct": NINE["direct"],
 }
 
 
