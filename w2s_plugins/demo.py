@@ -46,7 +46,7 @@ def main() -> None:
     print(f"\n{format_table(table, ['', *COLUMNS])}")
     print(
         "\nTop-1 in percent on 600 test images. The student sees the teacher's labels alone, direct only the 80 true "
-        f"labels\nthat the teacher has learned from, both sees all of these. {advice(dict(zip(COLUMNS, means)))}\n"
+        f"labels\nthat the teacher has learned from, both sees all of these.\n{advice(dict(zip(COLUMNS, means)))}\n"
         f"{time.monotonic() - started:.0f} s. Runs, exports: {output}"
     )
 
@@ -57,8 +57,8 @@ def advice(means: dict[str, float]) -> str:
         return "The teacher's labels alone were the best that you could have trained on here."
     if means["both"] > means["direct"]:
         return (
-            "So with true labels train on both. The teacher's labels alone are for you if you have no true ones, or "
-            "can't check\nthose that you have."
+            "So with true labels train on both. The teacher's labels alone are for you if you have no true ones, or can't "
+            "check\nthose that you have."
         )
     return "So with true labels train on these alone here."
 
