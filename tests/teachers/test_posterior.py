@@ -142,6 +142,26 @@ def test_images_of_which_somebody_says_nothing() -> None:
     assert torch.equal(logits[unread].argmax(dim=1), said[unread].argmax(dim=1))
 
 
+def test_classes_that_the_last_teacher_does_not_know(caplog: pytest.LogCaptureFixture) -> None:
+    """Of these the others are believed; about the rest, also one that swaps two classes is read as ever."""
+    caplog.set_level(logging.INFO)
+    swaps = torch.tensor(
+        [[0.1, 0.9, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.1, 0.9]]
+    )
+    said, prior = noisy(swaps, 1), opinion(0.7)
+    last = Answers(prior)
+    last.logits[:, 3] = UNMAPPED_LOGIT
+    targets = PosteriorTargets(CachedTargets([Answers(said), last], CPU, ONE_CLASS), COUNT, 60)
+    logits = targets(torch.arange(COUNT))
+    assert logits.isfinite().all()
+    own = said[:, 3] == 1
+    assert torch.equal(logits.argmax(dim=1) == 3, own)
+    known = TRUTH < 3
+    right = (logits.argmax(dim=1) == TRUTH)[known].float().mean()
+    assert right > 0.9, "the swapped classes are found"
+    assert "does not know 1 of 4 classes; of these the others are believed" in caplog.text
+
+
 def test_what_it_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     posterior(noisy(right_on(0.9), 1), noisy(right_on(0.5), 2), opinion(0.7), right=70)

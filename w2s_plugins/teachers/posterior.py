@@ -4,17 +4,19 @@ A mean believes each teacher as much as it believes itself. Here the last teache
 and each other teacher is a witness with a confusion matrix: how often it says a class if another one is true. Nobody
 knows these matrices, so they are found by expectation and maximisation on the images themselves (Dawid & Skene, 1979,
 Applied Statistics 28, 20, with a prior opinion of each image in place of the shares of classes). A teacher that swaps
-two classes is read correctly, and one that says anything of anything is ignored.
+two classes is read correctly, and one that says anything of anything is ignored. Of classes that the last teacher does
+not know it has no opinion, so the others are believed about them.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, logger
+from ..target_kind import UNMAPPED_LOGIT
 from .stored import CachedTargets
 
 _ROWS = 4096  # read at a time
@@ -52,6 +54,7 @@ class PosteriorTargets(CachedTargets):
             are divided by the temperature at which it is as sure as that on average. None leaves them as they are.
 
     Attributes:
+        unknown: (C,) classes that the last teacher does not know.
         matrices: of each other teacher, (C, C), rows are true classes and sum to 1.
         temperature: by which the last teacher's logits are divided.
         figures: for the record of a run: the ``temperature``, on how many percent of the images that it has seen each
@@ -69,6 +72,8 @@ class PosteriorTargets(CachedTargets):
         # Views of an image are other images to a teacher, but it confuses the same classes on all of them.
         self.set_epoch(0)
         self.temperature = 1.0
+        self.unknown = torch.zeros(self.prior.manifest.num_classes, dtype=torch.bool)
+        self.unknown = self._find_unknown()
         sure = self._logits_of_some()
         if right is not None:
             self.temperature = self._calibrate(sure, right / 100)
@@ -89,7 +94,36 @@ class PosteriorTargets(CachedTargets):
         has = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
         if not has.all():
             self.prior(index[~has], self.device)  # it raises, and names the sample
-        return weighed(self._prior_of(index), self._evidence(index))
+        return self._combine(self._prior_of(index), [*self._evidence(index)])
+
+    def _combine(self, prior: Tensor, evidence: Sequence[Evidence]) -> Tensor:
+        """Return the logits (B, C) of the posterior of a prior opinion, which is changed, and of what the others say."""
+        logits = weighed(prior, evidence)
+        if not self.unknown.any():
+            return logits
+        # What the others say of classes that the last one does not know stays as it is, the mean of those who have seen
+        # an image; the posterior is about the rest.
+        own = torch.zeros(len(prior), int(self.unknown.sum()), device=self.device)
+        counts = torch.zeros(len(prior), 1, device=self.device)
+        for answers, rows, _ in evidence:
+            own[rows] += answers[:, self.unknown]
+            counts[rows] += 1
+        own /= counts.clamp(min=1)
+        shares = self.target_kind.probabilities(logits) * (1 - own.sum(dim=1, keepdim=True))
+        shares[:, self.unknown] = own
+        return shares.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def _find_unknown(self) -> Tensor:
+        """Return which classes (C,) the last teacher does not know, and log how many these are."""
+        some = next(iter(torch.arange(self.count).split(_ROWS)))
+        answers = self.prior(some[self.prior.has(some)], self.device)
+        unknown = (answers <= UNMAPPED_LOGIT).all(dim=0) & (len(answers) > 0)
+        if unknown.any():
+            logger.info(
+                f"--teacher-assign posterior: the last teacher does not know {int(unknown.sum())} of {len(unknown)} "
+                "classes; of these the others are believed"
+            )
+        return unknown
 
     def _prior_of(self, index: Tensor) -> Tensor:
         """Return the log-probabilities (B, C) of the last teacher, calibrated."""
@@ -97,7 +131,8 @@ class PosteriorTargets(CachedTargets):
         logits = torch.zeros(len(index), self.prior.manifest.num_classes, device=self.device)
         rows = self.prior.has(index).nonzero().flatten()
         logits[rows.to(self.device)] = self.prior(index[rows], self.device).float()
-        return (logits / self.temperature).log_softmax(dim=1)
+        logits = (logits / self.temperature).masked_fill(self.unknown, -math.inf)
+        return logits.log_softmax(dim=1)
 
     def _evidence(self, index: Tensor) -> Iterator[Evidence]:
         """Yield what each other teacher says of a batch."""
@@ -116,7 +151,7 @@ class PosteriorTargets(CachedTargets):
     def _calibrate(self, logits: Tensor, right: float) -> float:
         """Return the temperature at which the last teacher is as sure on average as it is often right."""
         # At chance it would not tell one class from another, and nothing could be found from it: a trace above that.
-        chance = 1 / logits.shape[1]
+        chance = 1 / int((~self.unknown).sum())
         goal = max(right, chance + (1 - chance) / 100)
         # The higher the temperature, the less sure.
         low, high = _TEMPERATURES
@@ -141,7 +176,7 @@ class PosteriorTargets(CachedTargets):
                 # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
                 # once for both, because reading is what takes long.
                 evidence = [*self._evidence(index)]
-                logits = weighed(self._prior_of(index), evidence)
+                logits = self._combine(self._prior_of(index), evidence)
                 shares = self.target_kind.probabilities(logits)
                 # Maximisation: how often a teacher says a class of images that are of another one.
                 for total, (answers, rows, _) in zip(sums, evidence):
@@ -159,7 +194,7 @@ class PosteriorTargets(CachedTargets):
         for index in torch.arange(self.count).split(_ROWS):
             prior, evidence = self._prior_of(index), [*self._evidence(index)]
             before = self.target_kind.decide(prior)
-            shares = self.target_kind.probabilities(weighed(prior, evidence))
+            shares = self.target_kind.probabilities(self._combine(prior, evidence))
             differs += int((self.target_kind.decide(shares) != before).sum())
             for number, (answers, rows, _) in enumerate(evidence):
                 own = shares[rows].gather(1, answers.argmax(dim=1, keepdim=True))
