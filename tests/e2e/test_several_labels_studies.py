@@ -53,7 +53,20 @@ def test_stages_with_few_true_labels(pairs: Run) -> None:
     assert [*record["stages"]] == ["direct", "student"]
     assert record["stages"]["student"]["teacher"].get("assign") in (None, "mean")
     assert done.err.count("teachers are averaged class by class") == 1
-    assert "without the stage part" in done.err
+    assert "without the stage part" in done.err and "without the stage whole" in done.err
+
+
+def test_what_is_trained_is_measured_by_map(pairs: Run) -> None:
+    """Of several classes an image, too, if nobody has typed it."""
+    recipe = "--stages weak-labels-plus-few-true --unlabeled test --teacher labels:test.csv"
+    flags = "--data-dir . --train-split train --train-labels train.csv --val-split ''"
+    done = pairs(*STUDENT, flags, recipe, "--epochs 1 --experiment measured").ok()
+    stages = read_result("output/train/measured")["stages"]
+    assert [*stages] == ["part", "whole", "direct", "student"]
+    right = {name: stages[name]["held_out"]["student"]["map"] for name in ("part", "whole")}
+    best = max(right, key=right.__getitem__)
+    tuned = [stages[name]["model"].get("tune") for name in (best, "direct", "student")]
+    assert len({*tuned}) == 1 and f"as the stage {best} (right: part" in done.err
 
 
 def test_stages_of_candidates(pairs: Run) -> None:

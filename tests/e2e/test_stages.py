@@ -15,11 +15,12 @@ from tests.parts import refusal, write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.files import recipe_path
 from w2s_plugins.study.ahead import settle
-from w2s_plugins.study.chain import choose_assign
+from w2s_plugins.study.chain import choose_assign, choose_best
 from w2s_plugins.study.planning import plan_runs
 
 from .conftest import TINY, Run, in_file, read_result, taught
 
+HELD_OUT = {"splits": {"select": {"num_samples": 50}}}
 STAGES = """
 - name: head
   linear_probe: true
@@ -125,7 +126,11 @@ def test_what_is_typed_stays_for_a_transformer(
     flags = dict(unlabeled="photos", data_dir="birds", teacher="labels:a.csv", experiment="x")
     flags |= dict(model="test_vit", stages="weak-labels-plus-few-true")
     plan = plan_runs({**flags, **typed}, {*flags, *typed})
-    assert [[*run.flags["for_transformers"]] for run in plan.runs] == [changes] * 3
+    of_stages = {run.name: [*run.flags["for_transformers"]] for run in plan.runs}
+    # whoever has typed a part need not measure which one is better
+    assert ("whole" in of_stages) == ("tune" not in typed)
+    assert of_stages.pop("whole", [*changes, "layer_decay"]) == [*changes, "layer_decay"]
+    assert of_stages == dict.fromkeys(["part", "direct", "student"], changes)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,14 @@ def test_candidates_fit_the_network(
         for decay in (0.3, 0.65)
         if model == "test_vit"
     ]
+
+
+@pytest.mark.parametrize("typed", [{"tune": "lora"}, {"linear_probe": True}])
+def test_a_part_that_is_typed_is_not_for_candidates(typed: dict[str, object]) -> None:
+    """A person would be asked which of students is better that are the same."""
+    flags = dict(unlabeled="photos", teacher="labels:a.csv", experiment="x", model="w2s_cnn5")
+    flags |= dict(stages="weak-labels-candidates", **typed)
+    assert "what is trained is in what its stages differ" in refusal(plan_runs, flags, {*flags})
 
 
 def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -255,7 +268,25 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
 )
 def test_how_sure_direct_may_be_is_measured(top1: float, assign: str) -> None:
     """As often as a student of its kind is right on labelled images that it has not learned from; nobody is always."""
-    assert choose_assign("part", {"held_out": {"student": {"top1": top1}}}) == assign
+    record = {"held_out": {"student": {"top1": top1}}, "data": HELD_OUT}
+    assert choose_assign("part", record) == assign
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        ([dict(top1=62.0), dict(top1=62.1)], "whole"),
+        ([dict(top1=62.0), dict(top1=62.0)], "part"),
+        ([dict(top1=1.0, map=62.0), dict(top1=9.0, map=61.0)], "part"),
+    ],
+    ids=["right more often", "as often: the first one", "mAP of several classes an image"],
+)
+def test_which_part_is_trained_is_measured(figures: list[dict], best: str) -> None:
+    records = {
+        name: {"held_out": {"student": of_stage}}
+        for name, of_stage in zip(("part", "whole"), figures)
+    }
+    assert choose_best(["part", "whole"], records) == best
 
 
 @pytest.mark.parametrize(
@@ -352,18 +383,26 @@ def test_recipes(
         assert "which of probe, last, adapters, all is best? 100 answers" in done.out
         assert "128 images; 100 are drawn" in done.out
     if name == "weak-labels-plus-few-true":
-        first, part, last = record["stages"].values()
+        part, whole, first, last = record["stages"].values()
         taught = {
             model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model
         }
         assert first["export"]["model.safetensors"] in taught and first["teacher"] is None
-        # how sure the first one may be is measured on labelled images that another one has not seen
-        assert part["teacher"] is None
+        # what is trained, and how sure the first one may be, is measured on labelled images that others have not seen
+        tuned = [stage["model"].get("tune", "all") for stage in (part, whole)]
+        assert tuned == ["last:0.3", "all"]
+        best = max(part, whole, key=lambda stage: stage["held_out"]["student"]["top1"])
+        for stage in (first, last):
+            assert stage["model"].get("tune") == best["model"].get("tune")
+        assert f"tune: {best['model'].get('tune', 'all')}, as the stage" in done.err
+        assert part["teacher"] is whole["teacher"] is None
+        samples = [stage["data"]["splits"]["select"]["fingerprint"] for stage in (part, whole)]
+        assert samples[0] == samples[1], "both hold out the same images"
         assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [
             36,
             36,
         ]
-        assign = choose_assign("part", part)
+        assign = choose_assign("part or whole", best)
         assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
         assert f"teacher_assign: {assign}, because" in done.err
         assert "--stages: direct begins, on all of its training split" in done.err

@@ -454,9 +454,9 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
 
 def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
     """With true labels, as the student is that learns from the user's own; and those who use the recipe get it."""
-    direct, *_ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
+    _, _, direct, _ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
     ceiling = yaml.safe_load(SHIPPED["weak-labels-ceiling"].read_text())
-    own = ("name", "unlabeled", "teacher", "val_interval")
+    own = ("name", "tune_by", "unlabeled", "teacher", "val_interval")
     assert ceiling == {flag: value for flag, value in direct.items() if flag not in own}
     args, _ = parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18"])
     assert args.ceiling_config == ["weak-labels-ceiling"]

@@ -57,10 +57,10 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             PLUS_FEW,
-            30,
+            15,
             [
                 f"--stages, {stage}: batch size {size} becomes {count}, because it has {count} training samples"
-                for stage, size, count in (("direct", 64, 30), ("part", 32, 15))
+                for stage, size, count in (("part", 32, 15), ("whole", 32, 15), ("direct", 64, 30))
             ],
         ),
         (

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..cli.declare import words_of
+from ..cli.forms import OF_PART
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import MapDataset
@@ -31,7 +32,7 @@ from .page import encode
 ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
 LONGEST = 255  # bytes of the name of a folder
 VALIDATION = 5  # every fifth checked image is for validation
-# flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
+# flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees, precision
 KEPT = (
     "plugins",
     "unlabeled",
@@ -55,10 +56,10 @@ KEPT = (
     "interpolation",
     "hflip",
     "vflip",
+    "amp",
+    "amp_dtype",
 )
 
-# what of the student is trained, and how fast
-OF_PART = ("tune", "lr", "layer_decay")
 
 is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
 

@@ -67,6 +67,7 @@ MEANS = ("majority", "mean", "dawid-skene")
 # begins the name of a teacher that is a file or folder of labels
 LABELS_PREFIX = "labels:"
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+OF_PART = ("tune", "lr", "layer_decay")  # flags of what is trained of a student, and how fast
 # unless a number is given
 TEST_EPISODES, BATCH_EPISODES = 2000, 4
 

@@ -416,6 +416,8 @@ def _find_split(root: str | None, split: str, flag: str, may_be_root: bool = Fal
     without_labels = ""
     if flag == "--train-split":
         without_labels = ", or give images without labels by --unlabeled"
+    if flag == "--val-split":
+        without_labels = ", or measure nothing by --val-split ''"
     raise UserError(
         f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
         f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}"

@@ -176,10 +176,16 @@ def match_classes(
     unknown = [name for name in theirs if name not in set(ours)]
     lacking = [name for name in ours if name not in set(theirs)]
     if unknown or lacking:
+        said = []
+        if unknown:
+            said.append(f"{len(unknown)} of its classes are not in the data ({first_of(unknown)})")
+        if lacking:
+            said.append(
+                f"{len(lacking)} classes of the data it does not know ({first_of(lacking)})"
+            )
         logger.warning(
             f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data "
-            f"by name: {len(unknown)} of its classes are not in the data ({first_of(unknown)}); "
-            f"{len(lacking)} classes of the data it does not know ({first_of(lacking)})"
+            f"by name: {'; '.join(said)}"
         )
     else:
         logger.info(

@@ -108,9 +108,14 @@ class InThisProcess(Executor[LocalRun]):
         """
         plan = self.plan
         with plan.about(run):
-            # who labels what may follow from what an earlier stage has measured
+            # what is trained, and who labels what, may follow from what earlier stages have measured
+            if run.tune_by:
+                run.flags = {**run.flags, **chain.choose_part(run.tune_by, plan)}
+                with quietly():
+                    settle(run)
             if run.assign_by:
-                assign = chain.choose_assign(run.assign_by, plan.records()[run.assign_by])
+                judge = chain.choose_best(run.assign_by, plan.records())
+                assign = chain.choose_assign(judge, plan.records()[judge])
                 run.flags = {**run.flags, "teacher_assign": assign}
                 run.settings = {**run.settings, "teacher_assign": assign}
             if is_there(run, plan):
@@ -132,7 +137,9 @@ class InThisProcess(Executor[LocalRun]):
         if ceiling_acc is not None:
             flags = {**flags, "ceiling_acc": ceiling_acc}
         part = flags.get("train_slice") or "all"
-        logger.info(f"{self.plan.flag}: {run.name} begins, on {part} of its training split")
+        held_out = flags.get("select_split")
+        but = f" but {held_out}, which it holds out" if held_out else ""
+        logger.info(f"{self.plan.flag}: {run.name} begins, on {part} of its training split{but}")
         return self.train(flags)
 
 
@@ -147,8 +154,8 @@ def check_finished(plan: LocalPlan) -> None:
     """
     there = {run.name for run in plan.runs if run.record or is_there(run, plan)}
     for run in plan.runs:
-        # a stage with ``assign_by`` waits for the figures that decide on its flags
-        if run.record or run.assign_by or run.name not in there:
+        # some stages wait for the figures that decide on their flags
+        if run.record or run.assign_by or run.tune_by or run.name not in there:
             continue
         with plan.about(run), quietly():
             # what is made of a run that is not there yet is compared with that later

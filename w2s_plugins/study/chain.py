@@ -13,8 +13,9 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
       initial_checkpoint: stage:lora # goes on from its weights
       lr: 1.0e-05
 
-A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. The
-last item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
+A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. One
+with ``tune_by: [NAME, NAME]`` trains what the best of earlier ones has trained, at its rate (`choose_best`). The last
+item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,9 @@ import numpy as np
 import pandas
 
 from ..cli.declare import read_table
+from ..cli.forms import OF_PART
 from ..errors import UserError, logger
-from ..metrics.figures import HEADINGS, HEADLINE, headline_name
+from ..metrics.figures import HEADINGS, headline_name
 from ..monitor import format_table
 from .planning import LocalPlan, LocalRun
 from .scores import (
@@ -42,6 +44,49 @@ from .scores import (
 GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def right_of(name: str, record: Mapping) -> float:
+    """Return how often a stage is right on the labelled images that it holds out, in percent, or its mAP.
+
+    Raises:
+        UserError: it has no such figure.
+    """
+    try:
+        figures = record["held_out"]["student"]
+        return figures[headline_name(figures)]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{name} has not measured itself: it needs labelled images and select_split"
+        ) from None
+
+
+def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
+    """Return which of some stages is right most often on the labelled images that all of them hold out.
+
+    Raises:
+        UserError: one has no such figure.
+    """
+    return max(names, key=lambda name: right_of(name, records[name]))
+
+
+def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
+    """Return the flags of what the best of some stages has trained, and of its rate, see `choose_best`.
+
+    Raises:
+        UserError: one of the stages has no figure.
+    """
+    records = plan.records()
+    best = choose_best(names, records)
+    settings = next(stage.settings for stage in plan.runs if stage.name == best)
+    flags = {name: settings[name] for name in OF_PART}
+    figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
+    count = records[best]["data"]["splits"]["select"]["num_samples"]
+    logger.info(
+        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out)"
+    )
+    # the recipe's values for another network are those of a part of their own
+    return {**flags, "for_transformers": {}}
+
+
 def choose_assign(name: str, record: Mapping) -> str:
     """Return the ``teacher_assign`` that the figures of a stage speak for: the posterior of a last teacher that is right
     as often as this stage is on the labelled images that it holds out.
@@ -49,16 +94,12 @@ def choose_assign(name: str, record: Mapping) -> str:
     Raises:
         UserError: the stage has no such figure.
     """
-    try:
-        right = record["held_out"]["student"][HEADLINE]
-    except (KeyError, TypeError):
-        raise UserError(
-            f"assign_by: {name} has not measured itself: it needs labelled images and select_split"
-        ) from None
+    right = right_of(name, record)
     # few images can be all right or all wrong, and nobody is
     percent = min(max(round(right), 1), 99)
+    count = record["data"]["splits"]["select"]["num_samples"]
     logger.info(
-        f"teacher_assign: posterior:{percent}, because the stage {name} is right on {right:.1f} % of the labelled "
+        f"teacher_assign: posterior:{percent}, because the stage {name} is right on {right:.1f} % of the {count} labelled "
         "images that it holds out"
     )
     return f"posterior:{percent}"
@@ -68,15 +109,15 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
-    first, last = plan.runs[0], plan.runs[-1]
+    # a stage that was made for its figures, by which another one chooses, is no student to take
+    judges = {judge for stage in plan.runs for judge in (*stage.assign_by, *stage.tune_by)}
+    students = [stage for stage in plan.runs if stage.name not in judges]
+    first, last = students[0] if len(students) > 1 else plan.runs[0], plan.runs[-1]
     above = {}
     for stage in plan.runs[:-1]:
         gain = gain_over(last, stage)
         if gain is not None:
             above[stage.name] = gain
-    # a stage that was made for its figures, by which another one chooses, is no student to take
-    judges = {stage.assign_by for stage in plan.runs}
-    students = [stage for stage in plan.runs if stage.name not in judges]
     last_above = {stage.name: above[stage.name] for stage in students if stage.name in above}
     warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
     advice, doubt = advise(plan, above)

@@ -46,13 +46,15 @@ class LocalRun(PlannedRun):
     Args:
         flags: that are set.
         settings: all of its flags, as it writes them.
-        assign_by: an earlier stage, by whose figures its ``teacher_assign`` is chosen.
+        assign_by: earlier stages, by whose figures its ``teacher_assign`` is chosen.
+        tune_by: earlier stages; it trains the same part of the student as the best of these.
         audited: a person is asked at the end whether this stage, or another one of these, is best.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    assign_by: str = ""
+    assign_by: Sequence[str] = ()
+    tune_by: Sequence[str] = ()
     audited: bool = False
 
 
@@ -62,11 +64,12 @@ class Stage:
 
     Args:
         flags: of its own.
-        assign_by: see `LocalRun`, like ``audited``.
+        assign_by: see `LocalRun`, like ``tune_by`` and ``audited``.
     """
 
     flags: dict[str, Any]
-    assign_by: str
+    assign_by: Sequence[str] = ()
+    tune_by: Sequence[str] = ()
     audited: bool = False
 
 
@@ -153,8 +156,23 @@ def runs_of_stages(
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `overlaid`."""
     where = f"--stages {flags['stages']}"
     stages = read_stages(flags["stages"])
-    if flags["task"] == MULTILABEL and "teacher_assign" not in typed:
-        stages = without_judges(stages)
+    # what is typed needs no figures
+    is_of_several = flags["task"] == MULTILABEL
+    if (
+        is_of_several
+        and "teacher_assign" not in typed
+        and any(s.assign_by for s in stages.values())
+    ):
+        logger.info(
+            f"--task {MULTILABEL}: teachers are averaged class by class, because --teacher-assign posterior is for one "
+            "class an image"
+        )
+    if typed & {"tune", "linear_probe"}:
+        # all of these would train the same part, so the first one is enough
+        alike = {judge for stage in stages.values() for judge in stage.tune_by[1:]}
+        stages = without_judges(stages, "tune_by", alike)
+    if is_of_several or "teacher_assign" in typed:
+        stages = without_judges(stages, "assign_by")
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
         if not any(takes(stage.flags, name) for stage in stages.values()):
@@ -162,15 +180,17 @@ def runs_of_stages(
                 f"{where}: {option(name)} {shown_value(flags[name])} is for no stage: "
                 f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file"
             )
+    # of candidates that train the same part a person would be asked which one is better
+    alike = sorted({"tune", "linear_probe"} & typed)
+    if alike and any(stage.audited for stage in stages.values()):
+        raise UserError(
+            f"{where}: {option(alike[0])} {shown_value(flags[alike[0]])}: what is trained is in what its stages differ; "
+            "leave it out, or train one student by --config weak-labels"
+        )
     earlier: list[str] = []
     flags_of: dict[str, Flags] = {}
     for name, stage in stages.items():
-        assign_by, of_stage = stage.assign_by, stage.flags
-        if assign_by and assign_by not in earlier:
-            raise UserError(
-                f"{where}: {name}: assign_by: {assign_by}: no stage of this name comes "
-                f"before it{nearest(assign_by, earlier)}"
-            )
+        of_stage = stage.flags
         common = dict(explicit_flags)
         # another teacher than that of the command line has nothing of what belongs to that one
         if not takes(of_stage, "teacher"):
@@ -179,43 +199,59 @@ def runs_of_stages(
         if str(of_stage.get("initial_checkpoint")).startswith(EARLIER):
             common["finetune"] = ""
         needs = fill_in_earlier(of_stage, flags["teacher"], earlier, folder, f"{where}: {name}")
-        # what is typed needs no figures
-        if "teacher_assign" in typed:
-            assign_by = ""
         run_flags = overlaid(common, of_stage, typed, f"--stages, {name}")
-        if assign_by:
-            check_judge(run_flags, assign_by, flags_of[assign_by], f"{where}: {name}: assign_by")
+        for key, judges in (("assign_by", stage.assign_by), ("tune_by", stage.tune_by)):
+            for judge in judges:
+                if judge not in earlier:
+                    raise UserError(
+                        f"{where}: {name}: {key}: {judge}: no stage of this name comes before it{nearest(judge, earlier)}"
+                    )
+                check_judge(judge, flags_of[judge], f"{where}: {name}: {key}")
+        if stage.assign_by:
+            if len(split_names(run_flags.get("teacher"))) < 2:
+                raise UserError(
+                    f"{where}: {name}: assign_by: {', '.join(stage.assign_by)}: expected several teachers, of which it "
+                    "calibrates the last one"
+                )
             # its rules are checked before the first stage; the number follows
             run_flags["teacher_assign"] = "posterior"
         flags_of[name] = run_flags
-        yield LocalRun(name, "", run_flags, assign_by=assign_by, audited=stage.audited, needs=needs)
+        measured = dict(assign_by=stage.assign_by, tune_by=stage.tune_by)
+        yield LocalRun(name, "", run_flags, **measured, audited=stage.audited, needs=needs)
         earlier.append(name)
 
 
-def without_judges(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Return stages of which none has an ``assign_by``: the posterior is made for one class an image, and the teachers of
-    several are averaged. A stage that was to be measured for it alone is left out.
+def without_judges(
+    stages: Mapping[str, Stage], key: str, alike: Collection[str] = ()
+) -> dict[str, Stage]:
+    """Return stages of which none has an ``assign_by``, or a ``tune_by``, as ``key`` says. A stage that was to be
+    measured for it alone is left out.
+
+    Args:
+        stages: by their names.
+        key: ``assign_by`` or ``tune_by``.
+        alike: stages that measure no more than another one does.
     """
-    judges = {stage.assign_by for stage in stages.values()} - {""}
-    if not judges:
-        return dict(stages)
-    # what such a stage has made may be of use to others all the same
+    left = {}
+    for name, stage in stages.items():
+        assign_by = [judge for judge in stage.assign_by if judge not in alike]
+        left[name] = replace(stage, **{"assign_by": assign_by, key: ()})
+    judges = {judge for stage in stages.values() for judge in getattr(stage, key)}
+    # what such a stage has made, or measured, may be of use to others all the same
     texts = [str(value) for stage in stages.values() for value in stage.flags.values()]
-    named = {part for text in texts for part in split_names(text)}
-    needless = {judge for judge in judges if EARLIER + judge not in named}
-    needless -= {name for name, stage in stages.items() if stage.audited}
-    left_out = f"; without the stage {', '.join(sorted(needless))}" if needless else ""
-    logger.info(
-        f"--task {MULTILABEL}: teachers are averaged class by class, because --teacher-assign posterior is for one class "
-        f"an image{left_out}"
-    )
-    return {
-        name: replace(stage, assign_by="") for name, stage in stages.items() if name not in needless
-    }
+    kept = {part.removeprefix(EARLIER) for text in texts for part in split_names(text)}
+    kept |= {judge for stage in left.values() for judge in (*stage.assign_by, *stage.tune_by)}
+    kept |= {name for name, stage in stages.items() if stage.audited}
+    needless = judges - kept
+    if needless:
+        logger.info(
+            f"--stages: without the stage {', '.join(sorted(needless))}, which no other one asks for"
+        )
+    return {name: stage for name, stage in left.items() if name not in needless}
 
 
-def check_judge(flags: Flags, judge: str, flags_of_judge: Flags, where: str) -> None:
-    """Raise a `UserError` unless a stage (``judge``) measures itself in a way that speaks for the teachers of another."""
+def check_judge(judge: str, flags_of_judge: Flags, where: str) -> None:
+    """Raise a `UserError` unless a stage (``judge``) measures itself on labelled images."""
     # Else that would be known once it has been trained.
     if not flags_of_judge.get("select_split"):
         raise UserError(
@@ -224,10 +260,6 @@ def check_judge(flags: Flags, judge: str, flags_of_judge: Flags, where: str) -> 
     if flags_of_judge.get("unlabeled"):
         raise UserError(
             f"{where}: {judge}: the stage holds out images without labels: give it unlabeled: null"
-        )
-    if len(split_names(flags.get("teacher"))) < 2:
-        raise UserError(
-            f"{where}: {judge}: expected several teachers, of which it calibrates the last one"
         )
 
 
@@ -293,16 +325,21 @@ def read_stages(file: str) -> dict[str, Stage]:
             raise UserError(
                 f"{where}: stage {number} has no name of its own, of letters and digits"
             )
-        assign_by = str(stage.pop("assign_by", ""))
+        judges = {key: names_in(stage.pop(key, [])) for key in ("assign_by", "tune_by")}
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = Stage(flags, assign_by)
+        stages[name] = Stage(flags, **judges)
     for name in read_audited(asked, stages, where):
         stages[name].audited = True
     return stages
+
+
+def names_in(value: object) -> list[str]:
+    """Return the names in a value of a stage: one, or a list."""
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
 
 
 def read_audited(item: Mapping[str, Any], stages: Collection[str], where: str) -> list[str]:

@@ -51,12 +51,19 @@ PIXELS = 64
 LITE0 = f"--model tf_efficientnet_lite0 --finetune {{weights}} --img-size {PIXELS} --channels-last"
 
 
-def stages_of(flags: str) -> dict[str, tuple[str, str]]:
-    """Return the students of weak-labels-plus-few-true, with the flags of a network; see `write_stage`."""
+def stages_of(flags: str, whole: str) -> dict[str, tuple[str, str]]:
+    """Return the students of weak-labels-plus-few-true, with the flags of a network, and those of all of its weights;
+    see `write_stage`.
+
+    The last two are what the stages train where `whole` is better than `part`.
+    """
     return {
-        "direct": ("truth", f"{flags} --config weak-labels-ceiling"),
         "part": ("truth", f"{flags} --config {{part}} --select best"),
+        "whole": ("truth", f"{flags} --config {{whole}} --select best"),
+        "direct": ("truth", f"{flags} --config weak-labels-ceiling"),
         "both": ("teacher and direct", f"{flags} --config {{student}}"),
+        "direct, all": ("truth", f"{flags} --config weak-labels-ceiling {whole}"),
+        "both, all": ("teacher and direct, all", f"{flags} --config {{student}} {whole}"),
     }
 
 
@@ -92,7 +99,7 @@ STUDENTS = {
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
     **all_weights(LITE0, "probe-elr"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
-    **stages_of(LITE0),
+    **stages_of(LITE0, "--tune all --lr 0.001"),
     "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
 }
 # of the figure: names and markers
@@ -124,7 +131,7 @@ def write_stage(name: str, folder: Path) -> str:
     """Write a stage of weak-labels-plus-few-true, but for what names others, as a file for --config; return its path."""
     stages = yaml.safe_load(recipe_path("weak-labels-plus-few-true").read_text())
     stage = next(stage for stage in stages if stage["name"] == name)
-    others = ("name", "unlabeled", "teacher", "assign_by", "val_interval")
+    others = ("name", "unlabeled", "teacher", "assign_by", "tune_by", "val_interval")
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({flag: stage[flag] for flag in stage if flag not in others}))
     return str(file)
@@ -157,17 +164,19 @@ def train_students(
     classes = (folder / "classes.txt").read_text().split()
     counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
     shares = ",".join(str(counted[kind] + 1) for kind in classes)
-    stages = {stage: write_stage(stage, folder) for stage in ("part", "student")}
+    stages = {stage: write_stage(stage, folder) for stage in ("part", "whole", "student")}
     for student, (teacher, flags) in students.items():
         own = flags.format(weights=weights, shares=shares, folder=folder, **stages)
         from_whom = ""
         if teacher != "truth":
-            weak = teacher.removesuffix(" and direct")
+            weak, with_direct, tuned = teacher.partition(" and direct")
             names = str(folder / "teacher") if weak == "teacher" else weak.format(folder=folder)
             from_whom = f"--unlabeled {folder}/photos.tar --teacher {names}"
-        if teacher.endswith(" and direct"):
-            measured = json.loads((folder / "part" / "result.json").read_text())
-            from_whom += f",{folder}/direct --teacher-assign {choose_assign('part', measured)}"
+            if with_direct:
+                judge = "whole" if tuned else "part"
+                measured = json.loads((folder / judge / "result.json").read_text())
+                from_whom += f",{folder / folder_name('direct' + tuned)}"
+                from_whom += f" --teacher-assign {choose_assign(judge, measured)}"
         train(
             folder / folder_name(student),
             f"{from_whom} --target-cache {folder}/cache {common} --train-split labelled.tar {own}",

@@ -798,6 +798,7 @@ PROBED = {  # by the loss that others are compared with
     ],
     "single, probe, an": [f"single, probe, {loss}" for loss in ("wan", "ll_r", "ll_ct", "elr")],
 }
+AFTERWARDS = "clothes"  # the set on which nothing was chosen
 CANDIDATES = {
     "probe, balanced_elr": "`probe`",
     "last third": "`last`",
@@ -866,7 +867,7 @@ def nine_sets_above() -> str:
         "the recipe above the best of the four probes": last - probes.dropna().max(axis=1),
         "`direct` above the recipe": table["direct"] - last,
     }
-    sets = [name for name in sets_of(table) if name != "clothes"]
+    sets = [name for name in sets_of(table) if name != AFTERWARDS]
     lines = []
     for title, values in above.items():
         cells = [values[name].dropna().round(6).tolist() for name in sets]
@@ -899,7 +900,7 @@ def nine_sets_all() -> str:
 
 def chosen() -> pandas.DataFrame:
     """Return the top-1 of each way to choose (columns) on each set and seed."""
-    table = by_student()[[*CANDIDATES]].dropna()
+    table = by_student().drop(AFTERWARDS, level="set")[[*CANDIDATES]].dropna()
     best = table.max(axis=1)
     # of each candidate the largest loss on the other sets
     loss = table.rsub(best, axis=0).groupby("set", sort=False).mean()
@@ -958,7 +959,7 @@ def nine_sets_explained() -> str:
 def clothes() -> str:
     """A set on which nothing was chosen."""
     rows, lines = rows_of("nine_sets"), []
-    rows = rows[rows["set"] == "clothes"]
+    rows = rows[rows["set"] == AFTERWARDS]
     for student, title in NINE.items():
         values = values_of(rows, student=student)
         if values:

@@ -44,7 +44,7 @@ STUDENTS = {
     ),
     "recipe": ("teacher", f"{VIT} --config weak-labels"),
     **all_weights(VIT, "probe"),
-    **stages_of(VIT),
+    **stages_of(VIT, "--tune all --lr 0.002 --layer-decay 0.65"),
 }
 COLUMNS = ["set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"]
 
