@@ -138,7 +138,7 @@ class InThisProcess(Executor[LocalRun]):
             flags = {**flags, "ceiling_acc": ceiling_acc}
         part = flags.get("train_slice") or "all"
         held_out = flags.get("select_split")
-        but = f" but {held_out}, which it holds out" if held_out else ""
+        but = f", of which it holds out {held_out}" if held_out else ""
         logger.info(f"{self.plan.flag}: {run.name} begins, on {part} of its training split{but}")
         return self.train(flags)
 
