@@ -227,7 +227,7 @@ CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
 CNN --model me/net  ->  unknown model 'me/net'; expected a name of timm, hf-hub:ORG/NAME
 CNN --model ./made  ->  unknown model './made' (nearest: local-dir:made/export)
 CNN --model ./best.pth.tar  ->  expected a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export
-CNN --model hf:vit  ->  --model: unknown model 'hf:vit'
+CNN --model hf:vit  ->  --model: hf:vit is a model of transformers, which can be a --teacher; expected a name of timm
 CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 CNN --teacher w2s_cnn2,restnet18  ->  --teacher: unknown model 'restnet18'  resnet18
 CNN --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels

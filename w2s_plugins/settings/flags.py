@@ -226,6 +226,10 @@ def check_model_name(flag: str, name: str, expected: str = ANY_MODEL) -> None:
     """
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return
+    if name.startswith("hf:"):
+        raise UserError(
+            f"{flag}: {name} is a model of transformers, which can be a --teacher; expected {expected}"
+        )
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         if "/" in name or Path(name).exists():
