@@ -20,6 +20,7 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import words
 from tests.teacher_models import make_hf
 from w2s_plugins.hub import __main__ as hub
+from w2s_plugins.study.chain import choose_best
 
 from . import test_several_labels
 from .conftest import ROOT, Run, assert_same_end, environment, read_result, run_many
@@ -63,8 +64,7 @@ def test_what_is_trained_is_measured_by_map(pairs: Run) -> None:
     done = pairs(*STUDENT, flags, recipe, "--epochs 1 --experiment measured").ok()
     stages = read_result("output/train/measured")["stages"]
     assert [*stages] == ["part", "whole", "direct", "student"]
-    right = {name: stages[name]["held_out"]["student"]["map"] for name in ("part", "whole")}
-    best = max(right, key=right.__getitem__)
+    best = choose_best(["part", "whole"], stages)
     tuned = [stages[name]["model"].get("tune") for name in (best, "direct", "student")]
     assert len({*tuned}) == 1 and f"as the stage {best} (right: part" in done.err
 

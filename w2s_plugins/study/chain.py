@@ -14,7 +14,7 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
       lr: 1.0e-05
 
 A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. One
-with ``tune_by: [NAME, NAME]`` trains what the best of earlier ones has trained, at its rate (`choose_best`). The last
+with ``tune_by: [NAME, NAME]`` trains what one of earlier ones has trained, at its rate (`choose_best`). The last
 item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
 """
 
@@ -60,12 +60,26 @@ def right_of(name: str, record: Mapping) -> float:
 
 
 def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
-    """Return which of some stages is right most often on the labelled images that all of them hold out.
+    """Return the first of some stages that is no more than a standard error below the one which is right most often on the
+    labelled images that all of them hold out: the rule of Breiman et al., Classification and Regression Trees, 1984.
 
     Raises:
         UserError: one has no such figure.
     """
-    return max(names, key=lambda name: right_of(name, records[name]))
+    right = {name: right_of(name, records[name]) for name in names}
+    best = max(names, key=right.__getitem__)
+    least = right[best] - standard_error(right[best], held_out_by(records[best]))
+    return next(name for name in names if right[name] >= least)
+
+
+def held_out_by(record: Mapping) -> int:
+    """Return how many labelled images a stage holds out."""
+    return record["data"]["splits"]["select"]["num_samples"]
+
+
+def standard_error(percent: float, count: int) -> float:
+    """Return the standard error, in percent, of a share that was counted on so many images."""
+    return (percent * (100 - percent) / count) ** 0.5
 
 
 def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
@@ -79,9 +93,11 @@ def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
     settings = next(stage.settings for stage in plan.runs if stage.name == best)
     flags = {name: settings[name] for name in OF_PART}
     figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
-    count = records[best]["data"]["splits"]["select"]["num_samples"]
+    count = held_out_by(records[best])
+    error = standard_error(right_of(best, records[best]), count)
     logger.info(
-        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out)"
+        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out; "
+        f"a standard error is {error:.1f} %)"
     )
     # the recipe's values for another network are those of a part of their own
     return {**flags, "for_transformers": {}}
@@ -97,10 +113,9 @@ def choose_assign(name: str, record: Mapping) -> str:
     right = right_of(name, record)
     # few images can be all right or all wrong, and nobody is
     percent = min(max(round(right), 1), 99)
-    count = record["data"]["splits"]["select"]["num_samples"]
     logger.info(
-        f"teacher_assign: posterior:{percent}, because the stage {name} is right on {right:.1f} % of the {count} labelled "
-        "images that it holds out"
+        f"teacher_assign: posterior:{percent}, because the stage {name} is right on {right:.1f} % of the "
+        f"{held_out_by(record)} labelled images that it holds out"
     )
     return f"posterior:{percent}"
 

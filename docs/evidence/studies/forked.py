@@ -163,7 +163,7 @@ def add_rows(
     new = pandas.DataFrame(rows, columns=columns).astype(str)
     if file.exists():
         old = pandas.read_csv(file, dtype=str, keep_default_na=False)
-        new = pandas.concat([old, new]).drop_duplicates([*by])
+        new = pandas.concat([old, new]).drop_duplicates([*by]).fillna("")
     # seeds as numbers, all else in the order in which it came first
     for column in {*by} - {"seed"}:
         new[column] = pandas.Categorical(new[column], list(dict.fromkeys(new[column])))

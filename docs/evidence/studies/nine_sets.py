@@ -125,6 +125,10 @@ COLUMNS = [
     "cpu",
     "commit",
 ]
+OF_HALVES = [
+    *COLUMNS,
+    "held_out",
+]  # top-1 on the half of the labels that part and whole do not learn from
 
 
 def write_stage(name: str, folder: Path) -> str:
@@ -201,16 +205,19 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
     classes = (folder / "classes.txt").read_text().split()
     keys = list(read(folder / "photos.tar"))
     truth = [classes.index(Path(key).parent.name) for key in read(folder / "rest.tar")]
-    # part is no student, but measures how often direct is right
     finished = [
-        student
-        for student in STUDENTS
-        if student != "part" and (folder / folder_name(student) / "seconds.json").exists()
+        student for student in STUDENTS if (folder / folder_name(student) / "seconds.json").exists()
     ]
     for student in finished:
         place = folder / folder_name(student)
-        row = row_of(args, name, seed, student, f"{STUDENTS[student][1]} {more}", place)
-        yield dict(row, labelled=labelled, unlabelled=len(keys))
+        record = json.loads((place / "result.json").read_text())
+        # of an epoch that was selected, part and whole have no file of predictions of the last one
+        held_out, figures = record["held_out"]["student"], None
+        if held_out:
+            figures = {"top1": f"{record['metrics']['top1']:.2f}"}
+            figures["held_out"] = f"{held_out['top1']:.2f}"
+        row = row_of(args, name, seed, student, f"{STUDENTS[student][1]} {more}", place, figures)
+        yield dict(held_out="", labelled=labelled, unlabelled=len(keys)) | row
     asked = ["teacher", *CANDIDATES]
     if not {*asked} <= {*finished}:
         return
@@ -273,7 +280,7 @@ def main() -> None:
             if (args.output / ALL_SETS[name][0] / f"seed{seed}").exists()
             for row in collect(args, name, seed)
         ]
-        add_rows(args.rows, found, COLUMNS)
+        add_rows(args.rows, found, OF_HALVES)
         return
     os.chdir(ROOT)
     torch.set_num_threads(1)

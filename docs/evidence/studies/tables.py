@@ -988,6 +988,32 @@ def few_true() -> str:
     return grid(header, lines)
 
 
+@makes("which-part")
+def which_part() -> str:
+    """What the halves say of the part to train, and what the test images say."""
+    halves = rows_of("nine_sets")
+    halves = halves[halves["held_out"] != ""].astype({"held_out": float})
+    measured = halves.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
+    table = by_student().reindex(measured.index)
+    lines = []
+    for key in measured.index:
+        cells = [show(measured.loc[key, judge]) for judge in ("part", "whole")]
+        for student in ("direct", "direct, all", "both", "both, all"):
+            value = table.loc[key, student]
+            cells.append("-" if pandas.isna(value) else show(value))
+        lines.append([f"{key[0]}, seed {key[1]}" if key[1] else str(key[0]), *cells])
+    header = [
+        "set",
+        "half, last third",
+        "half, all",
+        "`direct`, last third",
+        "`direct`, all",
+        "`student`, last third",
+        "`student`, all",
+    ]
+    return grid(header, lines)
+
+
 @makes("crowd-and-true")
 def crowd_and_true() -> str:
     """A crowd's labels beside true ones."""
