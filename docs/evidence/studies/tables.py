@@ -994,14 +994,16 @@ def which_part() -> str:
     halves = rows_of("nine_sets")
     halves = halves[halves["held_out"] != ""].astype({"held_out": float})
     measured = halves.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
-    table = by_student().reindex(measured.index)
+    measured = measured.reindex(
+        halves[["set", "seed"]].drop_duplicates().itertuples(index=False)
+    ).dropna()
+    students = ["direct", "direct, all", "both", "both, all"]
+    table = by_student().reindex(index=measured.index, columns=students)
     lines = []
-    for key in measured.index:
-        cells = [show(measured.loc[key, judge]) for judge in ("part", "whole")]
-        for student in ("direct", "direct, all", "both", "both, all"):
-            value = table.loc[key, student]
-            cells.append("-" if pandas.isna(value) else show(value))
-        lines.append([f"{key[0]}, seed {key[1]}" if key[1] else str(key[0]), *cells])
+    for (name, seed), halves in measured[["part", "whole"]].iterrows():
+        of_test = table.loc[(name, seed)]
+        cells = ["-" if pandas.isna(value) else show(value) for value in (*halves, *of_test)]
+        lines.append([name, *cells])
     header = [
         "set",
         "half, last third",

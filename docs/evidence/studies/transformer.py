@@ -11,7 +11,7 @@ labels 800 images. All students learn from its answers, in bfloat16. Whose names
     all, Auto-RGN    from that head, and each tensor has its own rate: 0.002 for the one whose gradient is the largest
                      beside its weights, those of the others in proportion (https://arxiv.org/abs/2210.11466).
 
-The last three students are the stages of weak-labels-plus-few-true, if they are asked for. What is finished stays.
+The last students are the stages of weak-labels-plus-few-true (nine_sets.py), if they are asked for. What is finished stays.
 """
 
 import os
