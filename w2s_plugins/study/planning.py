@@ -216,8 +216,15 @@ def runs_of_stages(
             # its rules are checked before the first stage; the number follows
             run_flags["teacher_assign"] = "posterior"
         flags_of[name] = run_flags
-        measured = dict(assign_by=stage.assign_by, tune_by=stage.tune_by)
-        yield LocalRun(name, "", run_flags, **measured, audited=stage.audited, needs=needs)
+        yield LocalRun(
+            name,
+            "",
+            run_flags,
+            assign_by=stage.assign_by,
+            tune_by=stage.tune_by,
+            audited=stage.audited,
+            needs=needs,
+        )
         earlier.append(name)
 
 
@@ -325,13 +332,13 @@ def read_stages(file: str) -> dict[str, Stage]:
             raise UserError(
                 f"{where}: stage {number} has no name of its own, of letters and digits"
             )
-        judges = {key: names_in(stage.pop(key, [])) for key in ("assign_by", "tune_by")}
+        assign_by, tune_by = (names_in(stage.pop(key, [])) for key in ("assign_by", "tune_by"))
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = Stage(flags, **judges)
+        stages[name] = Stage(flags, assign_by, tune_by)
     for name in read_audited(asked, stages, where):
         stages[name].audited = True
     return stages
