@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 233_000
+SLACK, ALL_TOKENS = 1.1, 234_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,
