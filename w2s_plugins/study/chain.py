@@ -66,6 +66,8 @@ def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
     Raises:
         UserError: one has no such figure.
     """
+    # few labelled images are held out, so one of two that are as good looks better by chance; the first one is what the
+    # file prefers then, such as the one that is quicker to train
     right = {name: right_of(name, records[name]) for name in names}
     best = max(names, key=right.__getitem__)
     least = right[best] - standard_error(right[best], held_out_by(records[best]))

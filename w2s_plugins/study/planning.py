@@ -200,6 +200,7 @@ def runs_of_stages(
             common["finetune"] = ""
         needs = fill_in_earlier(of_stage, flags["teacher"], earlier, folder, f"{where}: {name}")
         run_flags = overlaid(common, of_stage, typed, f"--stages, {name}")
+        # who is asked for figures has them by then
         for key, judges in (("assign_by", stage.assign_by), ("tune_by", stage.tune_by)):
             for judge in judges:
                 if judge not in earlier:
