@@ -590,7 +590,7 @@ SEVERAL --stages noise.yaml  ->  --stages, b: --label-noise symetric:0.2: unknow
 SEVERAL --stages opt.yaml  ->  --stages, b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
 SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this
-SEVERAL --stages weak-labels-plus-few-true --teacher w2s_cnn2 --config loss.yaml  ->  direct: --loss elr needs a teacher
+SEVERAL --stages weak-labels-plus-few-true --teacher w2s_cnn2 --config loss.yaml  ->  part: --loss elr needs a teacher
 """
 
 VALIDATION = """
