@@ -60,7 +60,6 @@ KEPT = (
     "amp_dtype",
 )
 
-
 is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
 
 _logger = logging.getLogger(__name__)

@@ -114,8 +114,9 @@ class InThisProcess(Executor[LocalRun]):
                 with quietly():
                     settle(run)
             if run.assign_by:
-                judge = chain.choose_best(run.assign_by, plan.records())
-                assign = chain.choose_assign(judge, plan.records()[judge])
+                records = plan.records()
+                judge = chain.choose_best(run.assign_by, records)
+                assign = chain.choose_assign(judge, records[judge])
                 run.flags = {**run.flags, "teacher_assign": assign}
                 run.settings = {**run.settings, "teacher_assign": assign}
             if is_there(run, plan):

@@ -72,8 +72,9 @@ class PosteriorTargets(CachedTargets):
         # Views of an image are other images to a teacher, but it confuses the same classes on all of them.
         self.set_epoch(0)
         self.temperature = 1.0
-        self.unknown = torch.zeros(self.prior.manifest.num_classes, dtype=torch.bool)
         self.unknown = self._find_unknown()
+        # asked once, because every batch is combined, and a device would be waited for
+        self.knows_all = not self.unknown.any()
         sure = self._logits_of_some()
         if right is not None:
             self.temperature = self._calibrate(sure, right / 100)
@@ -99,7 +100,7 @@ class PosteriorTargets(CachedTargets):
     def _combine(self, prior: Tensor, evidence: Sequence[Evidence]) -> Tensor:
         """Return the logits (B, C) of the posterior of a prior opinion, which is changed, and of what the others say."""
         logits = weighed(prior, evidence)
-        if not self.unknown.any():
+        if self.knows_all:
             return logits
         # What the others say of classes that the last one does not know stays as it is, the mean of those who have seen
         # an image; the posterior is about the rest.
@@ -115,7 +116,7 @@ class PosteriorTargets(CachedTargets):
 
     def _find_unknown(self) -> Tensor:
         """Return which classes (C,) the last teacher does not know, and log how many these are."""
-        some = next(iter(torch.arange(self.count).split(_ROWS)))
+        some = torch.arange(min(self.count, _ROWS))
         answers = self.prior(some[self.prior.has(some)], self.device)
         unknown = (answers <= UNMAPPED_LOGIT).all(dim=0) & (len(answers) > 0)
         if unknown.any():

@@ -125,10 +125,8 @@ COLUMNS = [
     "cpu",
     "commit",
 ]
-OF_HALVES = [
-    *COLUMNS,
-    "held_out",
-]  # top-1 on the half of the labels that part and whole do not learn from
+# and the top-1 on the half of the labels that part and whole do not learn from
+OF_HALVES = [*COLUMNS, "held_out"]
 
 
 def write_stage(name: str, folder: Path) -> str:
