@@ -196,6 +196,16 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     train_students(folder, students, args.weights, seed, more, prepare)
 
 
+def figures_of_half(place: Path) -> dict[str, str] | None:
+    """Return the top-1 of a finished run, and that on the labels that it holds out; None if it holds out none."""
+    record = json.loads((place / "result.json").read_text())
+    held_out = record["held_out"]["student"]
+    # of an epoch that was selected, part and whole have no file of predictions of the last one
+    if not held_out:
+        return None
+    return {"top1": f"{record['metrics']['top1']:.2f}", "held_out": f"{held_out['top1']:.2f}"}
+
+
 def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str, object]]:
     """Yield the rows of a set and seed; of one where all candidates are there, write the file of what they say."""
     data, labelled, _, more = ALL_SETS[name]
@@ -208,12 +218,7 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
     ]
     for student in finished:
         place = folder / folder_name(student)
-        record = json.loads((place / "result.json").read_text())
-        # of an epoch that was selected, part and whole have no file of predictions of the last one
-        held_out, figures = record["held_out"]["student"], None
-        if held_out:
-            figures = {"top1": f"{record['metrics']['top1']:.2f}"}
-            figures["held_out"] = f"{held_out['top1']:.2f}"
+        figures = figures_of_half(place)
         row = row_of(args, name, seed, student, f"{STUDENTS[student][1]} {more}", place, figures)
         yield dict(held_out="", labelled=labelled, unlabelled=len(keys)) | row
     asked = ["teacher", *CANDIDATES]

@@ -967,15 +967,39 @@ def clothes() -> str:
     return grid(["student", "top-1 of each seed", "mean"], lines)
 
 
+def halves() -> pandas.DataFrame:
+    """Return of each set and seed how often `part` and `whole` are right on the half that they hold out, and `chosen`, the
+    one whose part of the student the stages then train, by the rule of `--stages` (`choose_best` in study/chain.py).
+    """
+    rows = rows_of("nine_sets")
+    rows = rows[rows["held_out"] != ""].astype({"held_out": float, "labelled": int})
+    table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
+    held_out = rows.set_index(["set", "seed"])["labelled"].groupby(level=[0, 1]).first() // 2
+    best = table.max(axis=1)
+    error = (best * (100 - best) / held_out.reindex(table.index)) ** 0.5
+    table["error"] = error
+    table["chosen"] = (table["part"] < best - error).map({True: "whole", False: "part"})
+    return table.reindex([key for key in by_student().index if key in table.index])
+
+
+def as_chosen() -> pandas.DataFrame:
+    """Return the rows of `by_student` with what the stages end with by themselves: `direct` and `both` are those of the
+    part that `halves` says. Where a run is missing, so is the row.
+    """
+    chosen = halves()["chosen"]
+    table = by_student().reindex(chosen.index)
+    for student in ("direct", "both"):
+        table[student] = table[student].where(chosen == "part", table[f"{student}, all"])
+    return table.assign(chosen=chosen).dropna(subset=["direct", "both"])
+
+
 @makes("few-true")
 def few_true() -> str:
-    """What the images without labels add to true labels."""
-    table = by_student()
-    sets = sets_of(table)
+    """What the images without labels add to true labels, by the stages as they are."""
+    table = as_chosen()
     lines = []
-    for name in sets:
-        own = table.loc[name].dropna(subset=["both", "last third"])
-        # the last stage takes the longest, and is not there for all
+    for name in sets_of(table):
+        own = table.loc[name].dropna(subset=["last third"])
         if own.empty:
             continue
         gains = (own["both"] - own["direct"]).round(6).tolist()
@@ -983,37 +1007,63 @@ def few_true() -> str:
         means = [
             show(mean(own[who].tolist())) for who in ("teacher", "last third", "direct", "both")
         ]
-        lines.append([name, *means, ", ".join(show(gain, sign="+") for gain in gains), interval])
-    header = ["set", "teacher", "the recipe", "`direct`", "`student`", "gain of each seed", "mean"]
-    return grid(header, lines)
+        parts = " or ".join(
+            {"part": "last third", "whole": "all"}[part] for part in dict.fromkeys(own["chosen"])
+        )
+        each = ", ".join(show(gain, sign="+") for gain in gains)
+        lines.append([name, parts, *means, each, interval])
+    header = ["set", "trained", "teacher", "the recipe", "`direct`", "`student`"]
+    return grid([*header, "gain of each seed", "mean"], lines, left=2)
 
 
 @makes("which-part")
 def which_part() -> str:
-    """What the halves say of the part to train, and what the test images say."""
-    halves = rows_of("nine_sets")
-    halves = halves[halves["held_out"] != ""].astype({"held_out": float})
-    measured = halves.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
-    measured = measured.reindex(
-        halves[["set", "seed"]].drop_duplicates().itertuples(index=False)
-    ).dropna()
-    students = ["direct", "direct, all", "both", "both, all"]
-    table = by_student().reindex(index=measured.index, columns=students)
-    lines = []
-    for (name, seed), halves in measured[["part", "whole"]].iterrows():
-        of_test = table.loc[(name, seed)]
-        cells = ["-" if pandas.isna(value) else show(value) for value in (*halves, *of_test)]
-        lines.append([name, *cells])
-    header = [
-        "set",
-        "half, last third",
-        "half, all",
-        "`direct`, last third",
-        "`direct`, all",
-        "`student`, last third",
-        "`student`, all",
+    """By how much all weights are above the last third, on the halves and on the test images, seed by seed."""
+    measured = halves()
+    table = by_student().reindex(measured.index)
+    columns = [
+        measured["whole"] - measured["part"],
+        table["direct, all"] - table["direct"],
+        table["both, all"] - table["both"],
     ]
-    return grid(header, lines)
+    lines = []
+    for name in sets_of(measured):
+        cells = [
+            ", ".join("-" if pandas.isna(value) else show(value, sign="+") for value in own)
+            for own in (column.loc[name].round(6) for column in columns)
+        ]
+        chosen = measured["chosen"].loc[name]
+        cells.append(f"{sum(chosen == 'whole')} of {len(chosen)}")
+        lines.append([name, *cells])
+    return grid(["set", "halves", "`direct`", "`student`", "all is chosen"], lines)
+
+
+@makes("part-rules")
+def part_rules() -> str:
+    """What rules for the part to train would cost `direct`, against the better part of each set and seed."""
+    table = halves().join(by_student()[["direct", "direct, all"]]).dropna()
+    better = table["whole"] - table["part"]
+    rules = {
+        "always the last third": better > 200,
+        "always all": better > -200,
+        "what is better on the halves": better > 0,
+        "**all, if better by a standard error**": better > table["error"],
+        "the same, by two standard errors": better > 2 * table["error"],
+    }
+    best = table[["direct", "direct, all"]].max(axis=1)
+    losses = pandas.DataFrame(
+        {
+            rule: over_seeds(best - table["direct"].where(~whole, table["direct, all"]))
+            for rule, whole in rules.items()
+        }
+    )
+    # the rule that loses least on the other sets, for each set
+    left_out = pandas.Series(
+        {name: losses.loc[name, losses.drop(name).mean().idxmin()] for name in losses.index}
+    )
+    losses["the best of these rules on the other nine sets"] = left_out
+    lines = [[rule, show(own.mean()), show(own.max())] for rule, own in losses.items()]
+    return grid(["`direct` trains", "below the better part", "at most"], lines)
 
 
 @makes("crowd-and-true")

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
 from forked import add_rows, parser_of_study, row_of  # noqa: E402
-from nine_sets import all_weights, folder_name, stages_of, train_students  # noqa: E402
+from nine_sets import all_weights, figures_of_half, folder_name, stages_of, train_students  # noqa: E402
 from rates import rates_by_tensor  # noqa: E402
 from sets import divide_by_thing  # noqa: E402
 
@@ -47,6 +47,7 @@ STUDENTS = {
     **stages_of(VIT, "--tune all --lr 0.002 --layer-decay 0.65"),
 }
 COLUMNS = ["set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"]
+COLUMNS += ["seconds", "held_out"]
 
 
 def main() -> None:
@@ -76,11 +77,10 @@ def main() -> None:
         for folder in sorted((args.output / folder_name(name)).glob("seed*")):
             for student, (teacher, flags) in STUDENTS.items():
                 place = folder / folder_name(student)
-                if student == "part" or not (place / "seconds.json").exists():
+                if not (place / "seconds.json").exists():
                     continue
-                row = row_of(
-                    args, name, int(folder.name.removeprefix("seed")), student, flags, place
-                )
+                seed, figures = int(folder.name.removeprefix("seed")), figures_of_half(place)
+                row = row_of(args, name, seed, student, flags, place, figures)
                 row |= dict(labels=f"{labelled} true", teacher="")
                 if teacher != "truth":
                     weak = f"{right(folder / 'teacher').mean():.1f}"
