@@ -60,28 +60,21 @@ def right_of(name: str, record: Mapping) -> float:
 
 
 def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
-    """Return the first of some stages that is no more than a standard error below the one which is right most often on the
-    labelled images that all of them hold out: the rule of Breiman et al., Classification and Regression Trees, 1984.
+    """Return the one of some stages that is right most often on the labelled images that all of them hold out; of equals the
+    first one.
 
     Raises:
         UserError: one has no such figure.
     """
-    # few labelled images are held out, so one of two that are as good looks better by chance; the first one is what the
-    # file prefers then, such as the one that is quicker to train
+    # A stage that needs more labels to be as good, such as one that trains all weights, learns from half of them here.
+    # So the first one is not preferred by a margin, which would be against such a stage twice.
     right = {name: right_of(name, records[name]) for name in names}
-    best = max(names, key=right.__getitem__)
-    least = right[best] - standard_error(right[best], held_out_by(records[best]))
-    return next(name for name in names if right[name] >= least)
+    return max(names, key=right.__getitem__)
 
 
 def held_out_by(record: Mapping) -> int:
     """Return how many labelled images a stage holds out."""
     return record["data"]["splits"]["select"]["num_samples"]
-
-
-def standard_error(percent: float, count: int) -> float:
-    """Return the standard error, in percent, of a share that was counted on so many images."""
-    return (percent * (100 - percent) / count) ** 0.5
 
 
 def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
@@ -96,10 +89,8 @@ def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
     flags = {name: settings[name] for name in OF_PART}
     figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
     count = held_out_by(records[best])
-    error = standard_error(right_of(best, records[best]), count)
     logger.info(
-        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out; "
-        f"a standard error is {error:.1f} %)"
+        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out)"
     )
     # the recipe's values for another network are those of a part of their own
     return {**flags, "for_transformers": {}}

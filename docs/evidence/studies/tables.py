@@ -760,8 +760,8 @@ NINE = {
     "last third": "**the recipe**: the last third",
     "adapters": "the recipe with `--tune lora --lr 0.002`",
     "all": "the recipe with `--tune all --lr 0.001 --epochs 6`",
-    "direct": "`direct`: the teacher's true labels alone",
-    "both": "`weak-labels-plus-few-true`: these and the weak ones",
+    "direct": "`direct`: the teacher's true labels alone, last third",
+    "both": "`student`: these and the weak ones, last third",
 }
 SEVERAL_SETS = ["kinds", "grids"]
 SEVERAL_MEASURED = [  # over seeds
@@ -968,17 +968,18 @@ def clothes() -> str:
 
 
 def halves() -> pandas.DataFrame:
-    """Return of each set and seed how often `part` and `whole` are right on the half that they hold out, and `chosen`, the
-    one whose part of the student the stages then train, by the rule of `--stages` (`choose_best` in study/chain.py).
+    """Return of each set and seed how often `part` and `whole` are right on the half that they hold out, the standard
+    error of the better one, and `chosen`, the one whose part of the student the stages then train (`choose_best` in
+    study/chain.py).
     """
     rows = rows_of("nine_sets")
     rows = rows[rows["held_out"] != ""].astype({"held_out": float, "labelled": int})
     table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
+    table["chosen"] = (table["whole"] > table["part"]).map({True: "whole", False: "part"})
+    # of the share that the better one is right on, counted on half of the labels
     held_out = rows.set_index(["set", "seed"])["labelled"].groupby(level=[0, 1]).first() // 2
-    best = table.max(axis=1)
-    error = (best * (100 - best) / held_out.reindex(table.index)) ** 0.5
-    table["error"] = error
-    table["chosen"] = (table["part"] < best - error).map({True: "whole", False: "part"})
+    best = table[["part", "whole"]].max(axis=1)
+    table["error"] = (best * (100 - best) / held_out.reindex(table.index)) ** 0.5
     return table.reindex([key for key in by_student().index if key in table.index])
 
 
@@ -1028,10 +1029,11 @@ def which_part() -> str:
     ]
     lines = []
     for name in sets_of(measured):
-        cells = [
-            ", ".join("-" if pandas.isna(value) else show(value, sign="+") for value in own)
-            for own in (column.loc[name].round(6) for column in columns)
-        ]
+        cells = []
+        for column in columns:
+            own = column.loc[name].round(6)
+            shown = ["-" if pandas.isna(value) else show(value, sign="+") for value in own]
+            cells.append(", ".join(shown) if own.notna().any() else "-")
         chosen = measured["chosen"].loc[name]
         cells.append(f"{sum(chosen == 'whole')} of {len(chosen)}")
         lines.append([name, *cells])
@@ -1046,9 +1048,9 @@ def part_rules() -> str:
     rules = {
         "always the last third": better > 200,
         "always all": better > -200,
-        "what is better on the halves": better > 0,
-        "**all, if better by a standard error**": better > table["error"],
-        "the same, by two standard errors": better > 2 * table["error"],
+        "**what is better on the halves**": better > 0,
+        "all, if better by a standard error": better > table["error"],
+        "all, if better by two": better > 2 * table["error"],
     }
     best = table[["direct", "direct, all"]].max(axis=1)
     losses = pandas.DataFrame(
