@@ -1044,19 +1044,20 @@ def which_part() -> str:
 def part_rules() -> str:
     """What rules for the part to train would cost `direct`, against the better part of each set and seed."""
     table = halves().join(by_student()[["direct", "direct, all"]]).dropna()
-    better = table["whole"] - table["part"]
+    # by how many standard errors all weights have to be better on the half
     rules = {
-        "always the last third": better > 200,
-        "always all": better > -200,
-        "**what is better on the halves**": better > 0,
-        "all, if better by a standard error": better > table["error"],
-        "all, if better by two": better > 2 * table["error"],
+        "always the last third": float("inf"),
+        "always all": float("-inf"),
+        "**what is better on the halves**": 0,
+        "all, if better by a standard error": 1,
+        "all, if better by two": 2,
     }
+    better = (table["whole"] - table["part"]) / table["error"]
     best = table[["direct", "direct, all"]].max(axis=1)
     losses = pandas.DataFrame(
         {
-            rule: over_seeds(best - table["direct"].where(~whole, table["direct, all"]))
-            for rule, whole in rules.items()
+            rule: over_seeds(best - table["direct"].where(better <= least, table["direct, all"]))
+            for rule, least in rules.items()
         }
     )
     # the rule that loses least on the other sets, for each set

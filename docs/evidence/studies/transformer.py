@@ -46,8 +46,10 @@ STUDENTS = {
     **all_weights(VIT, "probe"),
     **stages_of(VIT, "--tune all --lr 0.002 --layer-decay 0.65"),
 }
-COLUMNS = ["set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"]
-COLUMNS += ["seconds", "held_out"]
+COLUMNS = [
+    *("set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"),
+    *("seconds", "held_out"),
+]
 
 
 def main() -> None:
