@@ -2,8 +2,9 @@
 
     python docs/evidence/studies/choose.py choose.csv output/nine_sets/*.npz
 
-It needs the files of nine_sets.py, and writes a row for each set, seed and way to choose: the candidate, and its top-1 on
-the test images; tables.py compares them with the same candidate always, and with the best in hindsight. Ways:
+It needs the files of nine_sets.py, and adds a row for each set, seed and way to choose that is not there yet: the
+candidate, and its top-1 on the test images; tables.py compares them with the same candidate always, and with the best in
+hindsight. Ways:
 
     60 answers, 100 answers   the one that most probably is the best after so many answers to `w2s-labels audit`, drawn
                         as it draws; the mean over audits.
@@ -16,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas
 from audit_several import may_be_best
+from forked import add_rows
 from nine_sets import CANDIDATES
 from scipy.special import logsumexp, softmax
 
@@ -131,7 +132,7 @@ def choose(file: Path) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Write the rows."""
+    """Add the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -139,7 +140,8 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     args = parser.parse_args()
     rows = [row for file in args.files for row in choose(file)]
-    pandas.DataFrame(rows).to_csv(args.rows, index=False)
+    by = ["set", "seed", "way"]
+    add_rows(args.rows, rows, [*by, "candidate", "top1"], by)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ divergence from the mean answer) that it knows beforehand. None of these needs a
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import torch
+from forked import add_rows
 from nine_sets import SETS
 
 from w2s_plugins.labels.store import LabelReader
@@ -60,23 +60,20 @@ def measure(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write a row for each set and seed that is there."""
+    """Add a row for each set and seed that is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, help="output folder of nine_sets.py")
     parser.add_argument("rows", type=Path)
     args = parser.parse_args()
-    with args.rows.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, ["set", "seed", "agrees", "sure", "explained"], lineterminator="\n"
-        )
-        writer.writeheader()
-        for name, (folder, *_) in SETS.items():
-            for place in sorted((args.runs / folder).glob("seed*")):
-                if (place / "last-third" / "seconds.json").exists():
-                    seed = place.name.removeprefix("seed")
-                    writer.writerow({"set": name, "seed": seed, **measure(place)})
+    rows = []
+    for name, (folder, *_) in SETS.items():
+        for place in sorted((args.runs / folder).glob("seed*")):
+            if (place / "last-third" / "seconds.json").exists():
+                seed = place.name.removeprefix("seed")
+                rows.append({"set": name, "seed": seed, **measure(place)})
+    add_rows(args.rows, rows, ["set", "seed", "agrees", "sure", "explained"], ["set", "seed"])
 
 
 if __name__ == "__main__":
