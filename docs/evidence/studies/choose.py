@@ -10,6 +10,7 @@ hindsight. Ways:
                         as it draws; the mean over audits.
     agreement, SND, BNM, InfoMax, MaNo   the candidate with the highest score of its answers, without truth
                         (docs/evidence/nine-sets.md has the sources).
+    ClassAMI            the one whose answers tell most about the clusters of its features, and these about them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from audit_several import may_be_best
 from forked import add_rows
 from nine_sets import CANDIDATES
 from scipy.special import logsumexp, softmax
+from sklearn.metrics import adjusted_mutual_info_score
 
 from w2s_plugins.audit import estimate as estimates
 from w2s_plugins.audit.draw import Opinions, Step, chances, drawing_order, group_images
@@ -116,6 +118,12 @@ def choose(file: Path) -> Iterator[dict[str, object]]:
         score: np.array([rule(shares[:, k]) for k in range(len(columns))])
         for score, rule in SCORES.items()
     }
+    scores["ClassAMI"] = np.array(
+        [
+            adjusted_mutual_info_score(stored["clusters"][:, k], says[:, k])
+            for k in range(len(columns))
+        ]
+    )
     about = {"set": name, "seed": seed}
     for way, values in scores.items():
         best = int(values.argmax())

@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
 from forked import add_rows, parser_of_study, row_of  # noqa: E402
 from nine_sets import COLUMNS, LITE0, folder_name, train_students  # noqa: E402
+from nine_sets import STUDENTS as NINE_SETS  # noqa: E402
 from sets import read  # noqa: E402
 
 PEOPLE = 3
@@ -61,9 +62,10 @@ def main() -> None:
         folder = args.runs.resolve() / "cifar10" / f"seed{seed}"
         print(f"seed {seed}: two of three are right on {write_tables(args.crowd, folder):.1f} %")
         train_students(folder, STUDENTS, args.weights.resolve(), seed, "--val-slice 0:1000")
+        finished = {"direct": NINE_SETS["direct"]} | STUDENTS
         rows = [
             row_of(args, "CIFAR-10", seed, student, flags, folder / folder_name(student))
-            for student, (_, flags) in STUDENTS.items()
+            for student, (_, flags) in finished.items()
         ]
         counts = dict(labelled=1000, unlabelled=2000)
         add_rows(args.rows, [row | counts for row in rows], COLUMNS)

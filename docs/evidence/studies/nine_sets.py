@@ -7,12 +7,13 @@
 `DATA` is what sets.py makes, and the weights are those of tf_efficientnet_lite0. For each set and seed a small network,
 the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
 stays: repeat the command to go on. The second command adds the rows that the file has not yet. Where all candidates are
-there, it also writes what they say of the images that they have learned from (SET-SEED.npz in the output folder), which
-choose.py reads. The third one draws the figure from the rows that are beside this file.
+there, it also writes what they say of the images that they have learned from, and how their features cluster
+(SET-SEED.npz in the output folder), which choose.py reads. The third one draws the figure from the rows that are beside this file.
 """
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ from types import MappingProxyType
 import numpy as np
 import torch
 import yaml
+from PIL import Image
+from sklearn.cluster import KMeans
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
@@ -44,6 +47,7 @@ from rates import rates_by_tensor  # noqa: E402
 from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
+from w2s_plugins.api import load_student  # noqa: E402
 from w2s_plugins.files import recipe_path  # noqa: E402
 from w2s_plugins.study.chain import choose_assign  # noqa: E402
 
@@ -206,6 +210,19 @@ def figures_of_half(place: Path) -> dict[str, str] | None:
     return {"top1": f"{record['metrics']['top1']:.2f}", "held_out": f"{held_out['top1']:.2f}"}
 
 
+@torch.no_grad()
+def cluster(run: Path, images: list[Image.Image], count: int) -> np.ndarray:
+    """Return the cluster (N,) of each image, by k-means of the features of a run's student."""
+    student = load_student(run)
+    parts = []
+    for start in range(0, len(images), 250):
+        views = [student.transform(image.convert("RGB")) for image in images[start : start + 250]]
+        maps = student.forward_features(torch.stack(views))
+        parts.append(student.forward_head(maps, pre_logits=True))
+    found = KMeans(count, n_init=1, random_state=0).fit_predict(torch.cat(parts).numpy())
+    return found.astype(np.int16)
+
+
 def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str, object]]:
     """Yield the rows of a set and seed; of one where all candidates are there, write the file of what they say."""
     data, labelled, _, more = ALL_SETS[name]
@@ -225,6 +242,7 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
     if not {*asked} <= {*finished}:
         return
     places = [folder / folder_name(student) for student in asked]
+    images = [Image.open(io.BytesIO(content)) for content in read(folder / "photos.tar").values()]
     answers = [predict(place, folder / "photos.tar", classes) for place in places]
     np.savez_compressed(
         args.output / f"{name}-{seed}.npz",
@@ -232,6 +250,7 @@ def collect(args: argparse.Namespace, name: str, seed: int) -> Iterator[dict[str
         names=asked,
         probabilities=np.array([[says[key] for says in answers] for key in keys], dtype=np.float32),
         top1=[right(place).mean() for place in places],
+        clusters=np.stack([cluster(place, images, len(classes)) for place in places[1:]], axis=1),
     )
 
 
