@@ -8,7 +8,8 @@
 the teacher, learns from a few labelled images. The students learn from its labels of other images. What is finished
 stays: repeat the command to go on. The second command adds the rows that the file has not yet. Where all candidates are
 there, it also writes what they say of the images that they have learned from, and how their features cluster
-(SET-SEED.npz in the output folder), which choose.py reads. The third one draws the figure from the rows that are beside this file.
+(SET-SEED.npz in the output folder), which choose.py reads. The third one draws the figure from the rows that are beside
+this file.
 """
 
 import argparse
