@@ -73,7 +73,7 @@ def test_stages_of_candidates(pairs: Run) -> None:
     recipe = "--stages weak-labels-candidates --epochs 1 --experiment all"
     done = pairs(*STUDENT, WEAK, recipe).ok()
     stages = read_result("output/train/all")["stages"]
-    assert [*stages] == ["probe", "last", "adapters", "all"]
+    assert [*stages] == ["probe", "last", "adapters", "all", "student"]
     assert all(math.isfinite(stage["metrics"]["map"]) for stage in stages.values())
     assert {stage["loss"]["name"] for stage in stages.values()} == {"bce", "elr"}
     assert "--task multilabel: --loss elr (--for-multilabel)" in done.err

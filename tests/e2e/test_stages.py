@@ -150,13 +150,19 @@ def test_candidates_fit_the_network(
     with caplog.at_level("INFO"):
         for run in plan.runs:
             settle(run)
-    probe, *others = (run.settings for run in plan.runs)
+    probe, *others, student = (run.settings for run in plan.runs)
     assert probe["linear_probe"] and (probe["loss"], probe["lr"]) == ("balanced_elr", 0.003)
     assert [(one["tune"], one["lr"], one["layer_decay"]) for one in others] == trained
+    # the last one is the recipe until others have measured themselves
+    assert (student["tune"], student["lr"]) == trained[model == "test_vit"][:2]
     said = [text for text in caplog.messages if "has attention" in text]
     assert said == [
-        f"test_vit has attention: --lr 0.002 --layer-decay {decay} (--for-transformers)"
-        for decay in (0.3, 0.65)
+        f"test_vit has attention: --{flags} (--for-transformers)"
+        for flags in (
+            "lr 0.002 --layer-decay 0.3",
+            "lr 0.002 --layer-decay 0.65",
+            "tune lora --lr 0.002",
+        )
         if model == "test_vit"
     ]
 
@@ -379,11 +385,28 @@ def test_recipes(
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
     if name == "weak-labels-candidates":
-        assert list(record["stages"]) == ["probe", "last", "adapters", "all"]
+        assert list(record["stages"]) == ["probe", "last", "adapters", "all", "student"]
         losses = [stage["loss"]["name"] for stage in record["stages"].values()]
-        assert losses == ["balanced_elr", "elr", "elr", "elr"]
-        assert "which of probe, last, adapters, all is best? 100 answers" in done.out
-        assert "128 images; 100 are drawn" in done.out
+        assert losses == ["balanced_elr", *["elr"] * 4]
+        assert "which of probe, last, adapters, all, student is best? 64 answers" in done.out
+        assert "64 images; 64 are drawn" in done.out
+        # the last one learns all labels, as one that has learned half of them, and measured itself by the other half
+        _, *judges, last = record["stages"].values()
+        halves = [stage["data"]["splits"] for stage in judges]
+        assert len({splits["select"]["fingerprint"] for splits in halves}) == 1
+        assert {splits["train"]["num_samples"] for splits in halves} == {64}
+        assert last["data"]["splits"]["train"]["num_samples"] == 128
+        agreement = {
+            name: record["stages"][name]["held_out"]["student"]["agreement"]
+            for name in ("last", "adapters", "all")
+        }
+        best = max(agreement, key=agreement.__getitem__)
+        assert last["model"].get("tune") == record["stages"][best]["model"].get("tune")
+        assert (
+            f"as the stage {best} (says what the labels say: last {agreement['last']:.1f} %"
+            in done.err
+        )
+        assert f"take student, exported to {folder}; which of" in done.out
     if name == "weak-labels-plus-few-true":
         part, whole, first, last = record["stages"].values()
         taught = {

@@ -464,12 +464,17 @@ def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
 
 def test_candidates_are_the_recipe_for_other_parts() -> None:
     """Each of them but the probe."""
-    _, *others, end = yaml.safe_load(SHIPPED["weak-labels-candidates"].read_text())
+    _, *others, student, end = yaml.safe_load(SHIPPED["weak-labels-candidates"].read_text())
     recipe = yaml.safe_load(SHIPPED["weak-labels"].read_text())
     own = ("name", "tune", "lr", "epochs", "for_transformers", "ceiling_config")
     same = {flag: value for flag, value in recipe.items() if flag not in own}
     last = others[0]
+    half = dict(select_split=0.5, select="last", val_interval=30)
     for stage in others:
-        assert {flag: value for flag, value in stage.items() if flag not in own} == same
+        assert {flag: value for flag, value in stage.items() if flag not in own} == same | half
     assert [last[flag] for flag in own[1:4]] == [recipe[flag] for flag in own[1:4]]
-    assert end == {"audit": ["probe", "last", "adapters", "all"]}
+    # who learns all labels is the recipe itself until the others have measured themselves
+    assert student.pop("tune_by") == ["last", "adapters", "all"]
+    del student["name"], recipe["ceiling_config"]
+    assert student == recipe
+    assert end == {"audit": ["probe", "last", "adapters", "all", "student"]}

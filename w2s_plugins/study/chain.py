@@ -14,7 +14,8 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
       lr: 1.0e-05
 
 A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. One
-with ``tune_by: [NAME, NAME]`` trains what one of earlier ones has trained, at its rate (`choose_best`). The last
+with ``tune_by: [NAME, NAME]`` trains what one of earlier ones has trained, at its rate (`choose_best`): the one that is
+right most often on labelled samples that it holds out, or says most often what weak labels of such samples say. The last
 item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
 """
 
@@ -44,24 +45,31 @@ from .scores import (
 GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def is_labelled(record: Mapping) -> bool:
+    """Return whether the samples that a stage holds out have true labels."""
+    figures = record["held_out"]["student"]
+    return headline_name(figures) in figures
+
+
 def right_of(name: str, record: Mapping) -> float:
-    """Return how often a stage is right on the labelled images that it holds out, in percent, or its mAP.
+    """Return how often a stage is right on the samples that it holds out, in percent, or its mAP; of samples without true
+    labels, how often it says what its teacher says.
 
     Raises:
         UserError: it has no such figure.
     """
     try:
         figures = record["held_out"]["student"]
-        return figures[headline_name(figures)]
+        return figures[headline_name(figures) if is_labelled(record) else "agreement"]
     except (KeyError, TypeError):
         raise UserError(
-            f"{name} has not measured itself: it needs labelled images and select_split"
+            f"{name} has not measured itself: it needs select_split, and labelled images or a teacher"
         ) from None
 
 
 def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
-    """Return the one of some stages that is right most often on the labelled images that all of them hold out; of equals the
-    first one.
+    """Return the one of some stages that is right most often on the samples that all of them hold out; of equals the first
+    one. Without true labels, it is the one that says most often what the weak labels say.
 
     Raises:
         UserError: one has no such figure.
@@ -73,24 +81,30 @@ def choose_best(names: Sequence[str], records: Mapping[str, Mapping]) -> str:
 
 
 def held_out_by(record: Mapping) -> int:
-    """Return how many labelled images a stage holds out."""
+    """Return how many samples a stage holds out."""
     return record["data"]["splits"]["select"]["num_samples"]
 
 
 def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
-    """Return the flags of what the best of some stages has trained, and of its rate, see `choose_best`.
+    """Return the flags of what the best of some stages has trained, of its rate, and of its epochs, if these differ; see
+    `choose_best`.
 
     Raises:
         UserError: one of the stages has no figure.
     """
     records = plan.records()
     best = choose_best(names, records)
-    settings = next(stage.settings for stage in plan.runs if stage.name == best)
-    flags = {name: settings[name] for name in OF_PART}
+    settings = {stage.name: stage.settings for stage in plan.runs if stage.name in names}
+    flags = {name: settings[best][name] for name in OF_PART}
+    # where all have equally many, these are of half of the samples
+    if len({settings[name]["epochs"] for name in names}) > 1:
+        flags["epochs"] = settings[best]["epochs"]
     figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
     count = held_out_by(records[best])
+    knows = is_labelled(records[best])
+    said, images = ("right", "labelled images") if knows else ("says what the labels say", "images")
     logger.info(
-        f"tune: {flags['tune']}, as the stage {best} (right: {figures}, of the {count} labelled images that they hold out)"
+        f"tune: {flags['tune']}, as the stage {best} ({said}: {figures}, of the {count} {images} that they hold out)"
     )
     # the recipe's values for another network are those of a part of their own
     return {**flags, "for_transformers": {}}
@@ -159,14 +173,16 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
     """
     # of candidates the last one is no better than others until somebody has said so
     audited = [stage for stage in plan.runs if stage.audited]
+    last = plan.runs[-1]
     if audited:
         names = ", ".join(stage.name for stage in audited)
+        first = f"take {last.name}, exported to {last.folder / 'export'}; " if last.tune_by else ""
         return (
-            f"which of {names} is best? {count_answers(audited)} answers of yours help to tell",
+            f"{first}which of {names} is best? {count_answers(audited)} answers of yours help to tell",
             [],
         )
     # a reader would take the last one, which an earlier one may be better than
-    take, doubt = plan.runs[-1], []
+    take, doubt = last, []
     why = "no stage was measured on the same labelled images, so it is simply the last one"
     if above:
         why = "of those that were measured on the same images, none is above it"

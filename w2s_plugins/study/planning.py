@@ -173,6 +173,12 @@ def runs_of_stages(
         stages = without_judges(stages, "tune_by", alike)
     if is_of_several or "teacher_assign" in typed:
         stages = without_judges(stages, "assign_by")
+    # of several classes an image most answers are no, so students hardly differ in how often they say what labels say
+    judges = {judge for stage in stages.values() for judge in stage.tune_by}
+    if is_of_several and any(
+        is_unlabeled(stages[judge], explicit_flags) for judge in judges & {*stages}
+    ):
+        stages = without_judges(stages, "tune_by")
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
         if not any(takes(stage.flags, name) for stage in stages.values()):
@@ -207,7 +213,7 @@ def runs_of_stages(
                     raise UserError(
                         f"{where}: {name}: {key}: {judge}: no stage of this name comes before it{nearest(judge, earlier)}"
                     )
-                check_judge(judge, flags_of[judge], f"{where}: {name}: {key}")
+                check_judge(judge, flags_of[judge], key, f"{where}: {name}: {key}")
         if stage.assign_by:
             if len(split_names(run_flags.get("teacher"))) < 2:
                 raise UserError(
@@ -258,17 +264,24 @@ def without_judges(
     return {name: stage for name, stage in left.items() if name not in needless}
 
 
-def check_judge(judge: str, flags_of_judge: Flags, where: str) -> None:
-    """Raise a `UserError` unless a stage (``judge``) measures itself on labelled images."""
+def check_judge(judge: str, flags_of_judge: Flags, key: str, where: str) -> None:
+    """Raise a `UserError` unless a stage (``judge``) measures itself: for ``assign_by`` on labelled images, for ``tune_by``
+    on any.
+    """
     # Else that would be known once it has been trained.
     if not flags_of_judge.get("select_split"):
         raise UserError(
             f"{where}: {judge}: the stage holds out no labelled images to measure itself: give it select_split"
         )
-    if flags_of_judge.get("unlabeled"):
+    if key == "assign_by" and flags_of_judge.get("unlabeled"):
         raise UserError(
             f"{where}: {judge}: the stage holds out images without labels: give it unlabeled: null"
         )
+
+
+def is_unlabeled(stage: Stage, common: Flags) -> bool:
+    """Return whether a stage learns from images without labels, by its own flags or by those of the command line."""
+    return bool(stage.flags.get("unlabeled", common.get("unlabeled")))
 
 
 def takes(of_stage: Flags, name: str) -> bool:

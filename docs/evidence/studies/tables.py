@@ -899,10 +899,31 @@ def nine_sets_all() -> str:
     return grid(["student", *sets], lines)
 
 
+def agree_on_half() -> pandas.DataFrame:
+    """Return how often candidates that have learned half of the weak labels say what the other half says (columns), on
+    each set and seed.
+    """
+    rows = rows_of("nine_sets")
+    rows = rows[rows["student"].isin([f"{name}, half" for name in CANDIDATES])]
+    rows = rows.assign(held_out=rows["held_out"].astype(float))
+    table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
+    return table.rename(columns=lambda name: name.removesuffix(", half"))
+
+
+def take_highest(table: pandas.DataFrame, scores: pandas.DataFrame) -> "pandas.Series[float]":
+    """Return the top-1 of the candidate whose score is the highest, of equals the first one; on sets and seeds that have
+    both.
+    """
+    names = scores.reindex(table.index).dropna().idxmax(axis=1)
+    return pandas.Series({key: table.loc[key, name] for key, name in names.items()})
+
+
 def chosen() -> pandas.DataFrame:
     """Return the top-1 of each way to choose (columns) on each set and seed."""
     table = by_student().drop(AFTERWARDS, level="set")[[*CANDIDATES]].dropna()
-    best = table.max(axis=1)
+    best, on_half = table.max(axis=1), agree_on_half()
+    trained = on_half[["last third", "adapters", "all"]]
+    of_all, of_trained = take_highest(table, on_half), take_highest(table, trained)
     # of each candidate the largest loss on the other sets
     loss = table.rsub(best, axis=0).groupby("set", sort=False).mean()
     for name in loss.index:
@@ -910,7 +931,8 @@ def chosen() -> pandas.DataFrame:
         table.loc[[name], "least worst"] = table.loc[[name], least]
         table.loc[[name], "which"] = least
     ways = rows_of("choose").pivot(index=["set", "seed"], columns="way", values="top1")
-    return table.assign(best=best).join(ways)
+    table = table.assign(best=best, half=of_trained, half_of_four=of_all)
+    return table.join(ways)
 
 
 @makes("nine-sets-choice")
@@ -919,6 +941,8 @@ def nine_sets_choice() -> str:
     table = chosen()
     titles = {
         "best": "the best one, in hindsight",
+        "half": "**`student`**: the part that agrees most with the labels of the other half",
+        "half_of_four": "the same, the probe too",
         **{way: WAYS[way] for way in ("100 answers", "60 answers")},
         **{name: f"always {title}" for name, title in CANDIDATES.items()},
         "least worst": "the least worst loss on the other sets",
@@ -974,6 +998,7 @@ def halves() -> pandas.DataFrame:
     study/chain.py).
     """
     rows = rows_of("nine_sets")
+    rows = rows[rows["student"].isin(["part", "whole"])]
     rows = rows[rows["held_out"] != ""].astype({"held_out": float, "labelled": int})
     table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
     table["chosen"] = (table["whole"] > table["part"]).map({True: "whole", False: "part"})
