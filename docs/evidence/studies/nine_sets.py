@@ -106,7 +106,7 @@ STUDENTS = {
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
     **all_weights(LITE0, "probe-elr"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
-    "probe, half": ("teacher", f"{LITE0} {PROBE} balanced_elr {HALF}"),
+    "probe, balanced_elr, half": ("teacher", f"{LITE0} {PROBE} balanced_elr {HALF}"),
     "last third, half": ("teacher", f"{LITE0} --config weak-labels {HALF}"),
     "adapters, half": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002 {HALF}"),
     "all, half": (
