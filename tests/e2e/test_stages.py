@@ -286,8 +286,18 @@ def test_how_sure_direct_may_be_is_measured(top1: float, assign: str) -> None:
         ([dict(top1=62.0), dict(top1=62.0)], "part"),
         ([dict(top1=63.0), dict(top1=62.0)], "part"),
         ([dict(top1=9.0, map=61.0), dict(top1=1.0, map=69.0)], "whole"),
+        ([dict(confidence=90.0, agreement=61.0), dict(confidence=50.0, agreement=69.0)], "whole"),
+        ([dict(top1=63.0, agreement=61.0), dict(top1=62.0, agreement=69.0)], "part"),
     ],
-    ids=["better", "a little better", "equal", "worse", "mAP of several classes an image"],
+    ids=[
+        "better",
+        "a little better",
+        "equal",
+        "worse",
+        "mAP of several classes an image",
+        "weak labels",
+        "true labels beside weak ones",
+    ],
 )
 def test_which_part_is_trained_is_measured(figures: list[dict], best: str) -> None:
     records = {
