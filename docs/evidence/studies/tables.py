@@ -1108,7 +1108,7 @@ def crowd_and_true() -> str:
     lines = []
     for student, title in titles.items():
         gains = (table[student] - table["direct"]).round(6).tolist()
-        above = "" if student == "direct" else show_difference(gains)
+        above = show_difference(gains) if student != "direct" and len(gains) > 1 else ""
         lines.append([title, show_all(table[student]), above])
     return grid(["student", "top-1 of each seed", "above `direct`"], lines)
 
