@@ -45,10 +45,10 @@ from .scores import (
 GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def is_labelled(record: Mapping) -> bool:
-    """Return whether the samples that a stage holds out have true labels."""
-    figures = record["held_out"]["student"]
-    return headline_name(figures) in figures
+def judged_by(figures: Mapping[str, float]) -> str:
+    """Return which figure on held-out samples a stage is compared by: ``agreement`` where they have no true labels."""
+    headline = headline_name(figures)
+    return headline if headline in figures else "agreement"
 
 
 def right_of(name: str, record: Mapping) -> float:
@@ -60,7 +60,7 @@ def right_of(name: str, record: Mapping) -> float:
     """
     try:
         figures = record["held_out"]["student"]
-        return figures[headline_name(figures) if is_labelled(record) else "agreement"]
+        return figures[judged_by(figures)]
     except (KeyError, TypeError):
         raise UserError(
             f"{name} has not measured itself: it needs select_split, and labelled images or a teacher"
@@ -101,8 +101,9 @@ def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
         flags["epochs"] = settings[best]["epochs"]
     figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
     count = held_out_by(records[best])
-    knows = is_labelled(records[best])
-    said, images = ("right", "labelled images") if knows else ("says what the labels say", "images")
+    said, images = "right", "labelled images"
+    if judged_by(records[best]["held_out"]["student"]) == "agreement":
+        said, images = "says what the labels say", "images"
     logger.info(
         f"tune: {flags['tune']}, as the stage {best} ({said}: {figures}, of the {count} {images} that they hold out)"
     )

@@ -50,11 +50,9 @@ from sets import AFTERWARDS, SETS, divide_by_thing, read  # noqa: E402
 from benchmarks.recipe import WEAK, WHOLE, right  # noqa: E402
 from w2s_plugins.api import load_student  # noqa: E402
 from w2s_plugins.files import recipe_path  # noqa: E402
-from w2s_plugins.study.chain import choose_assign  # noqa: E402
+from w2s_plugins.study.chain import choose_assign, right_of  # noqa: E402
 
 PIXELS = 64
-# learns half of the weak labels, and is measured by the other half
-HALF = "--select best --select-split 0.5"
 LITE0 = f"--model tf_efficientnet_lite0 --finetune {{weights}} --img-size {PIXELS} --channels-last"
 
 
@@ -106,13 +104,6 @@ STUDENTS = {
     "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
     **all_weights(LITE0, "probe-elr"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
-    "probe, balanced_elr, half": ("teacher", f"{LITE0} {PROBE} balanced_elr {HALF}"),
-    "last third, half": ("teacher", f"{LITE0} --config weak-labels {HALF}"),
-    "adapters, half": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002 {HALF}"),
-    "all, half": (
-        "teacher",
-        f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6 {HALF}",
-    ),
     **stages_of(LITE0, "--tune all --lr 0.001"),
     "both, mean": ("teacher and direct", f"{LITE0} --config {{student}} --teacher-assign mean"),
 }
@@ -127,6 +118,11 @@ SHOWN = {
 }
 ALL_SETS = {**SETS, **AFTERWARDS}
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
+# the same, which learn half of the weak labels, and are measured by the other half
+STUDENTS |= {
+    f"{name}, half": (STUDENTS[name][0], f"{STUDENTS[name][1]} --select best --select-split 0.5")
+    for name in CANDIDATES
+}
 COLUMNS = [
     "set",
     "seed",
@@ -215,12 +211,13 @@ def figures_of_half(place: Path) -> dict[str, str] | None:
     if it holds out none.
     """
     record = json.loads((place / "result.json").read_text())
-    held_out = record["held_out"]["student"]
     # of an epoch that was selected, part and whole have no file of predictions of the last one
-    if not held_out:
+    if not record["held_out"]["student"]:
         return None
-    right = held_out.get("top1", held_out.get("agreement"))
-    return {"top1": f"{record['metrics']['top1']:.2f}", "held_out": f"{right:.2f}"}
+    return {
+        "top1": f"{record['metrics']['top1']:.2f}",
+        "held_out": f"{right_of(place.name, record):.2f}",
+    }
 
 
 @torch.no_grad()

@@ -899,15 +899,14 @@ def nine_sets_all() -> str:
     return grid(["student", *sets], lines)
 
 
-def agree_on_half() -> pandas.DataFrame:
-    """Return how often candidates that have learned half of the weak labels say what the other half says (columns), on
-    each set and seed.
+def held_out_of(students: Sequence[str]) -> pandas.DataFrame:
+    """Return what some students (columns) are measured by on the labels that they hold out, on each set and seed that has
+    all of them.
     """
     rows = rows_of("nine_sets")
-    rows = rows[rows["student"].isin([f"{name}, half" for name in CANDIDATES])]
+    rows = rows[rows["student"].isin(students) & (rows["held_out"] != "")]
     rows = rows.assign(held_out=rows["held_out"].astype(float))
-    table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
-    return table.rename(columns=lambda name: name.removesuffix(", half"))
+    return rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
 
 
 def take_highest(table: pandas.DataFrame, scores: pandas.DataFrame) -> "pandas.Series[float]":
@@ -921,7 +920,10 @@ def take_highest(table: pandas.DataFrame, scores: pandas.DataFrame) -> "pandas.S
 def chosen() -> pandas.DataFrame:
     """Return the top-1 of each way to choose (columns) on each set and seed."""
     table = by_student().drop(AFTERWARDS, level="set")[[*CANDIDATES]].dropna()
-    best, on_half = table.max(axis=1), agree_on_half()
+    best = table.max(axis=1)
+    # how often candidates that have learned half of the weak labels say what the other half says
+    on_half = held_out_of([f"{name}, half" for name in CANDIDATES])
+    on_half = on_half.rename(columns=lambda name: name.removesuffix(", half"))
     trained = on_half[["last third", "adapters", "all"]]
     of_all, of_trained = take_highest(table, on_half), take_highest(table, trained)
     # of each candidate the largest loss on the other sets
@@ -997,13 +999,11 @@ def halves() -> pandas.DataFrame:
     error of the better one, and `chosen`, the one whose part of the student the stages then train (`choose_best` in
     study/chain.py).
     """
-    rows = rows_of("nine_sets")
-    rows = rows[rows["student"].isin(["part", "whole"])]
-    rows = rows[rows["held_out"] != ""].astype({"held_out": float, "labelled": int})
-    table = rows.pivot(index=["set", "seed"], columns="student", values="held_out").dropna()
+    table = held_out_of(["part", "whole"])
     table["chosen"] = (table["whole"] > table["part"]).map({True: "whole", False: "part"})
     # of the share that the better one is right on, counted on half of the labels
-    held_out = rows.set_index(["set", "seed"])["labelled"].groupby(level=[0, 1]).first() // 2
+    counts = rows_of("nine_sets").groupby(["set", "seed"])["labelled"].first()
+    held_out = counts.astype(int) // 2
     best = table[["part", "whole"]].max(axis=1)
     table["error"] = (best * (100 - best) / held_out.reindex(table.index)) ** 0.5
     return table.reindex([key for key in by_student().index if key in table.index])
