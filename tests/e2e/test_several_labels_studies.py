@@ -77,6 +77,7 @@ def test_stages_of_candidates(pairs: Run) -> None:
     assert all(math.isfinite(stage["metrics"]["map"]) for stage in stages.values())
     assert {stage["loss"]["name"] for stage in stages.values()} == {"bce", "elr"}
     assert "--task multilabel: --loss elr (--for-multilabel)" in done.err
+    assert "--task multilabel: no part of the student is chosen, because" in done.err
 
 
 def test_folds(pairs: Run) -> None:

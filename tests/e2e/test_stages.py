@@ -334,6 +334,28 @@ def test_a_judge_is_checked_before_it_is_trained(
     assert f"two: assign_by: {message}" in refusal(plan_runs, flags)
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "differs"),
+    [
+        ("unlabeled: null, teacher: null", "epochs: 2", "--unlabeled, not none and photos"),
+        ("label_noise: 0.2", "epochs: 2", "--label-noise, not 0.2 and none"),
+        ("epochs: 2", "teacher: labels:b.csv", "--teacher, not labels:a.csv and labels:b.csv"),
+    ],
+)
+def test_judges_hold_out_the_same(tmp_path: Path, one: str, two: str, differs: str) -> None:
+    """True labels or weak ones, of the same images, or of easier ones: what is measured by these is not comparable."""
+    stages = tmp_path / "stages.yaml"
+    judges = [
+        f"{{name: one, select_split: 0.5, {one}}}",
+        f"{{name: two, select_split: 0.5, {two}}}",
+    ]
+    stages.write_text(f"[{', '.join(judges)}, {{name: end, tune_by: [one, two]}}]")
+    flags = dict(unlabeled="photos", data_dir="birds", teacher="labels:a.csv", experiment="x")
+    message = refusal(plan_runs, flags | dict(model="w2s_cnn5", stages=str(stages)))
+    assert "end: tune_by: one and two measure themselves on other images or labels" in message
+    assert f"give both the same {differs}" in message
+
+
 @pytest.mark.parametrize("figures", [{}, {"held_out": {"student": None}}], ids=range(2))
 def test_how_sure_direct_may_be_needs_a_figure(figures: dict) -> None:
     message = refusal(choose_assign, "part", figures)

@@ -178,6 +178,10 @@ def runs_of_stages(
     if is_of_several and any(
         is_unlabeled(stages[judge], explicit_flags) for judge in judges & {*stages}
     ):
+        logger.info(
+            f"--task {MULTILABEL}: no part of the student is chosen, because students that have learned several labels an "
+            "image hardly differ in how often they say what weak labels say"
+        )
         stages = without_judges(stages, "tune_by")
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
@@ -214,6 +218,8 @@ def runs_of_stages(
                         f"{where}: {name}: {key}: {judge}: no stage of this name comes before it{nearest(judge, earlier)}"
                     )
                 check_judge(judge, flags_of[judge], key, f"{where}: {name}: {key}")
+            if judges:
+                check_alike({judge: flags_of[judge] for judge in judges}, f"{where}: {name}: {key}")
         if stage.assign_by:
             if len(split_names(run_flags.get("teacher"))) < 2:
                 raise UserError(
@@ -270,13 +276,37 @@ def check_judge(judge: str, flags_of_judge: Flags, key: str, where: str) -> None
     """
     # Else that would be known once it has been trained.
     if not flags_of_judge.get("select_split"):
+        images = "images" if key == "tune_by" else "labelled images"
         raise UserError(
-            f"{where}: {judge}: the stage holds out no labelled images to measure itself: give it select_split"
+            f"{where}: {judge}: the stage holds out no {images} to measure itself: give it select_split"
         )
     if key == "assign_by" and flags_of_judge.get("unlabeled"):
         raise UserError(
             f"{where}: {judge}: the stage holds out images without labels: give it unlabeled: null"
         )
+
+
+# on which it depends which images a stage holds out, and which labels they have
+OF_HELD_OUT = (
+    *("dataset", "data_dir", "unlabeled", "train_split", "train_labels"),
+    *("slice_seed", "label_noise", "noise_seed", "select_split"),
+)
+
+
+def check_alike(judges: Mapping[str, Flags], where: str) -> None:
+    """Raise a `UserError` unless some stages (their flags, by name) measure themselves on the same images and labels."""
+    # Else the one that has the easier images would be taken.
+    first, *others = judges
+    for judge in others:
+        names = [*OF_HELD_OUT, *(["teacher"] if judges[judge].get("unlabeled") else [])]
+        for name in names:
+            values = [judges[one].get(name) or None for one in (first, judge)]
+            if values[0] != values[1]:
+                shown = " and ".join("none" if v is None else shown_value(v) for v in values)
+                raise UserError(
+                    f"{where}: {first} and {judge} measure themselves on other images or labels, which can't be compared: "
+                    f"give both the same {option(name)}, not {shown}"
+                )
 
 
 def is_unlabeled(stage: Stage, common: Flags) -> bool:

@@ -139,10 +139,17 @@ COLUMNS = [
 OF_HALVES = [*COLUMNS, "held_out"]
 
 
-def write_stage(name: str, folder: Path) -> str:
-    """Write a stage of weak-labels-plus-few-true, but for what names others, as a file for --config; return its path."""
-    stages = yaml.safe_load(recipe_path("weak-labels-plus-few-true").read_text())
-    stage = next(stage for stage in stages if stage["name"] == name)
+# whose figures others need, or which may be compared alone
+STAGES = {
+    "weak-labels-plus-few-true": ("part", "whole", "student"),
+    "weak-labels-candidates": ("probe", "last", "adapters", "all"),
+}
+
+
+def write_stage(recipe: str, name: str, folder: Path) -> str:
+    """Write a stage of a recipe, but for what names others, as a file for --config; return its path."""
+    stages = yaml.safe_load(recipe_path(recipe).read_text())
+    stage = next(stage for stage in stages if stage.get("name") == name)
     others = ("name", "unlabeled", "teacher", "assign_by", "tune_by", "val_interval")
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({flag: stage[flag] for flag in stage if flag not in others}))
@@ -176,7 +183,9 @@ def train_students(
     classes = (folder / "classes.txt").read_text().split()
     counted = Counter(key.split("/")[0] for key in read(folder / "labelled.tar"))
     shares = ",".join(str(counted[kind] + 1) for kind in classes)
-    stages = {stage: write_stage(stage, folder) for stage in ("part", "whole", "student")}
+    stages = {
+        stage: write_stage(recipe, stage, folder) for recipe in STAGES for stage in STAGES[recipe]
+    }
     for student, (teacher, flags) in students.items():
         own = flags.format(weights=weights, shares=shares, folder=folder, **stages)
         from_whom = ""

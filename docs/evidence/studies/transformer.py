@@ -11,23 +11,36 @@ labels 800 images. All students learn from its answers, in bfloat16. Whose names
     all, Auto-RGN    from that head, and each tensor has its own rate: 0.002 for the one whose gradient is the largest
                      beside its weights, those of the others in proportion (https://arxiv.org/abs/2210.11466).
 
-The last students are the stages of weak-labels-plus-few-true (nine_sets.py), if they are asked for. What is finished stays.
+If they are asked for, the others are stages: those of weak-labels-plus-few-true (nine_sets.py), and candidates of
+weak-labels-candidates, which learn half of the weak labels. What is finished stays.
 """
 
+import io
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from sklearn.metrics import adjusted_mutual_info_score
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import add_rows, parser_of_study, row_of  # noqa: E402
-from nine_sets import all_weights, figures_of_half, folder_name, stages_of, train_students  # noqa: E402
+from forked import add_rows, parser_of_study, predict, row_of  # noqa: E402
+from nine_sets import (  # noqa: E402
+    STAGES,
+    all_weights,
+    cluster,
+    figures_of_half,
+    folder_name,
+    stages_of,
+    train_students,
+)
 from rates import rates_by_tensor  # noqa: E402
-from sets import divide_by_thing  # noqa: E402
+from sets import divide_by_thing, read  # noqa: E402
 
 from benchmarks.recipe import WEAK, right  # noqa: E402
 
@@ -46,10 +59,22 @@ STUDENTS = {
     **all_weights(VIT, "probe"),
     **stages_of(VIT, "--tune all --lr 0.002 --layer-decay 0.65"),
 }
+CANDIDATES = {
+    f"candidates, {stage}": ("teacher", f"{VIT} --config {{{stage}}} --select best")
+    for stage in STAGES["weak-labels-candidates"]
+}
+STUDENTS |= CANDIDATES
 COLUMNS = [
     *("set", "seed", "student", "flags", "labels", "teacher", "top1", "cpu", "commit"),
-    *("seconds", "held_out"),
+    *("seconds", "held_out", "class_ami"),
 ]
+
+
+def class_ami(place: Path, photos: Path, classes: list[str]) -> float:
+    """Return what clusters of a run's features tell about its answers (docs/evidence/nine-sets.md has the source)."""
+    images = [Image.open(io.BytesIO(content)) for content in read(photos).values()]
+    says = [int(np.argmax(answer)) for answer in predict(place, photos, classes).values()]
+    return float(adjusted_mutual_info_score(cluster(place, images, len(classes)), says))
 
 
 def main() -> None:
@@ -83,6 +108,9 @@ def main() -> None:
                     continue
                 seed, figures = int(folder.name.removeprefix("seed")), figures_of_half(place)
                 row = row_of(args, name, seed, student, flags, place, figures)
+                if student in CANDIDATES:
+                    classes = (folder / "classes.txt").read_text().split()
+                    row["class_ami"] = f"{class_ami(place, folder / 'photos.tar', classes):.3f}"
                 row |= dict(labels=f"{labelled} true", teacher="")
                 if teacher != "truth":
                     weak = f"{right(folder / 'teacher').mean():.1f}"
