@@ -528,6 +528,22 @@ def transformer_all() -> str:
     return grid(["student", "CIFAR-10", "mean", "groceries", "mean"], lines)
 
 
+@makes("transformer-candidates")
+def transformer_candidates() -> str:
+    """Candidates that have learned half of the weak labels, and what they are measured by, each seed."""
+    rows, header, lines = rows_of("transformer_all"), ["half of the labels, to"], {}
+    of_candidates = rows[rows["student"].str.startswith("candidates, ")]
+    for name in dict.fromkeys(of_candidates["set"]):
+        header += [f"{name}: agrees, %", "ClassAMI", "top-1"]
+        for student, own in of_candidates[of_candidates["set"] == name].groupby("student", sort=False):
+            cells = [
+                show_all(own.sort_values("seed")[column].astype(float), digits)
+                for column, digits in (("held_out", 1), ("class_ami", 2), ("top1", 1))
+            ]
+            lines.setdefault(student, [str(student).removeprefix("candidates, ")]).extend(cells)
+    return grid(header, lines.values())
+
+
 @makes("few-true-vit")
 def few_true_vit() -> str:
     """The stages with true labels, with the ViT."""
