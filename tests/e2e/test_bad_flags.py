@@ -75,6 +75,11 @@ same.yaml  ->  [{name: a}, {name: a}]
 tune.yaml  ->  [{name: a, tune: hed}]
 later.yaml  ->  [{name: a}, {name: b, teacher: 'stage:c'}]
 assign.yaml  ->  [{name: a}, {name: b, assign_by: c}]
+tune_none.yaml  ->  [{name: a}, {name: b, tune_by: }]
+tune_twice.yaml  ->  [{name: a}, {name: b, tune_by: [a, a]}]
+tune_probe.yaml  ->  [{name: a, linear_probe: true, select_split: 0.5, select: last}, {name: b, tune_by: a}]
+tune_by_probe.yaml  ->  [{name: a, tune: head, select_split: 0.5, select: last}, {name: b, tune_by: a, linear_probe: true}]
+measured.yaml  ->  [{name: a, select_split: 0.5, select: last}, {name: b, tune_by: a}]
 audit_other.yaml  ->  [{name: probe}, {name: all}, {audit: [probe, al]}]
 audit_first.yaml  ->  [{audit: [a, b]}, {name: a}, {name: b}]
 audit_twice.yaml  ->  [{name: a}, {name: b}, {audit: [a, b]}, {audit: [a, b]}]
@@ -561,10 +566,16 @@ W2S --ceiling-config slice.yaml  ->  --ceiling-config slice.yaml: train_slice is
 W2S --ceiling-config unknown.yaml  ->  unknown key
 SEVERAL --stages unnamed.yaml  ->  expected a list of stages
 SEVERAL --stages nameless.yaml  ->  stage 1 has no name
-SEVERAL --stages same.yaml  ->  stage 2 has no name of its own
+SEVERAL --stages same.yaml  ->  two stages are named a; expected a name for each
 SEVERAL --stages tune.yaml  ->  a: --tune hed: expected one of all, head
 SEVERAL --stages later.yaml  ->  b: teacher: stage:c: no stage of this name comes before it
-SEVERAL --stages assign.yaml  ->  b: assign_by: c: no stage of this name comes before it
+SEVERAL --stages assign.yaml  ->  b: assign_by: c: no stage of this name comes before it; before it come a
+SEVERAL --stages tune_none.yaml  ->  b: tune_by: None: expected the name of an earlier stage, or a list of different ones
+SEVERAL --stages tune_twice.yaml  ->  b: tune_by: ['a', 'a']: expected the name of an earlier stage, or a list of different
+SEVERAL --stages tune_probe.yaml  ->  b: tune_by: a: linear_probe trains no part of a student that another one could train
+SEVERAL --stages tune_by_probe.yaml  ->  --stages, b: --linear-probe cannot be combined with --tune
+SEVERAL --stages measured.yaml --select-split 0.2  ->  --select-split 0.2: a measure themselves on a part of their own
+SEVERAL --stages later.yaml --select-split 0.2  ->  --select-split 0.2 has no effect without --select best
 SEVERAL --stages audit_other.yaml  ->  audit: al: no stage of this name (nearest: all)
 SEVERAL --stages audit_first.yaml  ->  audit is item 1; expected it last, behind the stages that it is about
 SEVERAL --stages audit_twice.yaml  ->  audit is item 3; expected it last

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,12 +168,23 @@ def test_candidates_fit_the_network(
     ]
 
 
+def test_adapters_need_their_package_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = dict(unlabeled="photos", teacher="labels:a.csv", experiment="x", model="w2s_cnn5")
+    plan = plan_runs(flags | dict(stages="weak-labels-candidates"))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    (adapters,) = (run for run in plan.runs if run.name == "adapters")
+    monkeypatch.setattr("w2s_plugins.study.ahead.check_paths", lambda *_: None)
+    assert refusal(settle, adapters) == "--tune lora needs PEFT: pip install peft"
+
+
 @pytest.mark.parametrize("typed", [{"tune": "lora"}, {"linear_probe": True}])
 def test_a_part_that_is_typed_is_not_for_candidates(typed: dict[str, object]) -> None:
     """A person would be asked which of students is better that are the same."""
     flags = dict(unlabeled="photos", teacher="labels:a.csv", experiment="x", model="w2s_cnn5")
     flags |= dict(stages="weak-labels-candidates", **typed)
-    assert "what is trained is in what its stages differ" in refusal(plan_runs, flags, {*flags})
+    assert "its stages differ in what they train of the student: leave --" in refusal(
+        plan_runs, flags, {*flags}
+    )
 
 
 def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,6 +278,14 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
         f"* take high, exported to {tmp_path / 'up' / 'high' / 'export'} (of those that were measured"
         in done.out
     )
+
+    # a person who is asked is told all the same
+    stages.write_text("[{name: one, lr: 0.1}, {name: three, lr: 1.0e-9}, {audit: [one, three]}]")
+    done = here(*flags, "--experiment asked").ok()
+    assert read_result(tmp_path / "asked")["warnings"][-1].startswith(
+        "the last stage, three, is below"
+    )
+    assert re.search(r"\* take one, exported to .*; which of one, three is best\?", done.out)
 
 
 @pytest.mark.parametrize(

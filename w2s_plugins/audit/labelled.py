@@ -164,7 +164,9 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
         value = learned.settings.flags[name]
         if name == "teacher":
             value = teacher_of_command(learned)
-        if value not in (None, flags[name].default):
+        # without --amp a run has this of its defaults, and no use for it
+        is_idle = name == "amp_dtype" and not learned.settings.flags["amp"]
+        if value not in (None, flags[name].default) and not is_idle:
             words += words_of(flags[name], value)
     for name, value in flags_of_part(learned.settings.flags).items():
         words += words_of(flags[name], value)
@@ -175,8 +177,8 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
 
 
 def flags_of_part(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags by which stages train the part of the student that a run has trained, at its rate; none if they
-    train it anyway, or cannot: probes, and rates of another optimizer.
+    """Return the flags by which stages train the part of the student that a run has trained, at its rate; none where they
+    compare it with all weights by themselves, or cannot train it: probes, and rates of another optimizer.
 
     Args:
         flags: of the run, all of them.

@@ -353,8 +353,8 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
         needs = [need for need in facts.needs.split() if need in known]  # not every script has all
         if name not in given or not needs or not used(name):
             continue
-        # each stage may have a teacher of its own
-        of_stages = "teacher" in needs and getattr(args, "stages", None)
+        # each stage may have a teacher of its own, or measure itself
+        of_stages = {"teacher", "select"} & {*needs} and getattr(args, "stages", None)
         if of_stages or any(map(used, needs)):
             continue
         value = getattr(args, name)

@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
     check_features(settings)
 
     # What depends on this machine, and on the number of processes.
+    if settings.student.tune.adds_modules and find_spec("peft") is None:
+        raise UserError(f"--tune {settings.student.tune.text} needs PEFT: pip install peft")
     resolve_precision(args, explicit_flags)
     processes = world_info_from_env()[2] if is_distributed_env() else 1
     if args.sync_bn and processes > 1:

@@ -3,6 +3,7 @@ them. Each is an ordinary run in a folder of its own; one that is there already 
 """
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train, audit: Audit
     plan = plan_runs(explicit_flags, typed)
     for run in plan.runs:
         with plan.about(run), quietly():  # what is logged of them is logged when a run is made
+            # by what it may turn out to train, too, of which it will be told once others are trained
+            for judge in run.tune_by:
+                part = chain.flags_of_part(judge, run.tune_by, plan)
+                settle(replace(run, flags={**run.flags, **part}))
             settle(run)
         if run.kind == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])

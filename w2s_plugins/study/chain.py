@@ -94,19 +94,32 @@ def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
     """
     records = plan.records()
     best = choose_best(names, records)
-    settings = {stage.name: stage.settings for stage in plan.runs if stage.name in names}
-    flags = {name: settings[best][name] for name in OF_PART}
-    # where all have equally many, these are of half of the samples
-    if len({settings[name]["epochs"] for name in names}) > 1:
-        flags["epochs"] = settings[best]["epochs"]
-    figures = ", ".join(f"{name} {right_of(name, records[name]):.1f} %" for name in names)
+    flags = flags_of_part(best, names, plan)
+    right = {name: right_of(name, records[name]) for name in names}
+    figures = ", ".join(f"{name} {right[name]:.1f} %" for name in names)
+    as_good = [name for name in names if right[name] == right[best]]
+    level = f"; {', '.join(as_good)} are level, so the first of them" if len(as_good) > 1 else ""
+    rates = "".join(
+        f", {name} {flags[name]}" for name in ("lr", "layer_decay", "epochs") if flags.get(name)
+    )
     count = held_out_by(records[best])
     said, images = "right", "labelled images"
     if judged_by(records[best]["held_out"]["student"]) == "agreement":
         said, images = "says what the labels say", "images"
     logger.info(
-        f"tune: {flags['tune']}, as the stage {best} ({said}: {figures}, of the {count} {images} that they hold out)"
+        f"tune: {flags['tune']}, as the stage {best} ({said}: {figures}, of the {count} {images} that they hold "
+        f"out{level}){rates}"
     )
+    return flags
+
+
+def flags_of_part(best: str, names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
+    """Return the flags of what a stage (``best`` of some ``names``) trains, as `choose_part` does."""
+    settings = {stage.name: stage.settings for stage in plan.runs if stage.name in names}
+    flags = {name: settings[best][name] for name in OF_PART}
+    # where all have equally many, these are of half of the samples
+    if len({settings[name]["epochs"] for name in names}) > 1:
+        flags["epochs"] = settings[best]["epochs"]
     # the recipe's values for another network are those of a part of their own
     return {**flags, "for_transformers": {}}
 
@@ -159,6 +172,11 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
             "trained weights": trained,
             "seconds": stage.record["seconds"],
         }
+        # without true labels the agreement is that of the same images
+        if judges and last.headline is not None:
+            row["of its held-out part"] = (
+                right_of(stage.name, stage.record) if stage.name in judges else None
+            )
         rows.append(row)
     table = format_table([list(row.values()) for row in rows], list(rows[0]))
     record = dict(stages=plan.records(), last_above=last_above, warnings=warnings)
@@ -175,13 +193,15 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
     # of candidates the last one is no better than others until somebody has said so
     audited = [stage for stage in plan.runs if stage.audited]
     last = plan.runs[-1]
-    if audited:
-        names = ", ".join(stage.name for stage in audited)
+    names = ", ".join(stage.name for stage in audited)
+    question = (
+        f"which of {names} is best? {count_answers(audited)} answers of yours help to tell"
+        if audited
+        else ""
+    )
+    if audited and not above:
         first = f"take {last.name}, exported to {last.folder / 'export'}; " if last.tune_by else ""
-        return (
-            f"{first}which of {names} is best? {count_answers(audited)} answers of yours help to tell",
-            [],
-        )
+        return f"{first}{question}", []
     # a reader would take the last one, which an earlier one may be better than
     take, doubt = last, []
     why = "no stage was measured on the same labelled images, so it is simply the last one"
@@ -195,7 +215,8 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
                 + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
             )
             take = next(stage for stage in plan.runs if stage.name == best)
-    return f"take {take.name}, exported to {take.folder / 'export'} ({why})", doubt
+    advice = f"take {take.name}, exported to {take.folder / 'export'} ({why})"
+    return f"{advice}; {question}" if audited else advice, doubt
 
 
 def count_answers(stages: Sequence[LocalRun]) -> int:

@@ -183,6 +183,19 @@ def runs_of_stages(
             "image hardly differ in how often they say what weak labels say"
         )
         stages = without_judges(stages, "tune_by")
+    if "select_split" in typed:
+        measured = [name for name, stage in stages.items() if stage.flags.get("select_split")]
+        typed_split = f"--select-split {shown_value(flags['select_split'])}"
+        if measured:
+            raise UserError(
+                f"{where}: {typed_split}: {', '.join(measured)} measure themselves on a part of their own, and others "
+                "learn from all images: leave it out, or change a copy of the file"
+            )
+        # what the command line alone could not tell
+        if "best" not in [flags["select"], *(s.flags.get("select") for s in stages.values())]:
+            raise UserError(
+                f"{typed_split} has no effect without --select best: add it, or leave --select-split out"
+            )
     # what was typed is of use to a stage at least
     for name in sorted(place_flags(explicit_flags) & typed):
         if not any(takes(stage.flags, name) for stage in stages.values()):
@@ -194,8 +207,8 @@ def runs_of_stages(
     alike = sorted({"tune", "linear_probe"} & typed)
     if alike and any(stage.audited for stage in stages.values()):
         raise UserError(
-            f"{where}: {option(alike[0])} {shown_value(flags[alike[0]])}: what is trained is in what its stages differ; "
-            "leave it out, or train one student by --config weak-labels"
+            f"{where}: its stages differ in what they train of the student: leave {option(alike[0])} out, or train one "
+            "student by --config weak-labels"
         )
     earlier: list[str] = []
     flags_of: dict[str, Flags] = {}
@@ -215,7 +228,8 @@ def runs_of_stages(
             for judge in judges:
                 if judge not in earlier:
                     raise UserError(
-                        f"{where}: {name}: {key}: {judge}: no stage of this name comes before it{nearest(judge, earlier)}"
+                        f"{where}: {name}: {key}: {judge}: no stage of this name comes before it; before it come "
+                        f"{', '.join(earlier) or 'none'}"
                     )
                 check_judge(judge, flags_of[judge], key, f"{where}: {name}: {key}")
             if judges:
@@ -279,6 +293,10 @@ def check_judge(judge: str, flags_of_judge: Flags, key: str, where: str) -> None
         images = "images" if key == "tune_by" else "labelled images"
         raise UserError(
             f"{where}: {judge}: the stage holds out no {images} to measure itself: give it select_split"
+        )
+    if key == "tune_by" and flags_of_judge.get("linear_probe"):
+        raise UserError(
+            f"{where}: {judge}: linear_probe trains no part of a student that another one could train; leave {judge} out"
         )
     if key == "assign_by" and flags_of_judge.get("unlabeled"):
         raise UserError(
@@ -372,11 +390,16 @@ def read_stages(file: str) -> dict[str, Stage]:
                 f"{where}: audit is item {number}; expected it last, behind the stages that it is about"
             )
         name = stage.pop("name", None)
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name in stages:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(
                 f"{where}: stage {number} has no name of its own, of letters and digits"
             )
-        assign_by, tune_by = (names_in(stage.pop(key, [])) for key in ("assign_by", "tune_by"))
+        if name in stages:
+            raise UserError(f"{where}: two stages are named {name}; expected a name for each")
+        assign_by, tune_by = (
+            names_in(stage.pop(key, []), f"{where}: {name}: {key}")
+            for key in ("assign_by", "tune_by")
+        )
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(
@@ -388,9 +411,14 @@ def read_stages(file: str) -> dict[str, Stage]:
     return stages
 
 
-def names_in(value: object) -> list[str]:
-    """Return the names in a value of a stage: one, or a list."""
-    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
+def names_in(value: object, where: str) -> list[str]:
+    """Return the names in a value of a stage: one, or a list. Raises `UserError` for anything else, or the same twice."""
+    names = value if isinstance(value, list) else [value]
+    if {*map(type, names)} - {str} or len({*names}) < len(names):
+        raise UserError(
+            f"{where}: {value!r:.60}: expected the name of an earlier stage, or a list of different ones"
+        )
+    return [str(name) for name in names]
 
 
 def read_audited(item: Mapping[str, Any], stages: Collection[str], where: str) -> list[str]:

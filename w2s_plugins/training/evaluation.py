@@ -244,9 +244,10 @@ def first_evaluation(run: Run) -> None:
         and data.target_kind is not ONE_CLASS
         and truth_of(data.select) is None
     ):
+        of_epochs = ", and the last epoch may be better than the best"
         logger.warning(
             "WARNING: --select-split: its images have no true labels, and of several classes an image the teacher agrees "
-            "with each epoch alike: no threshold is chosen, and the last epoch may be better than the best"
+            f"with each epoch alike: no threshold is chosen{of_epochs if settings.evaluation.select == 'best' else ''}"
         )
     if settings.evaluation.no_teacher_eval:
         return
