@@ -192,7 +192,7 @@ def test_the_longest_tests_come_first(pytestconfig):
 TOKENS = {
     "settings": 8_900,
     "training": 29_000,
-    "study": 23_600,
+    "study": 24_400,
     "labels": 28_300,
     "losses": 16_600,
     "data": 16_600,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 234_000
+SLACK, ALL_TOKENS = 1.1, 235_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -118,7 +118,7 @@ SHOWN = {
 }
 ALL_SETS = {**SETS, **AFTERWARDS}
 CANDIDATES = ["probe, balanced_elr", "last third", "adapters", "all"]
-# the same, which learn half of the weak labels, and are measured by the other half
+# the same, which learn half of the weak labels, and are measured by the other half, once, at their end (COMMON)
 STUDENTS |= {
     f"{name}, half": (STUDENTS[name][0], f"{STUDENTS[name][1]} --select best --select-split 0.5")
     for name in CANDIDATES
