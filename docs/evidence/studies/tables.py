@@ -535,7 +535,9 @@ def transformer_candidates() -> str:
     of_candidates = rows[rows["student"].str.startswith("candidates, ")]
     for name in dict.fromkeys(of_candidates["set"]):
         header += [f"{name}: agrees, %", "ClassAMI", "top-1"]
-        for student, own in of_candidates[of_candidates["set"] == name].groupby("student", sort=False):
+        for student, own in of_candidates[of_candidates["set"] == name].groupby(
+            "student", sort=False
+        ):
             cells = [
                 show_all(own.sort_values("seed")[column].astype(float), digits)
                 for column, digits in (("held_out", 1), ("class_ami", 2), ("top1", 1))
