@@ -512,6 +512,7 @@ ALL_WEIGHTS = {
     "all, field": "all weights as the field fine-tunes them",
     "all, LP-FT": "the same, from the probe's head (LP-FT)",
     "all, Auto-RGN": "from that head, a rate for each tensor (Auto-RGN)",
+    "direct": "`direct`: the teacher's true labels alone, adapters",
 }
 
 
@@ -523,7 +524,7 @@ def transformer_all() -> str:
         cells = []
         for name in ("CIFAR-10", "groceries"):
             values = values_of(rows, set=name, student=student)
-            cells += [show_all(values), show(mean(values))]
+            cells += [show_all(values), show(mean(values))] if values else ["-", "-"]
         lines.append([title, *cells])
     return grid(["student", "CIFAR-10", "mean", "groceries", "mean"], lines)
 
