@@ -1,5 +1,6 @@
 """``labels next``: images that would teach most are chosen, a person answers, and the answers train the next student."""
 
+import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
 from w2s_plugins.audit.next_round import Round, answers_before
 from w2s_plugins.labels.table_writer import write_label_table
 
-from .conftest import Done, Run
+from .conftest import BRIEF, Done, Run
 from .test_audit import ODD, STUDENT, Labels, page_of, write_photos
 
 
@@ -95,6 +96,39 @@ def test_two_rounds(labels: Labels, here: Run) -> None:
     assert "with those before 18" in done.out and "are others than before" not in done.err
 
 
+@pytest.mark.parametrize("has_folders", [True, False])
+def test_the_printed_command_keeps_the_test_set(
+    labels: Labels, here: Run, has_folders: bool
+) -> None:
+    """What a person answers about is trained with, all of it, and measured on the images that she has for that."""
+    names = ["a", "b"]
+    truth = {"filename": [f"{number}.png" for number in range(40)], "label": names * 20}
+    for number, name in zip(range(40), truth["label"]):
+        place = Path("tests", "validation", *([name] if has_folders else []), f"{number}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(Path("photos", f"{number}.png").read_bytes())
+    write_label_table(Path("truth.csv"), [truth])
+    write_label_table(Path("two.csv"), [truth | {"label": names[::-1] * 20}])
+    given = "" if has_folders else "--val-labels truth.csv"
+    here(
+        f"--unlabeled photos --teacher labels:two.csv?missing=skip --data-dir tests {given}",
+        *BRIEF,
+        "--model w2s_cnn2 --loss kd --val-slice 0:30 --batch-size 8 --opt adamw --lr 0.002 --output . --experiment two",
+    ).ok()
+    write_label_table(Path("answers.csv"), [{key: truth[key][:20] for key in truth}])
+    done = labels("--answers answers.csv", run="two").ok()
+    assert "answered images: two/next/answered; classes with" in done.out
+    assert len(images_in("two/next/answered/train")) == 20
+    command = done.out.splitlines()[-1]
+    assert "--batch-size 8" in command and "--lr 0.002" in command and "--val-slice 0:30" in command
+    here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
+    result = json.loads(Path("two-answered/student/result.json").read_text())
+    val = result["data"]["splits"]["val"]
+    # others may read it, whom folders of this disk tell nothing
+    assert (val["num_samples"], val["split"]) == (30, "validation")
+    assert str(Path.cwd()) not in json.dumps(result["data"])
+
+
 def test_what_was_answered_before(labels: Labels) -> None:
     """Answers to an audit count, others replace them, and all images may have one."""
     labels("--images 9", command="audit").ok()
@@ -118,8 +152,11 @@ def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
     folder, classes = tmp_path / "answered", ["a", "b"]
     image = Image.new("RGB", (8, 8))
     write_labelled(folder, [image] * 6, [*range(6)], "id", [0, 0, 0, 0, 1, 1], classes)
-    theirs = folder / "train" / "a" / "1.jpeg"
-    theirs.touch()
+    # such as those of a camera, and one that has the name of the next image
+    theirs = [folder / "train" / name for name in ("a/20241231.jpeg", "b/00001.jpeg")]
+    theirs[1].parent.mkdir(exist_ok=True)
+    for file in theirs:
+        file.touch()
 
     def killed() -> Iterator[Image.Image]:
         yield image
@@ -130,8 +167,17 @@ def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
     assert len((folder / "answers.csv").read_text().splitlines()) == 8
     write_labelled(folder, [image] * 6, [*range(6)], "id", [1] * 6, classes)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpeg"))
-    in_train = [f"train/b/{number:05}.jpeg" for number in (1, 2, 3, 4, 6)]
-    assert found == ["train/a/1.jpeg", *in_train, "validation/b/00005.jpeg"]
+    in_train = [f"train/b/{name}.jpeg" for name in ("00001-2", "00001", "00002", "00003", "00004")]
+    assert found == [
+        "train/a/20241231.jpeg",
+        *in_train,
+        "train/b/00006.jpeg",
+        "validation/b/00005.jpeg",
+    ]
+    assert not any(file.read_bytes() for file in theirs)
+    write_labelled(folder, [image], [0], "id", [0], classes)
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpeg"))
+    assert found == ["train/a/00001.jpeg", "train/a/20241231.jpeg", "train/b/00001.jpeg"]
 
 
 def test_a_class_that_no_folder_can_be_called(tmp_path: Path) -> None:
@@ -145,10 +191,28 @@ def test_an_audit_later_leaves_images_in_their_parts(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         content = {"id": ids, "label": ["a", "b"]}
         write_label_table(tmp_path / folder / "answers.csv", [content])
-    data = SimpleNamespace(data_dir=None, unlabeled=None)
-    learned = SimpleNamespace(run=tmp_path, settings=SimpleNamespace(data=data))
+    found = answers_before(round_of(tmp_path))
+    assert [*found.items()] == [(0, 0), (2, 1), (5, 0)]
+
+
+def round_of(run: Path, data_dir: Path | None = None) -> Round:
+    """A round of a run on nine images of two classes."""
+    data = SimpleNamespace(data_dir=data_dir, unlabeled="photos")
+    learned = SimpleNamespace(run=run, settings=SimpleNamespace(data=data))
     images = SimpleNamespace(by="id", keys=[*range(9)], classes=["a", "b"])
-    assert [*answers_before(Round(learned, images, "", {})).items()] == [(0, 0), (2, 1), (5, 0)]
+    return Round(learned, images, "", {})
+
+
+def test_a_table_that_a_person_calls_answers_is_no_answer(tmp_path: Path) -> None:
+    """The weak labels of the first page have that name; a labelled set that was written before counts."""
+    (tmp_path / "args.yaml").write_text("task_loss_weight: 0.0\n")
+    folder = tmp_path / "birds"
+    folder.mkdir()
+    write_label_table(folder / "answers.csv", [{"id": [0, 2], "label": ["a", "b"]}])
+    assert answers_before(round_of(tmp_path, folder)) == {}
+    image = Image.new("RGB", (8, 8))
+    write_labelled(folder, [image] * 2, [0, 2], "id", [0, 1], ["a", "b"])
+    assert answers_before(round_of(tmp_path, folder)) == {0: 0, 2: 1}
 
 
 def test_two_at_once(labels: Labels) -> None:

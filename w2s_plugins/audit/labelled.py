@@ -19,9 +19,10 @@ from ..data import MapDataset
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
 from ..errors import UserError, typed, write_errors
-from ..files import delete, read_plain, write_text
+from ..files import delete, read_plain, to_json, write_text
 from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
+from ..private_names import search_split
 from ..run.args_file import read_run_args
 from ..settings.flags import has_attention
 from ..teachers.name import TeacherName
@@ -59,8 +60,10 @@ KEPT = (
     "amp",
     "amp_dtype",
 )
+OF_TEST_SET = ("val_labels", "val_slice", "slice_seed")
+TYPED = ("batch_size", *OF_PART)  # only where they were typed: the stages have their own
 
-is_written = re.compile("[0-9]{5,}[.]jpeg").fullmatch  # the name of a checked image
+WRITTEN = "written.json"  # in a folder of labelled images, the files that were written, and are no person's
 
 _logger = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ def write_labelled(
     by: str,
     labels: Sequence[int],
     classes: Sequence[str],
+    validation: int = VALIDATION,
 ) -> None:
     """Write images as ``train/CLASS/`` and ``validation/CLASS/``, and the answers about them, in place of earlier ones.
     Images that a person has put there stay.
@@ -103,6 +107,7 @@ def write_labelled(
         by: what the keys are, ``filename`` or ``id``.
         labels: their classes; images with `NO_LABEL` are left out.
         classes: their names.
+        validation: every so many-th image is for validation; 0 for none.
     """
     # The answers first, whatever happens then: they cannot be made again. A run that learns from these images is not
     # asked about them again.
@@ -123,35 +128,109 @@ def write_labelled(
         _logger.warning(
             f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out"
         )
-    # a training may be reading them: those that are right stay
-    wanted = set()
-    for number, (image, label) in enumerate(zip(images, labels), start=1):
-        name = classes[label]
-        if label == NO_LABEL or name in unfit:
+    # by its number in the draw, so that more answers leave each image in its part; a person's images keep their names
+    before = written_images(folder) or set()
+    others = images_in(folder) - before
+    names: list[str | None] = []
+    for number, label in enumerate(labels, start=1):
+        is_left_out = label == NO_LABEL or classes[label] in unfit
+        part = "validation" if validation and number % validation == 0 else "train"
+        name = f"{part}/{classes[label]}/{number:05}"
+        names.append(None if is_left_out else _free_name(name, others))
+
+    # whatever ends this, the next one knows what it may replace; a training may be reading: those that are right stay
+    wanted = {name for name in names if name}
+    _write_names(folder, before | wanted)
+    for name, image in zip(names, images):
+        if name is None:
             continue
-        # by its number in the draw, so that more answers leave each image in its part
-        of_class = folder / ("train" if number % VALIDATION else "validation") / name
-        file, content = of_class / f"{number:05}.jpeg", encode(image)
-        wanted.add(file)
-        with write_errors(of_class):
+        file, content = folder / name, encode(image)
+        with write_errors(file.parent):
             if not file.is_file() or file.read_bytes() != content:
-                of_class.mkdir(parents=True, exist_ok=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
-    for path in folder.glob("*/*/*"):
-        if is_written(path.name) and path not in wanted:
-            delete(path)
+    for name in images_in(folder) & before - wanted:
+        delete(folder / name)
+    _write_names(folder, wanted)
     for path in [*folder.glob("*/*"), *folder.glob("*")]:
         with suppress(OSError):  # only where nothing is in it
             path.rmdir()
 
 
+def images_in(folder: Path) -> set[str]:
+    """Return the files in the classes of a labelled set, ``train/CLASS/NAME``."""
+    return {path.relative_to(folder).as_posix() for path in folder.glob("*/*/*")}
+
+
+def written_images(folder: Path) -> set[str] | None:
+    """Return which images of a folder were written by `write_labelled`, None if it has not written there.
+
+    Any other folder may have a table of that name, the weak labels for example, and images of these names.
+    """
+    try:
+        content = read_plain(folder / WRITTEN)
+    except (OSError, ValueError):
+        return None
+    names = content.get("images") if isinstance(content, dict) else None
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else None
+
+
+def _write_names(folder: Path, names: set[str]) -> None:
+    write_text(folder / WRITTEN, to_json({"images": sorted(names)}))
+
+
+def _free_name(name: str, others: set[str]) -> str:
+    """Return the name of an image, with a number behind it if somebody else has such a file."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    return next(free for end in ends if (free := f"{name}{end}.jpeg") not in others)
+
+
+def test_set_of(learned: Learned) -> dict[str, object]:
+    """Return the flags by which another run is measured on the images that a run was measured on; none where it was
+    measured on none that have true labels, or on those that a person has answered about, of which there are more now.
+    """
+    # the settings of a run that is opened again measure nothing
+    flags = read_run_args(learned.run, "RUN")
+    root, split = flags.get("data_dir"), flags.get("val_split")
+    # the images of a split that is downloaded, or streamed, are found by its name alone
+    if not root or not split or flags.get("dataset") or written_images(Path(str(root))) is not None:
+        return {}
+    place = Path(search_split(str(root), str(split))).resolve()
+    # a table of true labels says which images of the whole folder are meant
+    if not place.exists() or (place == Path(str(root)).resolve() and not flags.get("val_labels")):
+        return {}
+    # the labelled images that are printed lie elsewhere, which makes no difference to a whole path
+    return {"val_split": str(place), **{name: flags.get(name) for name in OF_TEST_SET}}
+
+
+def validation_of(learned: Learned | None) -> int:
+    """Return how many labelled images have one for validation among them: 0 if there is a test set to measure on."""
+    return 0 if learned is not None and test_set_of(learned) else VALIDATION
+
+
+def typed_for(run: Path) -> dict[str, Any]:
+    """Return the flags on the command line that a run was trained by; none if it does not say that."""
+    try:
+        content = read_plain(run / "result.json")
+        words = shlex.split(str(content["command"] if isinstance(content, dict) else ""))
+    except (OSError, ValueError, KeyError):
+        return {}
+    first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    try:
+        return train_parser().take(words[first:])
+    except UserError:  # of a program in Python
+        return {}
+
+
 def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]) -> str | None:
-    """Return the command that learns from labelled images beside those without labels, as a run was trained.
+    """Return the command that learns from labelled images beside those without labels, as a run was trained, and is
+    measured on the same images.
 
     None if the run has no images without labels, or the folder has none for training or for validation.
     """
-    both_parts = all((folder / part).is_dir() for part in ("train", "validation"))
-    if not learned.settings.data.unlabeled or not both_parts:
+    measured = test_set_of(learned)
+    needed = ["train"] if measured else ["train", "validation"]
+    if not learned.settings.data.unlabeled or not all((folder / part).is_dir() for part in needed):
         return None
     # a class may have no image among the labelled ones, and a file says that it is one
     listed = folder / "classes.txt"
@@ -159,17 +238,25 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
 
     # as the run was trained, where its flags say otherwise than the defaults
     flags = train_parser().by_dest()
-    words: list[str] = []
-    for name in KEPT:
-        value = learned.settings.flags[name]
-        if name == "teacher":
-            value = teacher_of_command(learned)
-        # without --amp a run has this of its defaults, and no use for it
-        is_idle = name == "amp_dtype" and not learned.settings.flags["amp"]
-        if value not in (None, flags[name].default) and not is_idle:
-            words += words_of(flags[name], value)
-    for name, value in flags_of_part(learned.settings.flags).items():
-        words += words_of(flags[name], value)
+    of_run = learned.settings.flags
+    values = {name: of_run[name] for name in KEPT} | {"teacher": teacher_of_command(learned)}
+    values |= measured
+    # without --amp a run has this of its defaults, and no use for it
+    idle = () if of_run["amp"] else ("amp_dtype",)
+    values = {
+        name: value
+        for name, value in values.items()
+        if value not in (None, flags[name].default) and name not in idle
+    }
+    # what the stages would choose otherwise stays as it was trained, or typed
+    values |= flags_of_part(of_run)
+    if not of_run["linear_probe"] and of_run["opt"] == "adamw":
+        typed_ones = typed_for(learned.run)
+        values |= {name: typed_ones[name] for name in TYPED if name in typed_ones}
+    # stages that measure themselves learn from half of the labelled images
+    if values.get("batch_size", 0) > len([*folder.glob("train/*/*")]) // 2:
+        del values["batch_size"]
+    words = [word for name, value in values.items() for word in words_of(flags[name], value)]
     words += ["--data-dir", str(folder), "--class-map", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]
     words += ["--experiment", name_of_next(learned, folder.name)]

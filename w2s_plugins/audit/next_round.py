@@ -38,9 +38,11 @@ from .labelled import (
     VALIDATION,
     command_with_labelled,
     has_learned_labelled,
-    is_written,
+    images_in,
     pictures,
+    validation_of,
     write_labelled,
+    written_images,
 )
 from .next_images import order_to_ask, rows_to_consider
 from .page import write_page
@@ -240,8 +242,12 @@ def answers_before(own: Round) -> dict[str | int, int]:
     run, loading = own.learned.run, own.learned.settings.data
     folders = [run / "audit" / "checked", run / FOLDER / ANSWERED]
     if loading.data_dir and loading.unlabeled:
-        folders.insert(0, Path(loading.data_dir))
-        is_own = not (folders[0] / ANSWERS).is_file() or has_others(folders[0])
+        given = Path(loading.data_dir)
+        # another table of that name holds the weak labels, for all that is known
+        is_written = written_images(given) is not None
+        if is_written:
+            folders.insert(0, given)
+        is_own = not is_written or has_others(given)
         if has_learned_labelled(own.learned) and is_own and not has_others(folders[-1]):
             _logger.warning(
                 f"WARNING: RUN {run} has also learned from the labelled images of {loading.data_dir}, which the printed "
@@ -261,7 +267,7 @@ def answers_before(own: Round) -> dict[str | int, int]:
 
 def has_others(folder: Path) -> bool:
     """True if there are images beside those that were written as a labelled set."""
-    return any(not is_written(path.name) for path in folder.glob("*/*/*"))
+    return bool(images_in(folder) - (written_images(folder) or set()))
 
 
 def answers_in(
@@ -311,13 +317,16 @@ def tell(own: Round, file: str) -> None:
     # the labelled set, and the classes that it has least of
     folder, of_run = own.folder / ANSWERED, own.images
     keys, labels = list(answers), list(answers.values())
-    write_labelled(folder, pictures(of_run.dataset, keys), keys, of_run.by, labels, of_run.classes)
+    held_out = validation_of(own.learned)
+    images = pictures(of_run.dataset, keys)
+    write_labelled(folder, images, keys, of_run.by, labels, of_run.classes, held_out)
     counts = np.bincount([label for label in labels if label != NO_LABEL], minlength=1)
     counts = np.pad(counts, (0, len(of_run.classes) - len(counts)))
     fewest = np.argsort(counts, kind="stable")[:FEWEST]
     named = ", ".join(f"{of_run.classes[number]} ({counts[number]})" for number in fewest)
     say(
-        f"* answered images: {folder}, every {VALIDATION}th for validation; classes with the fewest answers: {named}"
+        f"* answered images: {folder}{f', every {held_out}th for validation' if held_out else ''}; classes with the "
+        f"fewest answers: {named}"
     )
     command = command_with_labelled(own.learned, folder, of_run.classes)
     if command is None:

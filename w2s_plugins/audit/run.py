@@ -35,7 +35,7 @@ from .answers import (
 )
 from .draw import Step, group_images
 from .estimate import Evidence, count_yes, estimate, weigh
-from .labelled import command_with_labelled, pictures, write_labelled
+from .labelled import command_with_labelled, pictures, validation_of, write_labelled
 from .page import write_page
 from .plan import PLAN, Plan, read_plan, write_plan
 from .questions import Questions, write_checked
@@ -489,14 +489,17 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
         return
     keys = [plan.keys[row] for row in answered.rows]
     images = pictures(audit.images.dataset, keys)
-    write_labelled(checked, images, keys, plan.by, answered.truth.tolist(), plan.classes)
+    learned = None if subject is None else subject.learned
+    labels = answered.truth.tolist()
+    held_out = validation_of(learned)
+    write_labelled(checked, images, keys, plan.by, labels, plan.classes, held_out)
     whose = "the student and its labels" if audit.of_one_run else "some of these"
     text = (
         f". They are no random sample, because most are images that {whose} differ about: learn from them, but "
         "measure nothing else on them"
     )
     say(f"* checked images: {checked}{text if len(audit.columns) > 1 else ''}")
-    if subject is not None and subject.learned is not None:
-        command = command_with_labelled(subject.learned, checked, plan.classes)
+    if learned is not None:
+        command = command_with_labelled(learned, checked, plan.classes)
         if command is not None:
             say(command)

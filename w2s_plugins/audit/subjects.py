@@ -33,7 +33,7 @@ from ..teachers.teacher import TeacherModel, open_alone
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import whole_pass
 from .answers import open_answers
-from .labelled import ANSWERS, has_learned_labelled, is_stage, stages_with
+from .labelled import ANSWERS, has_learned_labelled, is_stage, stages_with, written_images
 from .plan import Opinion, Plan, find_opinion, is_draw
 from .questions import opinion_of
 
@@ -370,7 +370,7 @@ def _has_learned(learned: Learned, images: Images) -> np.ndarray:
                 (rows,), _, _ = read_tables([[table]], images.classes, target_kind=kind)
             if any(map(is_draw, rows.draws)):
                 known = {*map(str, rows.keys)}
-    elif has_learned_labelled(learned) and file.is_file():
+    elif has_learned_labelled(learned) and written_images(file.parent) is not None:
         known = {*map(str, open_answers(str(file), images.classes)[0].keys)}
     return np.array([str(key) in known for key in images.keys], dtype=bool)
 

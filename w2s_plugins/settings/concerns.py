@@ -164,6 +164,11 @@ class DataSettings(Concern):
         """Return the name of the split in a role of `training.data.open_splits`."""
         return self.val_split if role == "val" else self.train_split
 
+    def shown_split(self, role: str) -> str:
+        """Return what a split is called in records, which others may read: of a whole path the last part."""
+        place = Path(self.split_name(role))
+        return place.name if place.is_absolute() else self.split_name(role)
+
     def table(self, role: str) -> str | None:
         """Return the table of the true labels of this split; None if these are not in one."""
         return self.val_labels if role == "val" else self.train_labels

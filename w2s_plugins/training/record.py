@@ -225,7 +225,7 @@ def _data(
         ("labelled", data.labelled_set),
     ):
         if dataset is not None:
-            about = describe(dataset, settings.dataset, settings.split_name(role))
+            about = describe(dataset, settings.dataset, settings.shown_split(role))
             splits[role] = asdict(about)
     val, evaluated = splits["val"], None
     if data.val is not None:
@@ -302,7 +302,7 @@ def evaluated_on(
     }
     return dict(
         dataset=name,
-        split=f"{loading.val_split}{part}",
+        split=f"{loading.shown_split('val')}{part}",
         fingerprint=fingerprint_of_samples(dataset, loading.dataset),
         evaluation=plain,
         taught_by=teacher and teacher.digest[:16],
@@ -323,7 +323,7 @@ def ranked_by(settings: TrainSettings, chosen: Mapping[str, object]) -> str:
         return f"held-out part of the training split{how}"
     if settings.evaluation.eval_metric == "few-shot":
         return f"episodes of {settings.episodes.few_shot_split}"
-    return settings.data.val_split if "val" in chosen else "training loss"
+    return settings.data.shown_split("val") if "val" in chosen else "training loss"
 
 
 def _skipped_steps(run: Run) -> int:
@@ -362,7 +362,7 @@ def list_warnings(
         )
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))
-    val_split = settings.data.val_split
+    val_split = settings.data.shown_split("val")
     chosen_on = ranked_by(settings, chosen)
     if "val" in chosen and settings.evaluation.select == "best" and chosen_on == val_split:
         hints.append(
