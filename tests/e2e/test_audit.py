@@ -24,6 +24,7 @@ from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
 from w2s_plugins.audit import estimate as module
 from w2s_plugins.audit.draw import (
     STRATA,
+    Decisions,
     Opinions,
     Step,
     chances,
@@ -31,6 +32,7 @@ from w2s_plugins.audit.draw import (
     find_strata,
     group_images,
     lots_of,
+    shares_of_parts,
 )
 from w2s_plugins.audit.estimate import Estimate, estimate, simultaneous
 from w2s_plugins.audit.page import write_page
@@ -364,6 +366,21 @@ def test_what_a_run_has_learned_from(here, weak, tmp_path):
 
 
 # ---------------------------------------------------------------- the draw and the estimate
+
+
+def test_where_most_differ_most_are_drawn_there() -> None:
+    assert shares_of_parts([0.6, 0.4], 0.75) == [0.25, 0.75]
+    assert shares_of_parts([0.0625, 0.9375], 0.75) == [0.0625, 0.9375]
+    # of the questions where all agree, half are those to which all say yes
+    assert shares_of_parts([0.875, 0.0, 0.125], 0.75) == [0.25, 0.0, 0.75]
+    assert shares_of_parts([0.5, 0.25, 0.25], 0.75) == [0.125, 0.125, 0.75]
+
+
+def test_agreement_of_tags_is_about_those_that_somebody_sets() -> None:
+    says, sure = np.zeros((100, 2), np.int64), np.full((100, 2), np.nan)
+    says[:4] = 1
+    says[0, 1] = 0
+    assert Decisions(says, sure).agreement == 0.75 and Opinions(says, sure).agreement == 0.99
 
 
 def made(count: int, seed: int, differ: float = 0.4) -> tuple[np.ndarray, ...]:

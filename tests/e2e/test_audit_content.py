@@ -220,7 +220,8 @@ def test_answers_of_another_draw_are_refused(here: Run, two: dict[str, str]) -> 
     mine, others = fill(two, "run", "mine.csv"), fill(two, "other", "others.csv")
     assert "about 30 of the 30 drawn images" in audit(here, "run", "--answers", mine).ok().out
     error = audit(here, "run", "--answers", others).error
-    assert error.startswith("others.csv: is of another draw") and "run/audit/index.html" in error
+    assert error.startswith("others.csv: is of another draw than run's: of RUN other; expected")
+    assert error.endswith("answers to run/audit/index.html")
     # nor do those of several draws count together
     header, *rows = mine.read_text().splitlines()
     Path("mixed.csv").write_text("\n".join([header, *rows, *others.read_text().splitlines()[1:]]))

@@ -142,6 +142,12 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     done = of(here, "run --answers", old).ok()
     assert "about 20 of the 30" in done.out and "there are fewer now; they are kept as" in done.err
     assert Path("run/audit/earlier-1-answers.csv").read_bytes() == kept
+    # and those that are replaced for the second time are kept beside them
+    of(here, "run other --answers new.csv").ok()
+    second = Path("run/audit/answers.csv").read_bytes()
+    assert "kept as run/audit/earlier-2" in of(here, "run --answers", old).ok().err
+    assert Path("run/audit/earlier-1-answers.csv").read_bytes() == kept
+    assert Path("run/audit/earlier-2-answers.csv").read_bytes() == second
 
 
 def test_more_images_are_drawn_for_those_that_may_be_best(here: Run, runs: dict[str, str]) -> None:
@@ -501,6 +507,11 @@ def test_a_difference_that_is_shown_as_nothing_is_level(by: float, verdict: str)
     ends = np.array([[0, -by], [by, 0]])
     both = np.array([1 - by, 1])
     result = Estimate(both, both, both, ends, ends, ends, both, np.ones((2, 2)))
-    assert verdict_on_one(result, Path("export"), 100, 100, 1000).startswith(verdict)
+    said = 100, 100, 1000, "image"
+    assert verdict_on_one(result, Path("export"), *said, 0.97).startswith(verdict)
+    # what a student knows by heart says nothing about new images
+    of_learned = verdict_on_one(result, Path("export"), *said, 0.997)
+    assert "repeats its labels on 99.7 % of the images" in of_learned or verdict == "Better: "
+    assert "Use" not in of_learned or verdict == "Better: "
     of_two = verdict_on_several(["labels", "student"], result, 100, 100, 1000)
     assert of_two.startswith("Best: " if verdict == "Better: " else "Level: ")

@@ -134,11 +134,24 @@ def find_draw(plan: Plan, named_by: Collection[str], folder: Path, file: str) ->
             f"{file}: has answers of {len(named)} draws; expected those of one, in a file of their own"
         )
     if named - {*draws}:
+        other = run_of_sheet(min(named - {*draws}), folder)
+        other = other or "of another student, or of other images or labels"
         raise UserError(
-            f"{file}: is of another draw: of another student, or of other images or labels; expected "
-            f"answers to {folder / 'index.html'}"
+            f"{file}: is of another draw than {folder.parent}'s: {other}; expected answers to {folder / 'index.html'}"
         )
     return draws[named.pop()] if named else plan.draws[-1]
+
+
+def run_of_sheet(draw: str, folder: Path) -> str:
+    """Return whose answers those of a draw are, if that is a run beside this one; else nothing.
+
+    Args:
+        draw: its name, as sheets have it in a column and, shortened, in their names.
+        folder: where this run has such sheets.
+    """
+    sheets = folder.resolve().parent.parent.glob(f"*/{folder.name}/answers-{draw[:7]}*.csv")
+    found = next((sheet.parent.parent for sheet in sheets), None)
+    return "" if found is None else f"of RUN {folder.parent.parent / found.name}"
 
 
 def first_steps(steps: Sequence[Step], count: int) -> list[Step]:

@@ -53,6 +53,11 @@ class Opinions(NamedTuple):
         return (self.says != self.says[:, :1]).any(axis=1)
 
     @property
+    def agreement(self) -> float:
+        """The share of the images on which all say the same class, from 0 to 1."""
+        return float((~self.differ).mean())
+
+    @property
     def agreeing(self) -> int:
         """How many parts there are of images where all say the same."""
         return 1
@@ -85,6 +90,12 @@ class Decisions(Opinions):
     """
 
     __slots__ = ()
+
+    @property
+    def agreement(self) -> float:
+        """The share of the questions to which all say yes, of those to which one does: on most all say no."""
+        with_yes = (self.says == 1).any(axis=1)
+        return 1 - float(self.differ[with_yes].mean()) if with_yes.any() else 1.0
 
     @property
     def agreeing(self) -> int:

@@ -32,7 +32,7 @@ from ..teachers.teacher import open_alone
 from ..training.device import create_precision
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import answer_store
-from .answers import UNSURE, answers_by_image, open_answers
+from .answers import UNSURE, answers_by_image, open_answers, run_of_sheet
 from .labelled import (
     ANSWERS,
     VALIDATION,
@@ -346,9 +346,12 @@ def check_round(own: Round, table: LabelRows, file: str) -> None:
             f"{file}: is of an audit; expected {typed('labels')} audit RUN --answers {file}, after which its answers "
             "count here as well"
         )
-    if any(is_round(one) and not one.startswith(own.id_of_images) for one in named):
+    others = [one for one in named if is_round(one) and not one.startswith(own.id_of_images)]
+    if others:
+        whose = run_of_sheet(others[0], own.folder)
         raise UserError(
-            f"{file}: is about other images or classes; expected answers to {own.folder / 'index.html'}"
+            f"{file}: is about other images or classes than {own.learned.run}'s{f': {whose}' if whose else ''}; "
+            f"expected answers to {own.folder / 'index.html'}"
         )
 
 

@@ -9,13 +9,14 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
-from ..errors import say, shorten
+from ..errors import say, shorten, typed
 from ..files import to_csv, write_text
 from ..monitor import format_table
 from .estimate import OUTSIDE, PRIOR, Answers, Estimate, effective_number
 
 WRONG = 0.05  # of what is called most likely best may be wrong, by each of the others an equal part of this
 FEWEST = 20  # answers; from fewer nobody can say how many would decide
+MEMORISED = 0.98  # of its labels, which a student repeats: what it says of these images tells nothing about new ones
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
 TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
@@ -82,7 +83,13 @@ def _are_shown_as_nothing(low: float, high: float) -> bool:
 
 
 def verdict_on_one(
-    result: Estimate, export: Path, answered: int, drawn: int, images: int, unit: str = "image"
+    result: Estimate,
+    export: Path,
+    answered: int,
+    drawn: int,
+    images: int,
+    unit: str = "image",
+    agreement: float = 0.0,
 ) -> str:
     """Return whether a student is better than its labels, and what to do.
 
@@ -93,9 +100,18 @@ def verdict_on_one(
         drawn: how many are drawn.
         images: how many there are.
         unit: what they are, if they are questions.
+        agreement: how often the student says what its labels say, from 0 to 1.
     """
     # the interval of the difference decides, not its value
     low, high = result.lowest[1, 0], result.highest[1, 0]
+    is_level = low <= 0 <= high or _are_shown_as_nothing(low, high)
+    if agreement >= MEMORISED and is_level:
+        return (
+            f"Not decided: the student repeats its labels on {_percent(agreement)} % of the {unit}s that it was trained "
+            "on, which says nothing about new images, where it may be worse. Compare both on images that it has not "
+            f"seen: {typed('labels')} audit PREDICTED.csv LABELS.csv --data-dir NEW, where the first table is what the "
+            "student predicts for them"
+        )
     if (low or high) and _are_shown_as_nothing(low, high):
         return (
             f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"

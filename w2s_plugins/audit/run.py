@@ -410,7 +410,8 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     images = len(evidence.opinions.says)
     if audit.of_one_run:
         export = audit.folder.parent / "export"
-        say(verdict_on_one(result, export, count - lost, drawn, images, unit))
+        agreement = evidence.opinions.agreement
+        say(verdict_on_one(result, export, count - lost, drawn, images, unit, agreement))
     elif len(names) > 1:
         say(verdict_on_several(names, result, count - lost, drawn, images, unit))
     write_differences(audit.folder / "differences.csv", names, result)

@@ -408,7 +408,9 @@ class TableFile:
                 answers.odd,
                 lambda label: nearest(label, () if label.casefold() in UNSAID else near, 1),
             )
-            text += f" ({hint})"
+            # an answer may hold several labels
+            labels = sum(answers.odd.values())
+            text += f" ({f'{labels} labels in them: ' if labels > bad else ''}{hint})"
 
         # none of them becomes a class, nor is left out, before that was asked about
         if answers.ask:
