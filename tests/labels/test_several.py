@@ -1,5 +1,6 @@
 """Tables of several labels an image: every form that they are written in, and what is said of those that are none."""
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -18,11 +19,13 @@ from w2s_plugins.data.datasets import class_names_of, labels_of
 from w2s_plugins.data.keys import SampleKeys, describe
 from w2s_plugins.data.map_style import classes_of_samples
 from w2s_plugins.data.slices import Subset, take_slice
+from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.combine import combine_classes
 from w2s_plugins.labels.crowd import join_tables
 from w2s_plugins.labels.samples import SampleLabels, labels_of_samples
 from w2s_plugins.labels.several import ListForm
 from w2s_plugins.labels.table import LabelRows, open_table
+from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.labels.truth import open_with_table
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.classes import by_name
@@ -301,6 +304,20 @@ def test_marks_that_may_be_part_of_a_name_are_asked_about(tmp_path, mark, name):
     # words that stand nowhere else are of one name
     alone = f"image,tags\na,traffic{mark}light\nb,stop{mark}sign\nc,car\n"
     assert read(tmp_path, alone).num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["labels", "tags", "confidence", "logits.a", "truth"])
+def test_a_class_called_as_a_column(tmp_path, name):
+    """Its probabilities stand beside the tags, and not in their place."""
+    shares = np.array([[0.75, 0.25], [0.125, 0.5]], np.float32)
+    path = tmp_path / "all.csv"
+    form = TableForm(every=True)
+    write_label_table(
+        path, [answer_columns(["a", "b"], "filename", shares, [name, "x"], form, SEVERAL_CLASSES)]
+    )
+    with path.open() as file:
+        assert [row["labels"] for row in csv.DictReader(file)] == [name, "x"]
+    same(open_table(path).labels([name, "x"], target_kind=SEVERAL_CLASSES).answers, shares)
 
 
 # ---------------------------------------------------------------- a column for each class

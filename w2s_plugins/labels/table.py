@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 LISTS = ROLES.pop("labels")  # a role where an image may have several classes
+WITH_ROLE = {*LISTS, *chain(*ROLES.values())}
 Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
 # what a matrix of an npz or an object of JSON lines is called, and what stands before the names of columns of classes
 NESTED = ("probabilities", "logits", "votes")
@@ -640,15 +641,15 @@ def _named_classes(
         if classes:
             return kind, classes
 
-    # one column alone may be called as a class by chance
+    # one column alone may be called as a class by chance, and those of which each has a role are these
     words = {same_word(name) for name in class_names}
-    with_role = {*chain(*ROLES.values())}
+    without_role = {name for name in names if plain_name(name) not in WITH_ROLE}
     classes = {
         name: name
         for name in names
-        if name in class_names or (same_word(name) in words and plain_name(name) not in with_role)
+        if name in class_names or (same_word(name) in words and name in without_role)
     }
-    return None, classes if len(classes) > 1 else {}
+    return None, classes if len(classes) > 1 and without_role & {*classes} else {}
 
 
 def _says_classes(frame: "DataFrame", name: str, likely: Sequence[str]) -> bool:
