@@ -461,6 +461,15 @@ def test_lists_that_contradict_each_other(tmp_path):
     same(matched(table).classes(), [[1, 0], [1, 1]])  # each says what the other leaves open
 
 
+@pytest.mark.parametrize("unlisted", ["no", "unknown"])
+def test_a_tag_twice_with_another_confidence_contradicts(tmp_path, unlisted):
+    rows = "image,tag,confidence\na,cat,0.9\nb,dog,0.5\na,dog,0.2\na,cat,0.{}\n"
+    twice = read(tmp_path, rows.format(1), unlisted=unlisted)
+    assert_refused("1 answer.s. say something else of a sample .* such as of a;", matched, twice)
+    again = probabilities(matched(read(tmp_path, rows.format(9), unlisted=unlisted)))
+    same(again[0], [0.9, 0.2])
+
+
 def test_labels_for_samples(tmp_path, caplog):
     """Those that somebody gives have no share of what others say, and may be less than sure."""
     table = read(tmp_path, "image,beach,cat,dog\na,1,0,\nb,,,\nc,0,1,1\n", names=NAMES)
@@ -614,6 +623,14 @@ def test_gaps_and_ties(root, caplog):
     assert dataset.filenames() == ["0.png", "1.png", "4.png"]
     same(classes_of_samples(dataset), [[1, NAN], [NAN, 1], [1, 1]])
     assert "3 of 6 images have no label, and are left out" in caplog.text
+
+
+def test_one_answer_of_a_half_is_no_tie(root):
+    """A logit of 0.5 is yes, as everywhere; nobody says the opposite."""
+    for head, one in (("logits.beach,logits.cat", "-1"), ("beach,cat", "0.1")):
+        rows = [f"{i},0.5,{one}" for i in range(6)]
+        Path("shares.csv").write_text("\n".join([f"image,{head}", *rows]))
+        same(classes_of_samples(opened("shares.csv")), [[1, 0]] * 6)
 
 
 def test_parts_of_a_split(root):

@@ -260,7 +260,7 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
     reliability = reliability.sort_values("dawid-skene", ascending=False, kind="stable")
     say(*reliability.to_string(index=False).split("\n"))
     # of a tie nobody is wrong
-    truth[combined.answers.numpy() == 0.5] = NO_LABEL
+    truth[combined.ties.numpy()] = NO_LABEL
     ranked: list[str] = reliability["annotator"].tolist()
     places = [people.index(person) for person in ranked]
     say(*mistakes(decisions[places], truth, ranked, names))

@@ -87,6 +87,11 @@ class SampleLabels:
             return best.masked_fill(~self.known[:, None], NO_LABEL).numpy()
         return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
 
+    @property
+    def ties(self) -> Tensor:
+        """Which of several classes an image (N, C) as many annotators say yes of as no: who is alone is no tie at 0.5."""
+        return (self.answers == 0.5) & (self.manifest.who.get("combine") is not None)
+
     def differs(self, other: "SampleLabels") -> np.ndarray:
         """Say of which samples (N,) the labels of another table are others, where both have one."""
         pair = (torch.from_numpy(labels.classes()) for labels in (self, other))
@@ -576,6 +581,9 @@ def _answers_to_classes(
     lowest = np.fmin.reduceat(answers[order], begins, axis=0)
     is_whole = np.ones(len(kept), bool) if table.is_part is None else ~table.is_part[kept]
     odd = (lowest < highest).any(axis=1) & np.isin(np.arange(len(whole)), group[is_whole])
+    # nor does a list name a class twice, with another confidence
+    named = np.where(answers[order] > 0, answers[order], np.nan)
+    odd |= (np.fmin.reduceat(named, begins, axis=0) < highest).any(axis=1)
     if odd.any():
         raise UserError(
             f"{flag}: {odd.sum()} answer(s) say something else of a sample than one before, such as of "

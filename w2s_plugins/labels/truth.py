@@ -87,7 +87,7 @@ def open_with_table(
     several, hard = are_several(target_kind), torch.empty(0)
     if several:
         hard = torch.from_numpy(labels.classes())
-        hard = hard.masked_fill(labels.answers == 0.5, NO_LABEL)  # a tie is no truth
+        hard = hard.masked_fill(labels.ties, NO_LABEL)  # a tie is no truth
         known = (hard != NO_LABEL).any(dim=1)
     else:
         known = labels.known & ~_ties(labels, missing, where)
