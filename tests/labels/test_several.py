@@ -109,8 +109,9 @@ def test_classes_are_in_the_order_of_people(tmp_path):
     table = read(tmp_path, "image,labels\na,class 10;class 2\nb,class 1\n")
     assert table.class_names == ["class 1", "class 2", "class 10"]
     same(table.answers, [[0, 1, 1], [1, 0, 0]])
-    table = read(tmp_path, "image;labels\na;0,2\nb;1\n", names=NAMES)
-    same(table.answers, [[1, 0, 1], [0, 1, 0]])
+    for column in ("labels", "label", "tag"):
+        table = read(tmp_path, f"image;{column}\na;0,2\nb;1\n", names=NAMES)
+        same(table.answers, [[1, 0, 1], [0, 1, 0]])
 
 
 def test_names_with_a_delimiter(tmp_path):

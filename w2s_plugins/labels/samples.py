@@ -23,6 +23,7 @@ from ..files import file_sha256
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
 from .combine import combine_annotators, combine_classes
+from .names import visible
 from .several import are_several
 from .spelling import check_from_0
 from .store import Manifest, check_positions
@@ -388,7 +389,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     ``test/1.png`` is not ``train/1.png``.
     """
     # mostly all names are written as the files are
-    files = [file.strip() for file in files]  # as cells of tables are
+    files = [visible(file) for file in files]  # as cells of tables are
     by_ending = _by_ending(files)
     if names <= by_ending.keys():
         return by_ending

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
-from .names import same_word
+from .names import same_word, visible
 from .spelling import LISTED, UNSAID, divided_by
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _is_name(item: object) -> bool:
 
 def as_text(item: object) -> str:
     """Return an item of a list as a cell would have it."""
-    return item.strip() if isinstance(item, str) else str(item)
+    return visible(item) if isinstance(item, str) else str(item)
 
 
 def _find_delimiter(

@@ -24,7 +24,7 @@ from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_li
 from ..files import check_regular
 from ..no_label import NO_LABEL
 from .exports import distinct, read_json, read_xml
-from .names import check_class_names, same_word
+from .names import check_class_names, same_word, visible
 from .several import (
     AS_WRITTEN,
     ListForm,
@@ -259,7 +259,7 @@ class TableFile:
             raise UserError(f"{flag}: it has a column twice; it has {listed}")
 
         # those that the user names, of which one may have a comma in its name
-        columns = [name.strip() for name in chosen.split(",") if chosen]
+        columns = [visible(name) for name in chosen.split(",") if chosen]
         if chosen and chosen in names:
             columns = [chosen]
         unknown = next((name for name in columns if name not in names), None)
@@ -358,6 +358,8 @@ class TableFile:
             rows.index += ", column " + rows["annotator"]
         for name in filter(None, (schema.key, schema.column, schema.annotator)):
             rows[name] = _texts(rows, name, several and name == schema.column)
+        if self.frame.attrs.get("decimal") == ",":
+            _replace_decimal_commas(rows, schema, several)
         if schema.column is None:
             return rows
 
@@ -479,6 +481,7 @@ def open_table(
         ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
+    frame.columns = [visible(str(name)) for name in frame.columns]
     return TableFile(path, frame, flag, may_skip, may_name)
 
 
@@ -506,10 +509,7 @@ def _read_text(path: Path) -> "DataFrame":
         read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
     )
     # where a semicolon separates columns, a comma begins the decimals
-    if separator == ";":
-        numbers = [plain_name(str(name)) not in LISTS for name in rows.columns]
-        decimals = rows.loc[:, numbers].replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
-        rows = decimals if all(numbers) else rows.assign(**decimals)
+    rows.attrs["decimal"] = "," if separator == ";" else "."
     return rows
 
 
@@ -528,7 +528,7 @@ def _with_header(rows: "DataFrame") -> "DataFrame":
     rows = rows.loc[(rows != "").any(axis=1)]
     if rows.empty:
         return rows
-    named = rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    named = rows.iloc[1:].set_axis(rows.iloc[0], axis=1)
     # spreadsheets end lines with separators as well
     in_use = (rows != "").any(axis=0)
     return named.loc[:, in_use.to_numpy()]
@@ -1086,8 +1086,19 @@ def _texts(frame: "DataFrame", name: str, lists: bool = False) -> "Series":
     if lists:
         column = column.map(_list_text)
     cells = zip(column.isna().tolist(), column.tolist())
-    texts = ["" if empty else str(value).strip() for empty, value in cells]
+    texts = ["" if empty else visible(str(value)) for empty, value in cells]
     return Series(texts, column.index, dtype=object)
+
+
+def _replace_decimal_commas(rows: "DataFrame", schema: Schema, several: bool) -> None:
+    """Write points in place of decimal commas, in columns of numbers: among labels 0,1 is a list, unless all are 3,0."""
+    numbers = [schema.confidence, *schema.classes.values()]
+    if schema.keyed_by == "id":
+        numbers.append(schema.key)
+    if schema.column and not several and rows[schema.column].str.fullmatch("(-?[0-9]+,0+)?").all():
+        numbers.append(schema.column)
+    for name in filter(None, numbers):
+        rows[name] = rows[name].str.replace(r"^\s*(-?[0-9]+),([0-9]+)\s*$", r"\1.\2", regex=True)
 
 
 def _list_text(cell: object) -> object:
