@@ -231,6 +231,24 @@ def test_columns_of_annotators_are_asked_about_by_the_line_to_type(labels, words
     labels(*typed[3:]).ok()
 
 
+@pytest.mark.parametrize(
+    "words", flags_in("stats wide.csv | check wide.csv | check b.csv --against wide.csv")
+)
+def test_the_line_to_type_names_the_classes_if_people_write_them_in_several_ways(labels, words):
+    rows = [f"{i}.png,starfish,{'STARFISH' if i % 4 else 'sea horse'},crab" for i in range(9)]
+    write("wide.csv", "image,anna,bob,carl", *rows)
+    write("b.csv", "image,label", *(f"{i}.png,{'eel' if i % 2 else 'moray'}" for i in range(9)))
+    done = labels(*words.split()).refused()
+    _, line = done.err.strip().split(
+        "; if its columns are annotators, type, without names that are no classes: "
+    )
+    typed = shlex.split(line)
+    of_another = ["eel", "moray"] if "b.csv" in words else []
+    assert typed[-2] == "--class-names"
+    assert sorted(typed[-1].split(",")) == sorted(["crab", "sea horse", "starfish", *of_another])
+    labels(*typed[3:]).ok()
+
+
 def test_a_comma_in_the_name_of_a_file(labels):
     """Two files, unless one of that whole name is there."""
     for name in ("a.csv", "b.csv", "a,b.csv"):

@@ -24,7 +24,7 @@ from .answers import write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
-from .names import read_class_names
+from .names import read_class_names, same_word
 from .published import Terms, local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
 from .several import ListForm, are_several
@@ -34,6 +34,7 @@ from .table_writer import check_writable, write_label_table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+CLASS_NAMES, WITH_CLASS_NAMES = "--class-names", ("check", "stats")  # a flag, of these commands
 MOST_PAIRED = 10  # annotators whose agreement is shown pair by pair, those with the most answers
 MOST_CONFUSED = 3  # pairs of classes that are shown of an annotator
 
@@ -347,7 +348,8 @@ def read_tables(
         line = _line_with_annotators(paths) if advice else None
         if line is None:
             raise
-        raise UserError(f"{text}; if its columns are annotators, type: {line}") from error
+        without = ", without names that are no classes" if CLASS_NAMES in line else ""
+        raise UserError(f"{text}; if its columns are annotators, type{without}: {line}") from error
     tables = [
         join_tables([read[file] for file in files], " ".join(files)) for files in files_of_crowd
     ]
@@ -363,11 +365,14 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     """
     # columns that are taken for classes, where nothing but the place of their names says so
     named = {}
+    tables = {**paths}
     for name, path in paths.items():
         with suppress(UserError), quietly():
             schema = open_table(path, name).schema()
             if schema.answer == "classes" and schema.kind is None:
-                named[name] = f"{name}#{','.join(schema.classes.values())}"
+                columns = ",".join(schema.classes.values())
+                named[name] = f"{name}#{columns}"
+                tables[name] = Path(f"{path}#{columns}")
     if not named:
         return None
 
@@ -387,4 +392,29 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
             ]
             value = ",".join(parts)
         words.append(flag + equals + value)
+    if words[0] in WITH_CLASS_NAMES and CLASS_NAMES not in words:
+        words += _names_to_type(tables)
     return f"{typed('labels')} {shlex.join(words)}"
+
+
+def _names_to_type(paths: Mapping[str, Path]) -> list[str]:
+    """Return the flag with the classes that some tables name, as they are written most often, if it takes that for them to
+    be read: people write names in several ways.
+    """
+    with quietly():
+        try:
+            read_alike(paths, None)
+            return []
+        except UserError:
+            counts: Counter[str] = Counter()
+            with suppress(UserError):
+                for name, path in paths.items():
+                    table = open_table(path, name).labels(None, "keep")
+                    numbers: list[int] = most_likely(table.answers).tolist()
+                    counts.update(table.names[number] for number in numbers)
+    classes: dict[str, str] = {}
+    for name, _ in counts.most_common():
+        classes.setdefault(same_word(name), name)
+    listed = ",".join(classes.values())
+    # a comma ends a name, and one name alone would be a file
+    return [CLASS_NAMES, listed] if listed.count(",") == len(classes) - 1 > 0 else []
