@@ -110,6 +110,31 @@ def test_where_two_tables_differ(labels, caplog):
     ]
 
 
+def test_the_labels_of_a_crowd_as_a_table(labels, data):
+    """As a training on the images takes them; of a tie there is none."""
+    said = ["0,cat,cat,dog", "1,dog,cat,", "4,dog,dog,dog", "9,dog,dog,dog"]
+    write("wide.csv", "image,anna,bob,carl", *said)
+    crowd = "wide.csv#anna,bob,carl"
+    done = labels("check", crowd, "--output", "all.csv").ok()
+    assert done.out.splitlines()[1:] == ["all.csv: labels of 4 samples"]
+    rows = ["0,cat,1.0", "1,,0.5", "4,dog,1.0", "9,dog,1.0"]
+    assert Path("all.csv").read_text().splitlines() == ["filename,label,confidence", *rows]
+    beside = "--data-dir", data, "--output", "mean.csv"
+    labels("check", f"{crowd}?combine=mean&missing=skip", *beside).ok()
+    assert Path("mean.csv").read_text().splitlines()[1] == "cat/0.png,cat,0.6667"
+
+
+def test_the_tags_of_a_crowd_as_a_table(labels):
+    """They come back as they were combined, with what nobody knows."""
+    said = ["0,1,,x", "0,1,0,y", "0,0,0,z", "1,,1,x"]
+    write("tags.csv", "image,cat,dog,annotator", *said)
+    labels("check", "tags.csv", "--task", "multilabel", "--output", "all.csv").ok()
+    rows = ["0,cat,0.6667,0.0", "1,dog,,1.0"]
+    assert Path("all.csv").read_text().splitlines() == ["filename,labels,cat,dog", *rows]
+    table = read_label_table(Path("all.csv"), target_kind=SEVERAL_CLASSES)
+    np.testing.assert_allclose(table.answers, [[0.6667, 0], [np.nan, 1]])
+
+
 @pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=2), TableForm(every=True)])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_predictions_know_their_classes(labels, form, suffix):
@@ -373,7 +398,6 @@ def test_two_annotators_agree_or_not(labels):
 
 
 BAD = """
-check a.csv --output d.csv  ->  --output d.csv has no effect without --against FILE
 check a.csv --against a.csv --output d.txt  ->  --output d.txt: of an unknown kind
 stats a.csv b.csv  ->  a.csv b.csv: one crowd names its samples in one way
 export featres --output x.npz  ->  featres: no such folder of labels (nearest: features)

@@ -12,10 +12,6 @@ def main() -> None:
     command, values = read_command("labels")
     output: Path | None = values.get("output")
     # before torch is imported, which takes seconds
-    if command == "check" and output is not None and not values["against"]:
-        raise UserError(
-            f"--output {output} has no effect without --against FILE: it lists where two tables differ"
-        )
     if command == "export" and output is not None:
         fits = output.suffix == ".npz" and output.parent.is_dir()
         if not fits or output.exists():

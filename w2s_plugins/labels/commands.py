@@ -20,7 +20,7 @@ from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
-from .answers import write_arrays
+from .answers import TableForm, answer_columns, write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
@@ -67,8 +67,8 @@ def check(
     output: Path | None,
     task: str = ONE_CLASS.task,
 ) -> None:
-    """Say what a table holds, and read it as a training on some images would; list where another one differs. ``task`` is
-    timm's word for the kind of target.
+    """Say what a table holds, and read it as a training on some images would; write what it then says, or where another
+    one differs. ``task`` is timm's word for the kind of target.
 
     Raises:
         UserError: the training would refuse it.
@@ -107,6 +107,10 @@ def check(
             f"{len(names)} classes"
         )
     if against is None:
+        if output is not None:
+            found = known.nonzero().flatten()
+            write_label_table(output, [_said_of(labels[0], found, names, are_several(target_kind))])
+            say(f"{output}: labels of {len(found)} samples")
         return
 
     # the samples of which the other one says something else
@@ -133,23 +137,32 @@ def check(
         )
     if output is None:
         return
-    columns: dict[str, Sequence | np.ndarray] = {
-        keys.by: [keys.values[row] for row in rows.tolist()]
-    }
-    for prefix, of_table in zip(("", "against_"), labels):
-        if are_several(target_kind):
-            logits = of_table(rows, torch.device("cpu"))
-            shares = target_kind.probabilities(logits).numpy()
-            cells = target_kind.columns(shares, names)
-            columns |= {f"{prefix}{name}": values for name, values in cells.items()}
-            continue
-        # of a tie no class is written
-        is_clear = of_table.best(rows).sum(dim=1) == 1
-        classes = zip(of_table.classes()[rows.numpy()], is_clear.tolist())
-        shares = of_table.target_kind.probabilities(of_table(rows, torch.device("cpu")))
-        columns[f"{prefix}label"] = [names[i] if clear else "" for i, clear in classes]
-        columns[f"{prefix}confidence"] = shares.amax(dim=1).numpy().round(4)
+    columns, others = (_said_of(of_table, rows, names) for of_table in labels)
+    key = next(iter(columns))
+    columns |= {f"against_{name}": cells for name, cells in others.items() if name != key}
     write_label_table(output, [columns])
+
+
+def _said_of(
+    labels: SampleLabels, rows: torch.Tensor, names: Sequence[str], every: bool = False
+) -> dict[str, Sequence | np.ndarray]:
+    """Return the columns of a table with the labels of samples ``rows`` (n,), and with ``every`` probability; of a tie no
+    class is written.
+    """
+    kind = labels.target_kind
+    shares = kind.probabilities(labels(rows, torch.device("cpu"))).numpy()
+    keys = [labels.keys.values[row] for row in rows.tolist()]
+    said = answer_columns(keys, labels.keys.by, shares, names, TableForm(every=every), kind)
+    columns = {
+        name: cells.round(4) if isinstance(cells, np.ndarray) else cells
+        for name, cells in said.items()
+    }
+    if not are_several(kind):
+        is_clear = (labels.best(rows).sum(dim=1) == 1).tolist()
+        columns["label"] = [
+            name if clear else "" for name, clear in zip(columns["label"], is_clear)
+        ]
+    return columns
 
 
 def _count_short_names(table: LabelRows) -> int:
