@@ -13,12 +13,13 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from tests.e2e.conftest import Done
-from tests.parts import flags_in, lines, read_label_table, store_labels
+from tests.parts import assert_refused, flags_in, lines, read_label_table, store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
+from w2s_plugins.labels.commands import read_tables
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 
@@ -89,6 +90,13 @@ def test_a_table_that_does_not_fit(labels, data):
     write("a.csv", "filename,label", "0.png,cat", "1.png,cat", "9.png,dog", "cat/2.png,dog")
     message = "3 of 6 training samples have no label, such as dog/3.png; ?missing=skip"
     labels("check", "a.csv", "--data-dir", data).refused(message)
+
+
+def test_what_the_name_of_a_table_asks_for_goes_before_what_a_command_does(labels):
+    write("a.csv", "filename,label", *(f"{i}.png,{'cat' if i else 'catt'}" for i in range(4)))
+    assert_refused("'catt' is no class", read_tables, [["a.csv"]], ["cat", "dog"], "error")
+    (table,), _, _ = read_tables([["a.csv?missing=skip"]], ["cat", "dog"], "error")
+    assert table.keys == ["1.png", "2.png", "3.png"]
 
 
 def test_where_two_tables_differ(labels, caplog):
@@ -608,6 +616,8 @@ def test_predictions_of_several_classes_come_back(tmp_path, form, suffix, names)
     keys, path = [f"{i}.png" for i in range(20)], tmp_path / f"t{suffix}"
     columns = answer_columns(keys, "filename", shares, names, form, SEVERAL_CLASSES)
     write_label_table(path, [columns])
+    if suffix == ".jsonl":  # in which other programs know no NaN
+        assert "NaN" not in path.read_text()
     table = read_label_table(path, names, target_kind=SEVERAL_CLASSES)
     assert table.keys == keys
     expected = shares if form.every or form.top_k else np.float32(shares >= 0.5)

@@ -18,7 +18,6 @@ from w2s_plugins.run.record import closing_table, write_predictions
 from w2s_plugins.study.chain import gain_over
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.drawings import draw_all
-from w2s_plugins.study.folds import truth_columns
 from w2s_plugins.study.layout import StudyRun, save_plan
 from w2s_plugins.study.loss_table import make_table
 from w2s_plugins.study.planning import LocalRun
@@ -290,10 +289,3 @@ def test_validate() -> None:
     assert "teacher_micro_f1" in beside and "teacher_loss" not in beside
     table = results_table([dict(model="m", **figures, **beside)])
     assert "mAP" in table and "teacher mAP" in table and "top-1" not in table
-
-
-def test_true_classes_of_folds_that_nobody_knows() -> None:
-    """Unknown is not no."""
-    truth = torch.tensor([[1, torch.nan, 0], [0, 0, 0], [torch.nan, 1, 1]])
-    columns = truth_columns(SEVERAL_CLASSES, truth, ["a", "b", "c"])
-    assert columns == {"truth": ["a", "[]", "b,c"], "truth_unknown": ["b", "[]", "a"]}
