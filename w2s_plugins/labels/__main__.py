@@ -19,6 +19,11 @@ def main() -> None:
                 f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
                 "there"
             )
+    if command in ("check", "stats"):
+        files = values.get("files") or filter(None, (values["file"], values["against"]))
+        import_module(".ahead", __package__).check_files(
+            [*files], values["task"], values["class_names"]
+        )
     # what asks the student of a run is in a room below this one
     below = {"audit": ("..audit.run", "audit"), "next": ("..audit.next_round", "ask_next")}
     module, function = below.get(command, (".commands", command))

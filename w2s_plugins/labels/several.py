@@ -20,6 +20,7 @@ from .spelling import LISTED, UNSAID, divided_by
 
 if TYPE_CHECKING:
     from ..target_kind import TargetKind
+    from .ahead import Task
 
 LIKELY_DELIMITERS = ",;|"  # which need not be named
 IN_NAMES = " /"  # more often part of a name
@@ -56,7 +57,7 @@ class ListForm:
 AS_WRITTEN = ListForm()
 
 
-def are_several(target_kind: "TargetKind | None") -> bool:
+def are_several(target_kind: "TargetKind | Task | None") -> bool:
     """Say whether an image may have several classes; None is one class. Tables are read where no torch is loaded."""
     return target_kind is not None and target_kind.task == MULTILABEL
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from ..target_kind import TargetKind
+    from .ahead import Task
 
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 LISTS = ROLES.pop("labels")  # a role where an image may have several classes
@@ -63,6 +64,10 @@ NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilit
 IF_SEVERAL = "take --task multilabel if an image has several"
 _NAMELESS = re.compile(r"(Unnamed: [0-9]+)?")  # the numbers of the rows, as pandas writes them
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
+
+
+class NoLabels(UserError):
+    """No column is known to have labels, if nothing says which classes there are."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class TableFile:
         class_names: Names = None,
         missing: str | None = "error",
         likely: Names = None,
-        target_kind: "TargetKind | None" = None,
+        target_kind: "TargetKind | Task | None" = None,
         lists: ListForm = AS_WRITTEN,
     ) -> LabelRows:
         """Return what the file says.
@@ -312,11 +317,11 @@ class TableFile:
         if column is None and not classes:
             lists = next((name for name in names if plain_name(name) in LISTS), None)
             if lists:
-                raise UserError(
+                raise NoLabels(
                     f"{flag}: column {lists} may have several labels of an image; add --task multilabel or, if it has "
                     f"one, name it: FILE#{lists}"
                 )
-            raise UserError(
+            raise NoLabels(
                 f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
                 f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
             )
