@@ -14,11 +14,11 @@ from w2s_plugins.registry import check_versions
 if __name__ == "__main__":
     run_main(check_versions, "train_w2s.py")
 
-from w2s_plugins.cli import Command, ExplicitFlags, parse, train_parser
+from w2s_plugins.cli import Command, ExplicitFlags, parse, read_flags, train_parser
 
-# --help and wrong flags are answered before the seconds that it takes to import torch.
+# --help, wrong flags and wrong tables are answered before the seconds that it takes to import torch.
 if __name__ == "__main__":
-    COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
+    COMMAND = run_main(lambda: read_flags(train_parser()), "train_w2s.py")
 
 import argparse
 import contextlib

@@ -12,13 +12,13 @@ from w2s_plugins.registry import check_versions
 if __name__ == "__main__":
     run_main(check_versions, "validate.py")
 
-from w2s_plugins.cli import Command, parse, validate_parser
+from w2s_plugins.cli import Command, parse, read_flags, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
 from w2s_plugins.errors import UserError, exit_now, logger, one_line
 
-# --help and wrong flags are answered before the seconds that it takes to import torch.
+# --help, wrong flags and wrong tables are answered before the seconds that it takes to import torch.
 if __name__ == "__main__":
-    COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
+    COMMAND = run_main(lambda: read_flags(validate_parser()), "validate.py")
 
 import dataclasses
 import os

@@ -1,5 +1,6 @@
 """The parser answers before torch and all that needs it is imported: ``--help``, wrong flags, types and files."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from timm.data.dataset_factory import _TORCH_BASIC_DS
 
 from tests.e2e.conftest import ROOT, Done, environment
+from tests.parts import lines
 from w2s_plugins import __version__
 from w2s_plugins.cli.forms import TORCH_NAMES
 
@@ -16,9 +18,9 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "pandas", "sklearn", "PIL", "p
 
 
 @pytest.fixture
-def light_env(tmp_path: Path) -> dict[str, str]:
+def light_env(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     """Environment in which nothing heavy can be imported."""
-    for name in HEAVY:
+    for name in getattr(request, "param", HEAVY):
         (tmp_path / "heavy" / name).mkdir(parents=True)
         (tmp_path / "heavy" / name / "__init__.py").write_text(
             f"raise RuntimeError('{name} was imported')"
@@ -34,7 +36,7 @@ def light(tmp_path: Path, light_env: dict[str, str]) -> Callable[..., Done]:
         *flags: object, script: str = "train_w2s.py", env: dict[str, str] | None = None
     ) -> Done:
         done = subprocess.run(
-            [sys.executable, str(ROOT / script), *map(str, flags)],
+            [sys.executable, script if script == "-m" else str(ROOT / script), *map(str, flags)],
             cwd=tmp_path,
             env={**light_env, **(env or {})},
             capture_output=True,
@@ -116,6 +118,47 @@ def test_wrong_flags(light, tmp_path, flags, message):
     done = light(*flags)
     assert done.error.startswith(message)
     assert done.err.count("\n") == 1 and done.out == ""
+
+
+TABLES = r"""
+--unlabeled data --teacher labels:no.csv  ->  --teacher labels:no.csv: no such file \(nearest: .*t.csv
+--unlabeled data --teacher labels:t.csv  ->  --teacher labels:t.csv: row 4: 'catt' is no class; .*, or list all classes by
+--unlabeled data --teacher labels:t.csv#lable --class-names cat,hen  ->  has no column 'lable'
+--unlabeled data --teacher labels:t.csv?missing=skip --class-names cat,hen  ->  torch was imported
+--unlabeled data --teacher labels:t.csv --class-names cat,hen  ->  'catt' is no class; .*\(nearest: cat\)
+--data-dir data --task-loss-weight 0 --teacher labels:t.csv  ->  torch was imported
+--data-dir data --task-loss-weight 0 --teacher labels:note.csv  ->  no column says which sample a row is about
+--data-dir data --task-loss-weight 0 --teacher labels:x.tar  ->  labels:x.tar: of an unknown kind
+--data-dir data --task multilabel --train-labels t.csv  ->  --train-labels t.csv: row 4: 'catt' is no class
+--data-dir data --task multilabel --train-labels in.csv  ->  --train-labels in.csv: no such file \(nearest: data/in.csv\)
+--data-dir data --val-labels note.csv  ->  --val-labels note.csv: no column says which sample
+--data-dir data --val-labels t.csv  ->  torch was imported
+validate.py --data-dir data --model x --val-labels no.csv  ->  --val-labels no.csv: no such file \(nearest: .*t.csv
+labels check no.csv  ->  no.csv: no such file \(nearest: .*t.csv
+labels check t.csv  ->  t.csv: row 4: 'catt' is no class; .*, or list all classes by
+labels stats t.csv note.csv  ->  note.csv: no column says which sample a row is about
+labels check wide.csv  ->  torch was imported
+"""
+
+
+@pytest.mark.parametrize("light_env", [("torch", "torchvision", "timm", "sklearn")], indirect=True)
+@pytest.mark.parametrize("words, message", lines(TABLES))
+def test_wrong_tables(light, tmp_path, words, message):
+    """Before torch is imported, too; what class folders or people's columns decide is left to those who know them."""
+    (tmp_path / "data").mkdir()
+    for name in ("t.csv", "data/in.csv"):
+        rows = "".join(f"{i},{label}\n" for i, label in enumerate(["cat"] * 3 + ["catt"]))
+        (tmp_path / name).write_text(f"filename,label\n{rows}")
+    (tmp_path / "note.csv").write_text("note,label\na,cat\n")
+    (tmp_path / "wide.csv").write_text("image,anna,bob\na,cat,dog\nb,dog,cat\n")
+    (tmp_path / "x.tar").touch()
+    script, *flags = words.split() if words[0] != "-" else ("train_w2s.py", *words.split())
+    if script == "labels":
+        script = "-m"
+        flags = ["w2s_plugins.labels", *flags]
+    done = light(*flags, script=script)
+    assert re.search(message, done.err.splitlines()[-1])
+    assert done.code == (1 if message.startswith("torch") else 2)
 
 
 def test_right_flags_go_on_to_the_imports(light):

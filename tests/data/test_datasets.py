@@ -62,6 +62,10 @@ def test_folder_with_class_map(folder, tmp_path):
     (tmp_path / "map.txt").write_text("class2\nclass0\nclass1\n")
     dataset = create_dataset("", str(folder), "train", class_map=str(tmp_path / "map.txt"))
     check(dataset, [1, 1, 1, 2, 2, 2, 0, 0, 0], ["class2", "class0", "class1"])
+    # a class that is listed twice leaves a number without a name
+    (tmp_path / "twice.txt").write_text("class1\nclass0\nclass1\nclass2\n")
+    twice = create_dataset("", str(folder), "train", class_map=str(tmp_path / "twice.txt"))
+    assert labels_of(twice) == [1, 1, 1, 2, 2, 2, 3, 3, 3] and class_names_of(twice) is None
     absent = str(tmp_path / "absent.txt")
     message = f"^--data-dir {folder}, --class-map {absent}, split 'train': "
     assert_refused(message, create_dataset, "", str(folder), "train", class_map=absent)

@@ -199,6 +199,10 @@ def test_what_is_not_there_or_is_no_labels(
             "b/c.safetensors": "",
         },
     )
+    # a name that leads out of the folder is not looked at
+    repo = hub_server.repos["datasets/me/crowd"]
+    files = repo.commits[repo.resolve("main")]
+    files["../x.csv"] = files["code.py"]
     add("two", {"a.csv": table, "b.csv": table})
     add("none", {"README.md": "#", "code.py": ""})
     add("broken", {"labels.npz": "{}", "labels.json": "{}"})

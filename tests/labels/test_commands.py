@@ -13,12 +13,13 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from tests.e2e.conftest import Done
-from tests.parts import flags_in, lines, read_label_table, store_labels
+from tests.parts import assert_refused, flags_in, lines, read_label_table, store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
+from w2s_plugins.labels.commands import read_tables
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 
@@ -91,6 +92,13 @@ def test_a_table_that_does_not_fit(labels, data):
     labels("check", "a.csv", "--data-dir", data).refused(message)
 
 
+def test_what_the_name_of_a_table_asks_for_goes_before_what_a_command_does(labels):
+    write("a.csv", "filename,label", *(f"{i}.png,{'cat' if i else 'catt'}" for i in range(4)))
+    assert_refused("'catt' is no class", read_tables, [["a.csv"]], ["cat", "dog"], "error")
+    (table,), _, _ = read_tables([["a.csv?missing=skip"]], ["cat", "dog"], "error")
+    assert table.keys == ["1.png", "2.png", "3.png"]
+
+
 def test_where_two_tables_differ(labels, caplog):
     """In whatever form; what only one of them says something of is left out, and a tie is no label."""
     rows = "cat/0.png,cat,x", "cat/0.png,dog,y", "1.png,dog,x", "dog/3.png,dog,x"
@@ -108,6 +116,31 @@ def test_where_two_tables_differ(labels, caplog):
         "cat/0.png,,0.5,hen,0.8",
         "dog/3.png,dog,1.0,cat,0.6",
     ]
+
+
+def test_the_labels_of_a_crowd_as_a_table(labels, data):
+    """As a training on the images takes them; of a tie there is none."""
+    said = ["0,cat,cat,dog", "1,dog,cat,", "4,dog,dog,dog", "9,dog,dog,dog"]
+    write("wide.csv", "image,anna,bob,carl", *said)
+    crowd = "wide.csv#anna,bob,carl"
+    done = labels("check", crowd, "--output", "all.csv").ok()
+    assert done.out.splitlines()[1:] == ["all.csv: labels of 4 samples"]
+    rows = ["0,cat,1.0", "1,,0.5", "4,dog,1.0", "9,dog,1.0"]
+    assert Path("all.csv").read_text().splitlines() == ["filename,label,confidence", *rows]
+    beside = "--data-dir", data, "--output", "mean.csv"
+    labels("check", f"{crowd}?combine=mean&missing=skip", *beside).ok()
+    assert Path("mean.csv").read_text().splitlines()[1] == "cat/0.png,cat,0.6667"
+
+
+def test_the_tags_of_a_crowd_as_a_table(labels):
+    """They come back as they were combined, with what nobody knows."""
+    said = ["0,1,,x", "0,1,0,y", "0,0,0,z", "1,,1,x"]
+    write("tags.csv", "image,cat,dog,annotator", *said)
+    labels("check", "tags.csv", "--task", "multilabel", "--output", "all.csv").ok()
+    rows = ["0,cat,0.6667,0.0", "1,dog,,1.0"]
+    assert Path("all.csv").read_text().splitlines() == ["filename,labels,cat,dog", *rows]
+    table = read_label_table(Path("all.csv"), target_kind=SEVERAL_CLASSES)
+    np.testing.assert_allclose(table.answers, [[0.6667, 0], [np.nan, 1]])
 
 
 @pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=2), TableForm(every=True)])
@@ -228,6 +261,24 @@ def test_columns_of_annotators_are_asked_about_by_the_line_to_type(labels, words
     assert typed[:3] == ["python", "-m", "w2s_plugins.labels"]
     asked = [f"{name}.csv#{columns}" for name, columns in people.items() if name in words]
     assert asked and all(table in line for table in asked)
+    labels(*typed[3:]).ok()
+
+
+@pytest.mark.parametrize(
+    "words", flags_in("stats wide.csv | check wide.csv | check b.csv --against wide.csv")
+)
+def test_the_line_to_type_names_the_classes_if_people_write_them_in_several_ways(labels, words):
+    rows = [f"{i}.png,starfish,{'STARFISH' if i % 4 else 'sea horse'},crab" for i in range(9)]
+    write("wide.csv", "image,anna,bob,carl", *rows)
+    write("b.csv", "image,label", *(f"{i}.png,{'eel' if i % 2 else 'moray'}" for i in range(9)))
+    done = labels(*words.split()).refused()
+    _, line = done.err.strip().split(
+        "; if its columns are annotators, type, without names that are no classes: "
+    )
+    typed = shlex.split(line)
+    of_another = ["eel", "moray"] if "b.csv" in words else []
+    assert typed[-2] == "--class-names"
+    assert sorted(typed[-1].split(",")) == sorted(["crab", "sea horse", "starfish", *of_another])
     labels(*typed[3:]).ok()
 
 
@@ -355,7 +406,6 @@ def test_two_annotators_agree_or_not(labels):
 
 
 BAD = """
-check a.csv --output d.csv  ->  --output d.csv has no effect without --against FILE
 check a.csv --against a.csv --output d.txt  ->  --output d.txt: of an unknown kind
 stats a.csv b.csv  ->  a.csv b.csv: one crowd names its samples in one way
 export featres --output x.npz  ->  featres: no such folder of labels (nearest: features)
@@ -566,6 +616,8 @@ def test_predictions_of_several_classes_come_back(tmp_path, form, suffix, names)
     keys, path = [f"{i}.png" for i in range(20)], tmp_path / f"t{suffix}"
     columns = answer_columns(keys, "filename", shares, names, form, SEVERAL_CLASSES)
     write_label_table(path, [columns])
+    if suffix == ".jsonl":  # in which other programs know no NaN
+        assert "NaN" not in path.read_text()
     table = read_label_table(path, names, target_kind=SEVERAL_CLASSES)
     assert table.keys == keys
     expected = shares if form.every or form.top_k else np.float32(shares >= 0.5)

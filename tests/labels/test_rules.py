@@ -108,6 +108,7 @@ Red-Beet*3 RedBeet*2  ->   2 of 5 \('RedBeet' 2 \(nearest: Red-Beet\)\); correct
 kiwi*9 a*1 b*1 c*1 d*1 e*1 f*1 g*1 h*1 i*1 j*1  [kiwi lime]  ->  'g' 1, 'h' 1 and 2 more\); correct
 filename,top_k / a,cat:0.9;catt:0.1 / b,cat:1 / c,cat:1  ->  row 1: 'catt' is no class.* 1 of 3 \('catt' 1
 filename,top_k / a,cat:1 / b,Dog:1;hen:0 / c,cat:1  [cat dog]  ->  row 2: 'hen' is no class; .* 1 of 3 \('hen' 1\)
+filename;label / a;0,1 / b;0 / c;1  ->  row 1: '0,1' holds several labels; .* 1 of 3 \('0,1' 1
 a;b*1 b;c*1 a;c*1  ->  row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1
 # 6: counted from 1, or beside names that are numbers
 0*1 5*1 9*1  [1 5 9]  ->  row 1: '0' is no class; expected the name of one
@@ -145,6 +146,10 @@ filename,cat,dog,confidence / a,0.7,0.3,0.9  [cat dog]  ->  probabilities [[0.7,
 filename,label,confidence,cat,dog / a,cat,0.75,0.75,0.25  ->  probabilities [[0.75, 0.25]]
 filename,label,top_k / a,cat,cat:0.9;dog:0.1  ->  probabilities [[0.9, 0.1]]
 filename,label,width,height / a,cat,3,4  ->  hard [0]
+# 1: a comma begins the decimals of numbers behind semicolons
+filename;cat;dog / a;0,75; 0,25  [cat dog]  ->  probabilities [[0.75, 0.25]]
+filename;label / a;1,0 / b;0,0  ->  hard [1, 0]
+id;label / 0,0;cat / 1,0;dog  ->  hard [0, 1]
 # 1, 4: numbers of rows in a column without a name, and columns with nothing in them
 ,filename,label / 0,a,dog / 1,b,cat  ->  hard [1, 0]
 filename,label,, / a,dog,, / b,cat,,  ->  hard [1, 0]
@@ -495,6 +500,29 @@ def test_all_classes_are_shown_and_rare_ones_pointed_at(read, caplog):
 
 
 POLAR, COFFEE = "polar bear", "caf\u00e9"
+UNSEEN = ["cat", "\ufeffcat", "c\u200bat", "cat\u2060 "]
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_nobody_sees_makes_no_class(read, suffix, names):
+    """Nor a column, nor an image, where one file was put behind another or a cell was copied from a page."""
+    rows = [dict(filename=f"{i}\u200b", label=label) for i, label in enumerate([*UNSEEN, "dog"])]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    if suffix == ".csv":
+        lines = [",".join(row.values()) + "\n" for row in rows]
+        content = "".join(["\ufeff\ufefffilename,label\n", *lines])
+    table = read(content, names, f"t{suffix}", missing="keep")
+    assert (table.class_names, table.answers.tolist()) == (["cat", "dog"], [0, 0, 0, 0, 1])
+    assert brought(table, ["0", "1\u200b", "2"]).known.all()
+
+
+def test_a_turkish_capital(read):
+    said = labels_of({"İstanbul": 3, "istanbul": 1, "ISTANBUL": 1})
+    assert read(said, ["Istanbul", "Izmir"]).answers.tolist() == [0] * 5
+    assert_refused("'istanbul' 1 .nearest: İstanbul", read, said)
+
+
 OTHERWISE = {"Polar Bear": 3, "polar  bear": 2, "polar\u00a0bear": 1, "CAFE\u0301": 1}
 
 

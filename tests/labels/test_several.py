@@ -1,5 +1,6 @@
 """Tables of several labels an image: every form that they are written in, and what is said of those that are none."""
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -18,11 +19,13 @@ from w2s_plugins.data.datasets import class_names_of, labels_of
 from w2s_plugins.data.keys import SampleKeys, describe
 from w2s_plugins.data.map_style import classes_of_samples
 from w2s_plugins.data.slices import Subset, take_slice
+from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.combine import combine_classes
 from w2s_plugins.labels.crowd import join_tables
 from w2s_plugins.labels.samples import SampleLabels, labels_of_samples
 from w2s_plugins.labels.several import ListForm
 from w2s_plugins.labels.table import LabelRows, open_table
+from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.labels.truth import open_with_table
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.classes import by_name
@@ -106,8 +109,9 @@ def test_classes_are_in_the_order_of_people(tmp_path):
     table = read(tmp_path, "image,labels\na,class 10;class 2\nb,class 1\n")
     assert table.class_names == ["class 1", "class 2", "class 10"]
     same(table.answers, [[0, 1, 1], [1, 0, 0]])
-    table = read(tmp_path, "image;labels\na;0,2\nb;1\n", names=NAMES)
-    same(table.answers, [[1, 0, 1], [0, 1, 0]])
+    for column in ("labels", "label", "tag"):
+        table = read(tmp_path, f"image;{column}\na;0,2\nb;1\n", names=NAMES)
+        same(table.answers, [[1, 0, 1], [0, 1, 0]])
 
 
 def test_names_with_a_delimiter(tmp_path):
@@ -303,6 +307,20 @@ def test_marks_that_may_be_part_of_a_name_are_asked_about(tmp_path, mark, name):
     assert read(tmp_path, alone).num_classes == 3
 
 
+@pytest.mark.parametrize("name", ["labels", "tags", "confidence", "logits.a", "truth"])
+def test_a_class_called_as_a_column(tmp_path, name):
+    """Its probabilities stand beside the tags, and not in their place."""
+    shares = np.array([[0.75, 0.25], [0.125, 0.5]], np.float32)
+    path = tmp_path / "all.csv"
+    form = TableForm(every=True)
+    write_label_table(
+        path, [answer_columns(["a", "b"], "filename", shares, [name, "x"], form, SEVERAL_CLASSES)]
+    )
+    with path.open() as file:
+        assert [row["labels"] for row in csv.DictReader(file)] == [name, "x"]
+    same(open_table(path).labels([name, "x"], target_kind=SEVERAL_CLASSES).answers, shares)
+
+
 # ---------------------------------------------------------------- a column for each class
 
 
@@ -442,6 +460,15 @@ def test_lists_that_contradict_each_other(tmp_path):
         )
     table = read(tmp_path, "image,beach,dog\na,1,\na,,0\nb,1,1\n")
     same(matched(table).classes(), [[1, 0], [1, 1]])  # each says what the other leaves open
+
+
+@pytest.mark.parametrize("unlisted", ["no", "unknown"])
+def test_a_tag_twice_with_another_confidence_contradicts(tmp_path, unlisted):
+    rows = "image,tag,confidence\na,cat,0.9\nb,dog,0.5\na,dog,0.2\na,cat,0.{}\n"
+    twice = read(tmp_path, rows.format(1), unlisted=unlisted)
+    assert_refused("1 answer.s. say something else of a sample .* such as of a;", matched, twice)
+    again = probabilities(matched(read(tmp_path, rows.format(9), unlisted=unlisted)))
+    same(again[0], [0.9, 0.2])
 
 
 def test_labels_for_samples(tmp_path, caplog):
@@ -597,6 +624,14 @@ def test_gaps_and_ties(root, caplog):
     assert dataset.filenames() == ["0.png", "1.png", "4.png"]
     same(classes_of_samples(dataset), [[1, NAN], [NAN, 1], [1, 1]])
     assert "3 of 6 images have no label, and are left out" in caplog.text
+
+
+def test_one_answer_of_a_half_is_no_tie(root):
+    """A logit of 0.5 is yes, as everywhere; nobody says the opposite."""
+    for head, one in (("logits.beach,logits.cat", "-1"), ("beach,cat", "0.1")):
+        rows = [f"{i},0.5,{one}" for i in range(6)]
+        Path("shares.csv").write_text("\n".join([f"image,{head}", *rows]))
+        same(classes_of_samples(opened("shares.csv")), [[1, 0]] * 6)
 
 
 def test_parts_of_a_split(root):

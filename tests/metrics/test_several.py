@@ -24,7 +24,7 @@ from w2s_plugins.metrics.several import (
     resampled_f1,
     resampled_map,
 )
-from w2s_plugins.study.folds import _headline_of_all, _Part, _truth_cells
+from w2s_plugins.study.folds import _headline_of_all, _Part, truth_columns
 from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
 from w2s_plugins.training.evaluation import EvaluationOptions, evaluate, evaluate_teacher
 
@@ -182,9 +182,9 @@ def test_all_folds_together() -> None:
     classes = [_Part(ONE_CLASS, rows, rows.argmax(dim=1)) for rows in output.split(25)]
     assert _headline_of_all(classes) == 100
     truth = torch.tensor([[1.0, NAN], [0.0, 0.0]])
-    cells = _truth_cells(SEVERAL_CLASSES, truth, ["dog", "cat"])
-    assert cells == ["dog", "[]"]
-    assert _truth_cells(ONE_CLASS, torch.tensor([1]), ["dog", "cat"]) == ["cat"]
+    columns = truth_columns(SEVERAL_CLASSES, truth, ["dog", "cat"])
+    assert columns == {"truth": ["dog", "[]"], "truth_unknown": ["cat", "[]"]}  # which is not no
+    assert truth_columns(ONE_CLASS, torch.tensor([1]), ["dog", "cat"]) == {"truth": ["cat"]}
 
 
 # ---------------------------------------------------------------- by class

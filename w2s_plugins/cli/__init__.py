@@ -1,8 +1,8 @@
 """Command lines of the two scripts, and their console commands, ``w2s-train`` and ``w2s-validate``."""
 
-import importlib
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 
 from ..errors import run_main
@@ -11,7 +11,15 @@ from ..registry import check_versions
 from .declare import Parser
 from .parser import Command, ExplicitFlags, parse, train_parser, validate_parser
 
-__all__ = ["Command", "ExplicitFlags", "load_script", "parse", "train_parser", "validate_parser"]
+__all__ = [
+    "Command",
+    "ExplicitFlags",
+    "load_script",
+    "parse",
+    "read_flags",
+    "train_parser",
+    "validate_parser",
+]
 
 
 def train() -> None:
@@ -28,9 +36,17 @@ def _run_script(name: str, parser: Callable[[], Parser]) -> None:
     program = f"{name}.py"
     # packages that are too old would fail in their own words
     run_main(check_versions, program)
-    # --help and wrong flags are answered before the seconds that it takes to import torch
-    command = run_main(lambda: parse(parser()), program)
+    command = run_main(lambda: read_flags(parser()), program)
     run_main(lambda: load_script(name).main(command), program)
+
+
+def read_flags(parser: Parser) -> Command:
+    """Return the command line: --help, wrong flags and wrong tables are answered before torch is imported, for seconds."""
+    command = parse(parser)
+    if {"teacher", "train_labels", "val_labels"} & command[1]:
+        # labels are in a room below this one
+        import_module("..labels.ahead", __package__).check_tables(vars(command[0]))
+    return command
 
 
 def load_script(name: str) -> ModuleType:
@@ -38,6 +54,6 @@ def load_script(name: str) -> ModuleType:
     # in front, because another package may have a module called validate; and no longer than the import takes
     sys.path.insert(0, str(TOP))
     try:
-        return importlib.import_module(name)
+        return import_module(name)
     finally:
         sys.path.remove(str(TOP))

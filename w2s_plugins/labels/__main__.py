@@ -12,10 +12,6 @@ def main() -> None:
     command, values = read_command("labels")
     output: Path | None = values.get("output")
     # before torch is imported, which takes seconds
-    if command == "check" and output is not None and not values["against"]:
-        raise UserError(
-            f"--output {output} has no effect without --against FILE: it lists where two tables differ"
-        )
     if command == "export" and output is not None:
         fits = output.suffix == ".npz" and output.parent.is_dir()
         if not fits or output.exists():
@@ -23,6 +19,11 @@ def main() -> None:
                 f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
                 "there"
             )
+    if command in ("check", "stats"):
+        files = values.get("files") or filter(None, (values["file"], values["against"]))
+        import_module(".ahead", __package__).check_files(
+            [*files], values["task"], values["class_names"]
+        )
     # what asks the student of a run is in a room below this one
     below = {"audit": ("..audit.run", "audit"), "next": ("..audit.next_round", "ask_next")}
     module, function = below.get(command, (".commands", command))

@@ -11,7 +11,11 @@ from ..errors import UserError
 from ..files import atomic_write
 from ..target_kind import ONE_CLASS, TargetKind
 from .store import LabelReader, Manifest, read_keys
+from .table import NESTED, WITH_ROLE, plain_name
 from .table_writer import Columns
+
+TRUTH = "truth"  # the column of true labels beside answers
+RESERVED = {TRUTH, *NESTED, *WITH_ROLE}  # a column may be called so, or begin so
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,11 @@ def answer_columns(
     }
     if form.top_k is not None:
         columns["top_k"] = top_pairs(names, probabilities, form.top_k)
-    # last, since there may be a thousand of these
+    # last, since there may be a thousand of these; a class may be called as another column is
     if form.every:
-        columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
+        clash = any(plain_name(name.strip()).partition(".")[0] in RESERVED for name in names)
+        prefix = f"{NESTED[0]}." if clash else ""
+        columns |= {f"{prefix}{name}": probabilities[:, i] for i, name in enumerate(names)}
     return columns
 
 

@@ -20,11 +20,11 @@ from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
-from .answers import write_arrays
+from .answers import TableForm, answer_columns, write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
-from .names import read_class_names
+from .names import read_class_names, same_word
 from .published import Terms, local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
 from .several import ListForm, are_several
@@ -34,6 +34,7 @@ from .table_writer import check_writable, write_label_table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+CLASS_NAMES, WITH_CLASS_NAMES = "--class-names", ("check", "stats")  # a flag, of these commands
 MOST_PAIRED = 10  # annotators whose agreement is shown pair by pair, those with the most answers
 MOST_CONFUSED = 3  # pairs of classes that are shown of an annotator
 
@@ -66,8 +67,8 @@ def check(
     output: Path | None,
     task: str = ONE_CLASS.task,
 ) -> None:
-    """Say what a table holds, and read it as a training on some images would; list where another one differs. ``task`` is
-    timm's word for the kind of target.
+    """Say what a table holds, and read it as a training on some images would; write what it then says, or where another
+    one differs. ``task`` is timm's word for the kind of target.
 
     Raises:
         UserError: the training would refuse it.
@@ -106,6 +107,10 @@ def check(
             f"{len(names)} classes"
         )
     if against is None:
+        if output is not None:
+            found = known.nonzero().flatten()
+            write_label_table(output, [_said_of(labels[0], found, names, are_several(target_kind))])
+            say(f"{output}: labels of {len(found)} samples")
         return
 
     # the samples of which the other one says something else
@@ -132,23 +137,32 @@ def check(
         )
     if output is None:
         return
-    columns: dict[str, Sequence | np.ndarray] = {
-        keys.by: [keys.values[row] for row in rows.tolist()]
-    }
-    for prefix, of_table in zip(("", "against_"), labels):
-        if are_several(target_kind):
-            logits = of_table(rows, torch.device("cpu"))
-            shares = target_kind.probabilities(logits).numpy()
-            cells = target_kind.columns(shares, names)
-            columns |= {f"{prefix}{name}": values for name, values in cells.items()}
-            continue
-        # of a tie no class is written
-        is_clear = of_table.best(rows).sum(dim=1) == 1
-        classes = zip(of_table.classes()[rows.numpy()], is_clear.tolist())
-        shares = of_table.target_kind.probabilities(of_table(rows, torch.device("cpu")))
-        columns[f"{prefix}label"] = [names[i] if clear else "" for i, clear in classes]
-        columns[f"{prefix}confidence"] = shares.amax(dim=1).numpy().round(4)
+    columns, others = (_said_of(of_table, rows, names) for of_table in labels)
+    key = next(iter(columns))
+    columns |= {f"against_{name}": cells for name, cells in others.items() if name != key}
     write_label_table(output, [columns])
+
+
+def _said_of(
+    labels: SampleLabels, rows: torch.Tensor, names: Sequence[str], every: bool = False
+) -> dict[str, Sequence | np.ndarray]:
+    """Return the columns of a table with the labels of samples ``rows`` (n,), and with ``every`` probability; of a tie no
+    class is written.
+    """
+    kind = labels.target_kind
+    shares = kind.probabilities(labels(rows, torch.device("cpu"))).numpy()
+    keys = [labels.keys.values[row] for row in rows.tolist()]
+    said = answer_columns(keys, labels.keys.by, shares, names, TableForm(every=every), kind)
+    columns = {
+        name: cells.round(4) if isinstance(cells, np.ndarray) else cells
+        for name, cells in said.items()
+    }
+    if not are_several(kind):
+        is_clear = (labels.best(rows).sum(dim=1) == 1).tolist()
+        columns["label"] = [
+            name if clear else "" for name, clear in zip(columns["label"], is_clear)
+        ]
+    return columns
 
 
 def _count_short_names(table: LabelRows) -> int:
@@ -260,7 +274,7 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
     reliability = reliability.sort_values("dawid-skene", ascending=False, kind="stable")
     say(*reliability.to_string(index=False).split("\n"))
     # of a tie nobody is wrong
-    truth[combined.answers.numpy() == 0.5] = NO_LABEL
+    truth[combined.ties.numpy()] = NO_LABEL
     ranked: list[str] = reliability["annotator"].tolist()
     places = [people.index(person) for person in ranked]
     say(*mistakes(decisions[places], truth, ranked, names))
@@ -347,7 +361,8 @@ def read_tables(
         line = _line_with_annotators(paths) if advice else None
         if line is None:
             raise
-        raise UserError(f"{text}; if its columns are annotators, type: {line}") from error
+        without = ", without names that are no classes" if CLASS_NAMES in line else ""
+        raise UserError(f"{text}; if its columns are annotators, type{without}: {line}") from error
     tables = [
         join_tables([read[file] for file in files], " ".join(files)) for files in files_of_crowd
     ]
@@ -363,11 +378,14 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     """
     # columns that are taken for classes, where nothing but the place of their names says so
     named = {}
+    tables = {**paths}
     for name, path in paths.items():
         with suppress(UserError), quietly():
             schema = open_table(path, name).schema()
             if schema.answer == "classes" and schema.kind is None:
-                named[name] = f"{name}#{','.join(schema.classes.values())}"
+                columns = ",".join(schema.classes.values())
+                named[name] = f"{name}#{columns}"
+                tables[name] = Path(f"{path}#{columns}")
     if not named:
         return None
 
@@ -387,4 +405,29 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
             ]
             value = ",".join(parts)
         words.append(flag + equals + value)
+    if words[0] in WITH_CLASS_NAMES and CLASS_NAMES not in words:
+        words += _names_to_type(tables)
     return f"{typed('labels')} {shlex.join(words)}"
+
+
+def _names_to_type(paths: Mapping[str, Path]) -> list[str]:
+    """Return the flag with the classes that some tables name, as they are written most often, if it takes that for them to
+    be read: people write names in several ways.
+    """
+    with quietly():
+        try:
+            read_alike(paths, None)
+            return []
+        except UserError:
+            counts: Counter[str] = Counter()
+            with suppress(UserError):
+                for name, path in paths.items():
+                    table = open_table(path, name).labels(None, "keep")
+                    numbers: list[int] = most_likely(table.answers).tolist()
+                    counts.update(table.names[number] for number in numbers)
+    classes: dict[str, str] = {}
+    for name, _ in counts.most_common():
+        classes.setdefault(same_word(name), name)
+    listed = ",".join(classes.values())
+    # a comma ends a name, and one name alone would be a file
+    return [CLASS_NAMES, listed] if listed.count(",") == len(classes) - 1 > 0 else []

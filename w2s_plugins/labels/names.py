@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from ..errors import UserError, near_path, one_line
 from ..files import read_text
+
+# soft hyphens, spaces and joints of no width, marks of direction, byte order marks
+_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 def read_class_names(text: str) -> list[str]:
@@ -23,14 +27,14 @@ def read_class_names(text: str) -> list[str]:
         try:
             content = read_text(path, encoding="utf-8-sig")
             names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")
-            names = [name.strip() for name in names if name.strip()]
+            names = [name for name in map(visible, names) if name]
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{flag}: expected a text file with one name a line, or a json list of names "
                 f"({one_line(error, 120)})"
             ) from error
     elif "," in text:
-        names = [name.strip() for name in text.split(",")]
+        names = [visible(name) for name in text.split(",")]
     else:
         raise UserError(
             f"{flag}: no such file{near_path(path)}; expected a file with one name a line, a json list, or "
@@ -41,14 +45,20 @@ def read_class_names(text: str) -> list[str]:
     return names
 
 
+def visible(text: str) -> str:
+    """Return a text without what nobody sees: spaces around it, byte order marks, spaces of no width."""
+    return (text if text.isascii() else _UNSEEN.sub("", text)).strip()
+
+
 def same_text(name: str) -> str:
     """Return a name in the one form that all of its spellings in Unicode share, with single spaces."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+    return " ".join(unicodedata.normalize("NFC", visible(name)).split())
 
 
 def same_word(name: str) -> str:
     """Return what all spellings of a name share that differ in capitals, spaces or the form of Unicode alone."""
-    return same_text(same_text(name).casefold())
+    # the small letter of a Turkish capital with a dot has none of its own
+    return same_text(same_text(name).casefold().replace("i\u0307", "i"))
 
 
 def check_class_names(names: Sequence[str], flag: str, count: int | None = None) -> None:

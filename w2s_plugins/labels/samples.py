@@ -23,6 +23,7 @@ from ..files import file_sha256
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
 from .combine import combine_annotators, combine_classes
+from .names import visible
 from .several import are_several
 from .spelling import check_from_0
 from .store import Manifest, check_positions
@@ -86,6 +87,11 @@ class SampleLabels:
         if are_several(self.target_kind):
             return best.masked_fill(~self.known[:, None], NO_LABEL).numpy()
         return np.where(self.known.numpy(), best.numpy(), NO_LABEL)
+
+    @property
+    def ties(self) -> Tensor:
+        """Which of several classes an image (N, C) as many annotators say yes of as no: who is alone is no tie at 0.5."""
+        return (self.answers == 0.5) & (self.manifest.who.get("combine") is not None)
 
     def differs(self, other: "SampleLabels") -> np.ndarray:
         """Say of which samples (N,) the labels of another table are others, where both have one."""
@@ -383,7 +389,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     ``test/1.png`` is not ``train/1.png``.
     """
     # mostly all names are written as the files are
-    files = [file.strip() for file in files]  # as cells of tables are
+    files = [visible(file) for file in files]  # as cells of tables are
     by_ending = _by_ending(files)
     if names <= by_ending.keys():
         return by_ending
@@ -576,6 +582,9 @@ def _answers_to_classes(
     lowest = np.fmin.reduceat(answers[order], begins, axis=0)
     is_whole = np.ones(len(kept), bool) if table.is_part is None else ~table.is_part[kept]
     odd = (lowest < highest).any(axis=1) & np.isin(np.arange(len(whole)), group[is_whole])
+    # nor does a list name a class twice, with another confidence
+    named = np.where(answers[order] > 0, answers[order], np.nan)
+    odd |= (np.fmin.reduceat(named, begins, axis=0) < highest).any(axis=1)
     if odd.any():
         raise UserError(
             f"{flag}: {odd.sum()} answer(s) say something else of a sample than one before, such as of "

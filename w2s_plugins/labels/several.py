@@ -15,11 +15,12 @@ import numpy as np
 
 from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
-from .names import same_word
+from .names import same_word, visible
 from .spelling import LISTED, UNSAID, divided_by
 
 if TYPE_CHECKING:
     from ..target_kind import TargetKind
+    from .ahead import Task
 
 LIKELY_DELIMITERS = ",;|"  # which need not be named
 IN_NAMES = " /"  # more often part of a name
@@ -56,7 +57,7 @@ class ListForm:
 AS_WRITTEN = ListForm()
 
 
-def are_several(target_kind: "TargetKind | None") -> bool:
+def are_several(target_kind: "TargetKind | Task | None") -> bool:
     """Say whether an image may have several classes; None is one class. Tables are read where no torch is loaded."""
     return target_kind is not None and target_kind.task == MULTILABEL
 
@@ -145,7 +146,7 @@ def _is_name(item: object) -> bool:
 
 def as_text(item: object) -> str:
     """Return an item of a list as a cell would have it."""
-    return item.strip() if isinstance(item, str) else str(item)
+    return visible(item) if isinstance(item, str) else str(item)
 
 
 def _find_delimiter(

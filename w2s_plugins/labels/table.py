@@ -24,7 +24,7 @@ from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_li
 from ..files import check_regular
 from ..no_label import NO_LABEL
 from .exports import distinct, read_json, read_xml
-from .names import check_class_names, same_word
+from .names import check_class_names, same_word, visible
 from .several import (
     AS_WRITTEN,
     ListForm,
@@ -49,9 +49,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from ..target_kind import TargetKind
+    from .ahead import Task
 
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 LISTS = ROLES.pop("labels")  # a role where an image may have several classes
+WITH_ROLE = {*LISTS, *chain(*ROLES.values())}
 Names: TypeAlias = Sequence[str] | None  # of classes, None where nothing says them
 # what a matrix of an npz or an object of JSON lines is called, and what stands before the names of columns of classes
 NESTED = ("probabilities", "logits", "votes")
@@ -62,6 +64,10 @@ NO_ANSWERS = "its values are not from 0 to 1; expected 0, 1 or empty, probabilit
 IF_SEVERAL = "take --task multilabel if an image has several"
 _NAMELESS = re.compile(r"(Unnamed: [0-9]+)?")  # the numbers of the rows, as pandas writes them
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
+
+
+class NoLabels(UserError):
+    """No column is known to have labels, if nothing says which classes there are."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ class TableFile:
         class_names: Names = None,
         missing: str | None = "error",
         likely: Names = None,
-        target_kind: "TargetKind | None" = None,
+        target_kind: "TargetKind | Task | None" = None,
         lists: ListForm = AS_WRITTEN,
     ) -> LabelRows:
         """Return what the file says.
@@ -258,7 +264,7 @@ class TableFile:
             raise UserError(f"{flag}: it has a column twice; it has {listed}")
 
         # those that the user names, of which one may have a comma in its name
-        columns = [name.strip() for name in chosen.split(",") if chosen]
+        columns = [visible(name) for name in chosen.split(",") if chosen]
         if chosen and chosen in names:
             columns = [chosen]
         unknown = next((name for name in columns if name not in names), None)
@@ -311,11 +317,11 @@ class TableFile:
         if column is None and not classes:
             lists = next((name for name in names if plain_name(name) in LISTS), None)
             if lists:
-                raise UserError(
+                raise NoLabels(
                     f"{flag}: column {lists} may have several labels of an image; add --task multilabel or, if it has "
                     f"one, name it: FILE#{lists}"
                 )
-            raise UserError(
+            raise NoLabels(
                 f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
                 f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
             )
@@ -357,6 +363,8 @@ class TableFile:
             rows.index += ", column " + rows["annotator"]
         for name in filter(None, (schema.key, schema.column, schema.annotator)):
             rows[name] = _texts(rows, name, several and name == schema.column)
+        if self.frame.attrs.get("decimal") == ",":
+            _replace_decimal_commas(rows, schema, several)
         if schema.column is None:
             return rows
 
@@ -480,6 +488,7 @@ def open_table(
         ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
+    frame.columns = [visible(str(name)) for name in frame.columns]
     return TableFile(path, frame, flag, may_skip, may_name)
 
 
@@ -507,10 +516,7 @@ def _read_text(path: Path) -> "DataFrame":
         read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
     )
     # where a semicolon separates columns, a comma begins the decimals
-    if separator == ";":
-        numbers = [plain_name(str(name)) not in LISTS for name in rows.columns]
-        decimals = rows.loc[:, numbers].replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
-        rows = decimals if all(numbers) else rows.assign(**decimals)
+    rows.attrs["decimal"] = "," if separator == ";" else "."
     return rows
 
 
@@ -529,7 +535,7 @@ def _with_header(rows: "DataFrame") -> "DataFrame":
     rows = rows.loc[(rows != "").any(axis=1)]
     if rows.empty:
         return rows
-    named = rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    named = rows.iloc[1:].set_axis(rows.iloc[0], axis=1)
     # spreadsheets end lines with separators as well
     in_use = (rows != "").any(axis=0)
     return named.loc[:, in_use.to_numpy()]
@@ -642,15 +648,15 @@ def _named_classes(
         if classes:
             return kind, classes
 
-    # one column alone may be called as a class by chance
+    # one column alone may be called as a class by chance, and those of which each has a role are these
     words = {same_word(name) for name in class_names}
-    with_role = {*chain(*ROLES.values())}
+    without_role = {name for name in names if plain_name(name) not in WITH_ROLE}
     classes = {
         name: name
         for name in names
-        if name in class_names or (same_word(name) in words and plain_name(name) not in with_role)
+        if name in class_names or (same_word(name) in words and name in without_role)
     }
-    return None, classes if len(classes) > 1 else {}
+    return None, classes if len(classes) > 1 and without_role & {*classes} else {}
 
 
 def _says_classes(frame: "DataFrame", name: str, likely: Sequence[str]) -> bool:
@@ -1087,8 +1093,19 @@ def _texts(frame: "DataFrame", name: str, lists: bool = False) -> "Series":
     if lists:
         column = column.map(_list_text)
     cells = zip(column.isna().tolist(), column.tolist())
-    texts = ["" if empty else str(value).strip() for empty, value in cells]
+    texts = ["" if empty else visible(str(value)) for empty, value in cells]
     return Series(texts, column.index, dtype=object)
+
+
+def _replace_decimal_commas(rows: "DataFrame", schema: Schema, several: bool) -> None:
+    """Write points in place of decimal commas, in columns of numbers: among labels 0,1 is a list, unless all are 3,0."""
+    numbers = [schema.confidence, *schema.classes.values()]
+    if schema.keyed_by == "id":
+        numbers.append(schema.key)
+    if schema.column and not several and rows[schema.column].str.fullmatch("(-?[0-9]+,0+)?").all():
+        numbers.append(schema.column)
+    for name in filter(None, numbers):
+        rows[name] = rows[name].str.replace(r"^\s*(-?[0-9]+),([0-9]+)\s*$", r"\1.\2", regex=True)
 
 
 def _list_text(cell: object) -> object:

@@ -5,14 +5,12 @@ a label that is no class, or a tie, is an error however rare it is. Of several c
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from timm.utils.misc import natural_key
 from torch import Tensor
 
-from ..cli.forms import parse_true_labels
 from ..data.datasets import TABLE_OF, DatasetOptions
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys
@@ -21,10 +19,11 @@ from ..data.unlabeled import images_of_split
 from ..errors import UserError, logger
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
+from .ahead import open_truth
 from .given import ROWS
 from .samples import SampleLabels, check_gaps, labels_of_samples
 from .several import ListForm, are_several
-from .table import Names, file_of, open_table
+from .table import Names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,15 +61,10 @@ def open_with_table(
         raise UserError(
             f"{where}: --class-map is about class folders; name the classes in the table, and leave the flag out"
         )
-    # rows find their images as those of weak labels do
-    path, settings = parse_true_labels(text, table_flag)
+    # rows find their images as those of weak labels do; whoever evaluates a model cannot add classes to it
+    file, settings = open_truth(text, table_flag, root, may_name=flag != "--split")
     missing = settings["missing"]
-    file, _ = file_of(Path(path))
-    beside = Path(root or "", file)
-    if not file.exists() and beside.exists():
-        raise UserError(f"{where}: no such file (nearest: {beside})")
-    # whoever evaluates a model cannot add classes to it
-    table = open_table(Path(path), where, may_name=flag != "--split").labels(
+    table = file.labels(
         class_names, missing or "error", target_kind=target_kind, lists=ListForm.of(settings)
     )
     place, images = images_of_split(root, split, flag)
@@ -87,7 +81,7 @@ def open_with_table(
     several, hard = are_several(target_kind), torch.empty(0)
     if several:
         hard = torch.from_numpy(labels.classes())
-        hard = hard.masked_fill(labels.answers == 0.5, NO_LABEL)  # a tie is no truth
+        hard = hard.masked_fill(labels.ties, NO_LABEL)  # a tie is no truth
         known = (hard != NO_LABEL).any(dim=1)
     else:
         known = labels.known & ~_ties(labels, missing, where)

@@ -27,7 +27,6 @@ from ..files import delete
 from ..labels.answers import TableForm, answer_columns, top_pairs
 from ..labels.names import read_class_names
 from ..labels.store import Labeller, LabelReader, Manifest, Part, ensure_labels
-from ..labels.table import ROLES
 from ..labels.table_writer import Columns, write_label_table
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
@@ -344,12 +343,8 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
         raise UserError(
             f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}"
         )
-    # a class may be called as what a table has beside the classes, or as what separates them in one column
+    # a class may have in its name what separates classes in one column
     for name in class_names or ():
-        if form.every and name.strip().lower() in ROLES:
-            raise UserError(
-                f"--all: the class '{name}' has the name of another column; take --top-k {num_classes}"
-            )
         if form.top_k is not None and ";" in name:
             raise UserError(
                 f"--top-k {form.top_k}: the class '{name}' has a semicolon in its name; take --all"

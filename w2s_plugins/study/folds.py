@@ -18,7 +18,7 @@ from ..data.datasets import known_labels, labels_unknown
 from ..data.keys import sample_keys
 from ..data.map_style import classes_of_samples
 from ..data.wrapper import without_transform
-from ..labels.answers import TableForm, answer_columns
+from ..labels.answers import TRUTH, TableForm, answer_columns
 from ..labels.table_writer import Columns, write_label_table
 from ..metrics.evaluator import create_evaluator
 from ..metrics.figures import HEADINGS, headline_of
@@ -110,12 +110,12 @@ def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:
         form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
         shares = kind.probabilities(logits).numpy()
         columns = answer_columns(keys.values, keys.by, shares, names, form, kind)
-        yield {**columns, "truth": _truth_cells(kind, truth, names)}
+        yield {**columns, **truth_columns(kind, truth, names)}
 
 
-def _truth_cells(kind: TargetKind, truth: Tensor, names: Sequence[str]) -> list[str]:
-    """Return the true class of each sample by name, or the classes that it is known to have."""
+def truth_columns(kind: TargetKind, truth: Tensor, names: Sequence[str]) -> Columns:
+    """Return the true class of each sample by name; of several the classes that it has, and those nobody knows of."""
     if kind.name == ONE_CLASS.name:
-        return [names[int(label)] for label in truth]
-    columns = kind.columns(truth.numpy(), names)
-    return [str(cell) for cell in columns["labels"]]
+        return {TRUTH: [names[int(label)] for label in truth]}
+    cells = {TRUTH: truth.numpy(), f"{TRUTH}_unknown": truth.isnan().float().numpy()}
+    return {name: kind.columns(has, names)["labels"] for name, has in cells.items()}
