@@ -22,11 +22,12 @@ class Ingredient:
     """A split, a file of labels, or the weights of a model that a run was made of.
 
     Args:
-        role: what it is in the run: ``train``, ``labelled`` and ``val`` are splits, ``labels 0`` is the first file of
-            labels. ``given`` are the labels of the samples at hand, ``noise`` those of ``--label-noise``, ``selected``
-            what ``--clean-select`` left, and ``selection`` the file of weights by which it did. ``teacher`` is all that
-            decides what the teachers say, ``teacher 0`` the file of the first one, ``start`` that which the student
-            starts from, and ``product`` the one that the run has exported.
+        role: what it is in the run: ``train``, ``labelled``, ``val`` and ``few_shot`` are splits, ``labels 0``
+            is the first file of labels. ``given`` are the labels of the samples at hand, ``noise`` those of
+            ``--label-noise``, ``selected`` what ``--clean-select`` left, and ``selection`` the file of weights
+            by which it did. ``teacher`` is all that decides what the teachers say, ``teacher 0`` the file of
+            the first one, ``start`` that which the student starts from, and ``product`` the one that the run
+            has exported.
         name: what the user calls it.
         place: a hash of where it lies, so that others may read it and not learn the path.
         fingerprint: a hash of its content; None if it cannot be told, which is taken for the same content. Streams
@@ -92,6 +93,13 @@ def find_changed(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> Ing
         if _differ(one.fingerprint, contents.get(one.role)):
             return one
     return None
+
+
+def keep_recorded(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> list[Ingredient]:
+    """Return what a run that goes on is made of: what has another content now, and may have, stays as it was recorded."""
+    recorded = {one.role: one for one in before}
+    pairs = [(recorded.get(one.role, one), one) for one in now]
+    return [old if _differ(old.fingerprint, new.fingerprint) else new for old, new in pairs]
 
 
 def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = "place") -> None:

@@ -1,6 +1,7 @@
 """``--train-labels`` and ``--val-labels``: true labels in tables, of images that lie in one folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,35 @@ def test_a_run_goes_on_if_the_table_says_the_same(digits: Run, ranks: Run, tmp_p
     assert refused.codes == (2, 2) and "'train' changed" in refused.err
     edit("moved/train.csv", ",d4\nd4", ",d3\nd4")
     ranks(*moved, processes=2, cwd=tmp_path).ok()
+
+
+def test_a_run_that_is_resumed_vouches_for_no_other_truth(digits: Run, at_step: Callable) -> None:
+    """Finished or interrupted, by a table or by folders: it goes on with the labels that it was measured by, or not."""
+    again = [*MODEL, *TABLES, "--experiment run --resume auto"]
+    digits(*again).ok()
+    record = read_result("output/train/run")
+    header, *rows = Path("test.csv").read_text().splitlines()
+    # rows in another order say the same
+    Path("test.csv").write_text("\n".join([header, *reversed(rows)]))
+    digits(*again).ok()
+    assert read_result("output/train/run")["made_of"] == record["made_of"]
+    edit("test.csv", ",d3", ",d4")
+    assert digits(*again).error.endswith(
+        "'validation' changed since it was written: put it back as it was, or start a new run"
+    )
+    assert read_result("output/train/run")["made_of"] == record["made_of"]
+
+    stopped = [*MODEL, *FOLDERS, "--experiment stopped --recovery-interval 1 --resume auto"]
+    at_step(10)  # of 14 in two epochs
+    with pytest.raises(RuntimeError, match="power cut"):
+        digits(*stopped)
+    one, other, aside = (Path("folders/validation", name) for name in ("d1", "d2", "d"))
+    for old, new in ((one, aside), (other, one), (aside, other)):
+        old.rename(new)
+    assert "'validation' changed since it was written" in digits(*stopped).error
+    for old, new in ((one, aside), (other, one), (aside, other)):
+        old.rename(new)
+    digits(*stopped).ok()
 
 
 def test_stages(digits: Run) -> None:

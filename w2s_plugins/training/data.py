@@ -354,6 +354,11 @@ def build_data(
             list_flag="--few-shot-class-list",
             **reading(loading, channels),
         )
+        name = f"'{settings.episodes.few_shot_split}'"
+        where = [loading.dataset, name, settings.episodes.few_shot_class_list]
+        place = hash_of_place("few-shot", *where, absolute_place(loading.data_dir))
+        about = describe(few_shot, "", "")
+        sources.append(Ingredient("few_shot", name, place, about.fingerprint, about.num_samples))
     # What a label is, decided here for the whole run.
     target_kind = kind_of_task(loading.task, settings.evaluation.multilabel_threshold)
     check_target_kind(settings, target_kind)
