@@ -126,6 +126,22 @@ def test_validation(digits: Run) -> None:
     )
 
 
+def test_a_table_in_place_of_the_data_of_a_run(digits: Run) -> None:
+    """Of folders with a map, as a person's answers have, or of a dataset: nobody typed their flags."""
+    Path("map.txt").write_text("".join(f"d{number}\n" for number in range(10)[::-1]))
+    digits(*MODEL, *FOLDERS, "--class-map map.txt --experiment run").ok()
+    of_run = ["--workers 0 --checkpoint output/train/run"]
+    by_table = [*of_run, "--data-dir all --split all --val-labels", TEST]
+    expected = digits(*of_run, script="validate").figures
+    assert digits(*by_table, script="validate").figures["top1"] == expected["top1"]
+    typed = digits(*by_table, "--class-map map.txt", script="validate")
+    assert "--class-map is about class folders" in typed.error
+    names = ",".join(f"d{number}" for number in range(10))
+    digits(*MODEL, "--dataset w2s/digits --class-names", names, "--experiment set").ok()
+    table = ["--workers 0 --checkpoint output/train/set --data-dir all --split all --val-labels"]
+    assert digits(*table, TEST, script="validate").figures["dataset"] == "all"
+
+
 def test_weak_labels_that_are_measured_on_a_table(digits: Run) -> None:
     """True labels of training images have no effect then."""
     weak = f"--unlabeled all --teacher labels:{TRAIN}"
