@@ -26,7 +26,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.optim.lookahead import Lookahead
@@ -71,6 +71,7 @@ from w2s_plugins.training.loaders import (
     answer_store,
     build_feature_loaders,
     build_loaders,
+    fit_to_data,
     student_views,
 )
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
@@ -130,7 +131,8 @@ def train_all(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict |
     from w2s_plugins.study.carry_out import carry_out
 
     def train_one(flags: dict[str, object]) -> dict:
-        record = train(*fill(train_parser(), flags))
+        filled, names = fill(train_parser(), flags)
+        record = train(filled, ExplicitFlags(names, explicit_flags.typed))
         stop_between_runs()
         return record
 
@@ -145,19 +147,25 @@ def train_all(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict |
         return carry_out(given, explicit_flags.typed, train_one, audit)
 
 
-def train(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
+def train(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict:
     """Train one model and return its record, the content of result.json, on every rank.
 
     Args:
         args: all flags, with their defaults filled in.
-        explicit_flags: names of the flags that the user set, on the command line or in files. All others are defaults.
+        explicit_flags: names of the flags that the user set, on the command line or in files, and which were typed.
+            All others are defaults.
     """
     # Flags become settings once. From here on a function is given those of its concern, and no flags.
     settings = resolve_train_args(args, explicit_flags)
     started = time.monotonic()
 
+    def refit(batch_size: int) -> TrainSettings:
+        # Other flags follow from the size of a batch, such as the learning rate.
+        smaller = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
+        return resolve_train_args(smaller, explicit_flags)
+
     # Build everything, and measure teacher and student before the first step, to see later what was gained.
-    run = prepare(settings)
+    run = prepare(settings, None if "batch_size" in explicit_flags.typed else refit)
     first_evaluation(run)
 
     # Train. A signal ends the run after the update in hand, with a checkpoint; it is still watched while that is
@@ -178,8 +186,10 @@ def train(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
         return broadcast_from_rank0(record, run.world.distributed)
 
 
-def prepare(settings: TrainSettings) -> Run:
+def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | None = None) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped.
+
+    If there are fewer samples than in a batch, ``refit`` makes settings with a smaller one.
 
     The order matters, because each part needs the ones before it. For example, the head of the student has the classes
     of the data, so the data comes first.
@@ -212,6 +222,7 @@ def prepare(settings: TrainSettings) -> Run:
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     attach_labels(data, labels, answers)
+    settings = fit_to_data(settings, data, world, refit)
 
     # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
     # computed once.

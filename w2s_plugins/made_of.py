@@ -22,15 +22,16 @@ class Ingredient:
     """A split, a file of labels, or the weights of a model that a run was made of.
 
     Args:
-        role: what it is in the run: ``train``, ``labelled`` and ``val`` are splits, ``labels 0`` is the first file of
-            labels. ``given`` are the labels of the samples at hand, ``noise`` those of ``--label-noise``, ``selected``
-            what ``--clean-select`` left, and ``selection`` the file of weights by which it did. ``teacher`` is all that
-            decides what the teachers say, ``teacher 0`` the file of the first one, ``start`` that which the student
-            starts from, and ``product`` the one that the run has exported.
+        role: what it is in the run: ``train``, ``labelled``, ``val`` and ``few_shot`` are splits, ``labels 0``
+            is the first file of labels. ``given`` are the labels of the samples at hand, ``noise`` those of
+            ``--label-noise``, ``selected`` what ``--clean-select`` left, and ``selection`` the file of weights
+            by which it did. ``teacher`` is all that decides what the teachers say, ``teacher 0`` the file of
+            the first one, ``start`` that which the student starts from, and ``product`` the one that the run
+            has exported.
         name: what the user calls it.
         place: a hash of where it lies, so that others may read it and not learn the path.
-        fingerprint: a hash of its content; None if it cannot be told, which is taken for the same content. Streams
-            have none.
+        fingerprint: a hash of its content, or several, see `differ`; None if it cannot be told, which is taken for the
+            same content. Streams have none.
         samples: how many there are, None if it has none.
     """
 
@@ -43,7 +44,7 @@ class Ingredient:
     def __str__(self) -> str:
         """Say which content it has."""
         count = "" if self.samples is None else f"{self.samples} samples, "
-        return f"{count}fingerprint {str(self.fingerprint)[:16]}"
+        return f"{count}fingerprint {str(self.fingerprint).split()[0][:16]}"
 
 
 def absolute_place(path: str | Path | None) -> str:
@@ -80,18 +81,28 @@ def from_plain(content: object) -> list[Ingredient]:
     return made_of
 
 
-def _differ(before: str | None, now: str | None) -> bool:
+def differ(before: str | None, now: str | None) -> bool:
+    """Return whether two fingerprints are of other content. One that has several parts, with a blank between them, needs
+    one of the other's.
+    """
     # what cannot be told, such as of a stream, is no reason to refuse a run
-    return before is not None and now is not None and before != now
+    return before is not None and now is not None and not {*before.split()} & {*now.split()}
 
 
 def find_changed(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> Ingredient | None:
     """Return the first ingredient of ``before`` that has the same role but another content now, None if none has."""
     contents = {one.role: one.fingerprint for one in now}
     for one in before:
-        if _differ(one.fingerprint, contents.get(one.role)):
+        if differ(one.fingerprint, contents.get(one.role)):
             return one
     return None
+
+
+def keep_recorded(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> list[Ingredient]:
+    """Return what a run that goes on is made of: what has another content now, and may have, stays as it was recorded."""
+    recorded = {one.role: one for one in before}
+    pairs = [(recorded.get(one.role, one), one) for one in now]
+    return [old if differ(old.fingerprint, new.fingerprint) else new for old, new in pairs]
 
 
 def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = "place") -> None:
@@ -108,7 +119,7 @@ def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = 
         for now in made_of:
             # The first run that was made of it is what all others are compared with.
             other, before = first.setdefault(getattr(now, key), (run, now))
-            if _differ(before.fingerprint, now.fingerprint):
+            if differ(before.fingerprint, now.fingerprint):
                 # What was made of a product is older than the run that has made another one since.
                 older = run if before.role == PRODUCT else other
                 raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import BRIEF, Run, assert_goes_on, differences, read_events, read_result
@@ -324,3 +325,19 @@ def test_bad_labels_end_in_one_line(
         assert done.code == 0 and "they are left out" in done.err
     else:
         assert done.code == 2 and message in done.error, done.err
+
+
+def test_a_batch_of_a_recipe_fits_few_samples(here: Run, rows: list) -> None:
+    """Nobody typed its size; the learning rate, which follows from it, is that of the batch that there is."""
+    Path("recipe.yaml").write_text("batch_size: 64\nlr_base: 0.64\nlr_base_size: 64\n")
+    flags = ["--data-dir data --config recipe.yaml --model w2s_cnn2 --img-size 8 --workers 0"]
+    flags.append("--train-slice 0:30 --val-slice 0:30 --epochs 2 --warmup-epochs 0")
+    whole = assert_goes_on(here, *flags)
+    written = yaml.safe_load((whole / "args.yaml").read_text())
+    assert (written["batch_size"], written["lr"]) == (30, pytest.approx(0.3))
+    done = here(*flags, "--batch-size 64")
+    assert done.error == (
+        "--batch-size 64 is more than 30 training samples on 1 process(es) have; expected 30 at most, or leave the "
+        "flag out"
+    )
+    here(*flags, "--linear-probe --experiment probe").ok()

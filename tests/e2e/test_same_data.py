@@ -119,6 +119,33 @@ def test_labels_rewritten_between_runs(
     )
 
 
+def test_rows_of_a_table_in_another_order(here: Run, birds: Path) -> None:
+    """Say the same, and a changed label does not; of a record of before, which knows the file alone, it may."""
+    images = sorted((birds / "train").rglob("*.png"))
+    file, names = birds.parent / "answers.csv", {str(label): str(label) for label in range(10)}
+    write_answers(file, images, names)
+    flags = ["--data-dir", birds, *FLAGS, *KINDS["--stages"], "--loss kd --label-noise"]
+    flags += [f"labels:{file}", "--teacher", f"labels:{file}", "--output", birds.parent]
+    flags.append("--experiment x --resume auto")
+    here(*flags).ok()
+    write_answers(file, images[::-1], names)
+    assert here(*flags).ok().err.count("is complete") == 2
+    write_answers(file, images, {**names, "3": "4"})
+    changed = "the labels of --teacher labels:answers.csv changed between them"
+    assert changed in here(*flags).error
+
+    for stage in ("one", "two"):
+        record = read_result(birds.parent / "x" / stage)
+        for source in record["made_of"]:
+            if source["role"].startswith("labels"):
+                source["fingerprint"] = source["fingerprint"].split()[-1]
+        (birds.parent / "x" / stage / "result.json").write_text(json.dumps(record))
+    write_answers(file, images, names)
+    assert here(*flags).ok().err.count("is complete") == 2
+    write_answers(file, images[::-1], names)
+    assert changed in here(*flags).error
+
+
 def write_weights(file: Path, seed: int) -> Path:
     torch.save(small_model(seed).state_dict(), file)
     return file

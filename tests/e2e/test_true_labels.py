@@ -1,6 +1,7 @@
 """``--train-labels`` and ``--val-labels``: true labels in tables, of images that lie in one folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,22 @@ def test_validation(digits: Run) -> None:
     )
 
 
+def test_a_table_in_place_of_the_data_of_a_run(digits: Run) -> None:
+    """Of folders with a map, as a person's answers have, or of a dataset: nobody typed their flags."""
+    Path("map.txt").write_text("".join(f"d{number}\n" for number in range(10)[::-1]))
+    digits(*MODEL, *FOLDERS, "--class-map map.txt --experiment run").ok()
+    of_run = ["--workers 0 --checkpoint output/train/run"]
+    by_table = [*of_run, "--data-dir all --split all --val-labels", TEST]
+    expected = digits(*of_run, script="validate").figures
+    assert digits(*by_table, script="validate").figures["top1"] == expected["top1"]
+    typed = digits(*by_table, "--class-map map.txt", script="validate")
+    assert "--class-map is about class folders" in typed.error
+    names = ",".join(f"d{number}" for number in range(10))
+    digits(*MODEL, "--dataset w2s/digits --class-names", names, "--experiment set").ok()
+    table = ["--workers 0 --checkpoint output/train/set --data-dir all --split all --val-labels"]
+    assert digits(*table, TEST, script="validate").figures["dataset"] == "all"
+
+
 def test_weak_labels_that_are_measured_on_a_table(digits: Run) -> None:
     """True labels of training images have no effect then."""
     weak = f"--unlabeled all --teacher labels:{TRAIN}"
@@ -150,6 +167,35 @@ def test_a_run_goes_on_if_the_table_says_the_same(digits: Run, ranks: Run, tmp_p
     assert refused.codes == (2, 2) and "'train' changed" in refused.err
     edit("moved/train.csv", ",d4\nd4", ",d3\nd4")
     ranks(*moved, processes=2, cwd=tmp_path).ok()
+
+
+def test_a_run_that_is_resumed_vouches_for_no_other_truth(digits: Run, at_step: Callable) -> None:
+    """Finished or interrupted, by a table or by folders: it goes on with the labels that it was measured by, or not."""
+    again = [*MODEL, *TABLES, "--experiment run --resume auto"]
+    digits(*again).ok()
+    record = read_result("output/train/run")
+    header, *rows = Path("test.csv").read_text().splitlines()
+    # rows in another order say the same
+    Path("test.csv").write_text("\n".join([header, *reversed(rows)]))
+    digits(*again).ok()
+    assert read_result("output/train/run")["made_of"] == record["made_of"]
+    edit("test.csv", ",d3", ",d4")
+    assert digits(*again).error.endswith(
+        "'validation' changed since it was written: put it back as it was, or start a new run"
+    )
+    assert read_result("output/train/run")["made_of"] == record["made_of"]
+
+    stopped = [*MODEL, *FOLDERS, "--experiment stopped --recovery-interval 1 --resume auto"]
+    at_step(10)  # of 14 in two epochs
+    with pytest.raises(RuntimeError, match="power cut"):
+        digits(*stopped)
+    one, other, aside = (Path("folders/validation", name) for name in ("d1", "d2", "d"))
+    for old, new in ((one, aside), (other, one), (aside, other)):
+        old.rename(new)
+    assert "'validation' changed since it was written" in digits(*stopped).error
+    for old, new in ((one, aside), (other, one), (aside, other)):
+        old.rename(new)
+    digits(*stopped).ok()
 
 
 def test_stages(digits: Run) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..files import atomic_write, check_regular, read_plain, to_json, write_text
-from ..made_of import Ingredient, from_plain
+from ..made_of import Ingredient, differ, from_plain
 from ..no_label import NO_LABEL
 from .draw import Opinions, Step, chances, drawing_order, lots_of
 
@@ -165,7 +165,7 @@ def _is_same(before: Ingredient, now: Ingredient) -> bool:
     """True if two ingredients have the same content or, where that cannot be told, lie in the same place."""
     if before.fingerprint is None or now.fingerprint is None:
         return before.place == now.place
-    return before.fingerprint == now.fingerprint
+    return not differ(before.fingerprint, now.fingerprint)
 
 
 # ---------------------------------------------------------------- its file

@@ -127,6 +127,10 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
             taken[ours] = theirs
         elif of_episodes:
             taken.pop(ours, None)
+    # A table is about images in a folder, whose classes it names itself.
+    if "val_labels" in explicit_flags | taken.keys():
+        for name in ("class_map", "dataset"):
+            taken.pop(name, None)
     recorded = {}
     if taken.pop("model_kwargs", None) and isinstance(run["model_kwargs"], dict):
         recorded = run["model_kwargs"]

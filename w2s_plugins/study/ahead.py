@@ -11,7 +11,7 @@ from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
 from ..distributed.world import World
-from ..errors import UserError, logger, quietly
+from ..errors import logger, quietly
 from ..labels.splits import Data
 from ..made_of import Ingredient
 from ..settings.composite import TrainSettings
@@ -21,6 +21,7 @@ from ..settings.resolve import check_paths
 from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_label_files, match_labels
+from ..training.loaders import epoch_order, fit_batch_size
 from ..training.weights import weights_of
 from .controls import Flags, flags_about
 from .planning import LocalPlan, LocalRun
@@ -56,7 +57,8 @@ def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
             unmade[run.folder] = data.num_classes
             if order is None:
                 continue
-            size = fit_batch_size(run.settings, data, order, "batch_size" in typed)
+            settings = TrainSettings.from_flags(run.settings)
+            size = fit_batch_size(settings, order, "batch_size" in typed)
         before = run.settings["batch_size"]
         if size == before:
             continue
@@ -70,45 +72,12 @@ def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
             settle(run)
 
 
-def fit_batch_size(flags: Flags, data: Data, order: KeyedSampler, typed: bool) -> int:
-    """Return the batch size of a run, or the largest one that its data allow.
-
-    Args:
-        flags: of the run, all of them.
-        data: of the run.
-        order: of an epoch.
-        typed: the size must stay as it is.
-
-    Raises:
-        UserError: the size that was typed is too large, or none would do.
-    """
-    # few true labels are no reason to give up: such runs are what the others are compared with
-    try:
-        check_size(flags, data, order)
-        return flags["batch_size"]
-    except UserError as error:
-        fitting = len(order)
-        if TrainSettings.from_flags(flags).views.mixes:  # mixup pairs samples
-            fitting -= fitting % 2
-        if typed and fitting:
-            raise UserError(f"{error}, or leave the flag out") from error
-        if not fitting:
-            raise
-        return fitting
-
-
-def check_size(flags: Flags, data: Data, order: KeyedSampler) -> None:
-    """Raise a `UserError` if the batches of a run are larger than its epoch."""
-    settings = TrainSettings.from_flags(flags).data
-    # the labelled samples of a batch stand beside those of the training set
-    check_batch_size(settings.batch_size, order, settings.labelled_in_batch)
-
-
 def check_data(flags: Flags, unmade: Iterable[Path]) -> None:
     """Check the data of a run of a study, which nothing fits to its flags. Raises `UserError` as `look_ahead` does."""
-    data, order = open_data(flags, dict.fromkeys(unmade))
+    _, order = open_data(flags, dict.fromkeys(unmade))
     if order is not None:
-        check_size(flags, data, order)
+        settings = TrainSettings.from_flags(flags).data
+        check_batch_size(settings.batch_size, order, settings.labelled_in_batch)
 
 
 def about_data(flags: Flags) -> str | None:
@@ -158,16 +127,12 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
     if isinstance(data.train, IterableDataset):
         return data, None
     match_labels(teaching, data, labels, data.class_names)
-    if settings.episodes.episodic or settings.views.train_img_sizes:
-        return data, None
-
     # of a selection by a share the number is known, although not which they are
     samples = len(data.train)
     rule, share, _ = parse_selection(settings.labels.clean_select or "entropy:1")
     if rule == "entropy":
         samples = max(1, int(share * samples + 0.5))
-    order = KeyedSampler(samples, settings.run.seed, world.rank, world.size, size=data.epoch_size)
-    return data, order
+    return data, epoch_order(settings, samples, data.epoch_size, world)
 
 
 def sources_now(flags: Flags, world: World, with_splits: bool = True) -> list[Ingredient]:

@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ..cli.forms import (
     KNN,
+    LABELS_PREFIX,
     PREFIXES,
     TEST_EPISODES,
     count_episodes,
@@ -45,13 +46,14 @@ from ..data.slices import Subset
 from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
-from ..errors import UserError, logger
+from ..errors import UserError, logger, quietly
 from ..hub.fetch import find_hub_shards
 from ..labels.names import read_class_names
 from ..labels.noise import create_label_noise
 from ..labels.relabelled import WithUnknownLabels
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
+from ..labels.table import open_table
 from ..labels.truth import open_with_table
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
@@ -319,16 +321,18 @@ def sources_of(
 
 def files_of_labels(labelling: LabelSettings, labels: Sequence[LabelSource]) -> list[Ingredient]:
     """Describe each file of labels that a run is made of: those in place of a teacher, and of ``--label-noise``."""
-    files = [("--teacher", of_name.place.path) for of_name in labels]
+    tables = [("--teacher", of_name.file) for of_name in labels]
     if labelling.label_noise:
-        kind, table = parse_noise(labelling.label_noise)
+        kind, path = parse_noise(labelling.label_noise)
+        flag = "--label-noise"
         if kind == "labels":
-            files.append(("--label-noise", Path(str(table))))
+            with quietly():  # what is logged of it is logged when its labels are taken
+                tables.append((flag, open_table(Path(str(path)), f"{flag} {LABELS_PREFIX}{path}")))
     sources = []
-    for number, (flag, path) in enumerate(files):
-        name = f"the labels of {flag} labels:{path.name}"
-        place = hash_of_place(absolute_place(path))
-        sources.append(Ingredient(f"labels {number}", name, place, fingerprint_of(path)))
+    for number, (flag, table) in enumerate(tables):
+        name = f"the labels of {flag} {LABELS_PREFIX}{table.path.name}"
+        place = hash_of_place(absolute_place(table.path))
+        sources.append(Ingredient(f"labels {number}", name, place, fingerprint_of(table)))
     return sources
 
 
@@ -362,6 +366,11 @@ def build_data(
             list_flag="--few-shot-class-list",
             **reading(loading, channels),
         )
+        name = f"'{settings.episodes.few_shot_split}'"
+        where = [loading.dataset, name, settings.episodes.few_shot_class_list]
+        place = hash_of_place("few-shot", *where, absolute_place(loading.data_dir))
+        about = describe(few_shot, "", "")
+        sources.append(Ingredient("few_shot", name, place, about.fingerprint, about.num_samples))
     # What a label is, decided here for the whole run.
     target_kind = kind_of_task(loading.task, settings.evaluation.multilabel_threshold)
     check_target_kind(settings, target_kind)

@@ -1,9 +1,10 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,25 @@ class LabelSource:
         return open_table(self.place.path, self.flag)
 
 
-def fingerprint_of(path: Path) -> str | None:
-    """Return the fingerprint of a file of labels; None where there is none."""
-    file = file_of(path)[0]
-    return file_sha256(file)[:16] if file.is_file() else None
+def fingerprint_of(table: TableFile) -> str:
+    """Return the fingerprint of a table of labels: that of its rows, in whatever order, then that of the file, by which
+    older versions know it.
+    """
+    from pandas import util
+
+    frame = table.frame
+    rows = np.zeros(len(frame), np.uint64)
+    for _, column in frame.items():
+        values = column.to_numpy()
+        # cells may be lists, and names of files need not be UTF-8
+        if values.dtype.kind not in "biuf":
+            values = np.array([*map(str, values)], object)
+        # pandas imports it as late as this, which hides its type
+        hashes = util.hash_array(values, encoding="unicode_escape", categorize=False)  # pyright: ignore[reportCallIssue]
+        rows = rows * np.uint64(1_000_003) + hashes
+    columns = json.dumps([*frame.columns, frame.attrs.get("class_names")], default=str)
+    digest = hashlib.sha256(columns.encode() + np.sort(rows).tobytes()).hexdigest()
+    return f"{digest[:16]} {file_sha256(file_of(table.path)[0])[:16]}"
 
 
 def find_label_files(settings: WeakTeacherSettings, world: World) -> list[LabelSource]:

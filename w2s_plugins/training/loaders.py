@@ -1,6 +1,7 @@
 """Settings of loaders, made of flags, and the loaders of a run."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.map_style import classes_of_samples
-from ..data.order import KeyedSampler, StretchBatches
+from ..data.order import KeyedSampler, StretchBatches, check_batch_size
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..labels.splits import Data
 from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
@@ -74,6 +75,63 @@ def whole_pass(settings: DataSettings, world: World) -> Pass:
 def answer_store(settings: DataSettings, folder: str | Path, world: World) -> AnswerStore:
     """Return what keeps the answers of models to whole datasets, and features of the student, in a folder."""
     return AnswerStore(Path(folder), settings.dataset, whole_pass(settings, world))
+
+
+# ---------------------------------------------------------------- size of a batch
+
+
+def epoch_order(
+    settings: TrainSettings, samples: int, epoch_size: int, world: World
+) -> KeyedSampler | None:
+    """Return the order of an epoch of so many samples on this rank; None for what has batches of another kind."""
+    if settings.episodes.episodic or settings.views.train_img_sizes:
+        return None
+    return KeyedSampler(samples, settings.run.seed, world.rank, world.size, size=epoch_size)
+
+
+def fit_batch_size(settings: TrainSettings, order: KeyedSampler, typed: bool) -> int:
+    """Return the batch size of a run, or the largest one that its data allow.
+
+    Args:
+        settings: of the run.
+        order: of an epoch.
+        typed: the size must stay as it is.
+
+    Raises:
+        UserError: the size that was typed is too large, or none would do.
+    """
+    # few true labels are no reason to give up: such runs are what the others are compared with
+    size = settings.data.batch_size
+    try:
+        # the labelled samples of a batch stand beside those of the training set
+        check_batch_size(size, order, settings.data.labelled_in_batch)
+        return size
+    except UserError as error:
+        fitting = len(order)
+        if settings.views.mixes:  # mixup pairs samples
+            fitting -= fitting % 2
+        if typed and fitting:
+            raise UserError(f"{error}, or leave the flag out") from error
+        if not fitting:
+            raise
+        return fitting
+
+
+def fit_to_data(
+    settings: TrainSettings, data: Data, world: World, refit: Callable[[int], TrainSettings] | None
+) -> TrainSettings:
+    """Return the settings of a run whose batch is no larger than an epoch; ``refit`` makes those with another size, None
+    if it was typed.
+    """
+    if isinstance(data.train, IterableDataset):  # which does not tell the number of its samples
+        return settings
+    order = epoch_order(settings, len(data.train), data.epoch_size, world)
+    before = settings.data.batch_size
+    size = before if order is None else fit_batch_size(settings, order, refit is None)
+    if size == before or refit is None:
+        return settings
+    logger.info(f"Batch size {before} becomes {size}, because there are {len(data.train)} samples")
+    return refit(size)
 
 
 # ---------------------------------------------------------------- views

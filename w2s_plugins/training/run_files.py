@@ -12,7 +12,13 @@ from ..cli.values import split_names
 from ..data.keys import positions_in_split
 from ..errors import UserError, logger
 from ..labels.splits import Data
-from ..made_of import Ingredient, absolute_place, find_changed, hash_of_place
+from ..made_of import (
+    Ingredient,
+    absolute_place,
+    find_changed,
+    hash_of_place,
+    keep_recorded,
+)
 from ..monitor import Trackers
 from ..run.args_file import write_args
 from ..run.checkpoint import Checkpoint, fitting
@@ -27,8 +33,18 @@ from .student import Student
 from .training_run import Run
 from .weights import weights_of
 
-# what a run that goes on has to find unchanged; it may be measured on another split
-RESUMED = ("train", "labelled", "noise", "given", "selected", "teacher", "start")
+# What has to be unchanged. Of files of labels and of teachers it is what they say of the samples at hand.
+COMPARED = (
+    "train",
+    "labelled",
+    "val",
+    "few_shot",
+    "noise",
+    "given",
+    "selected",
+    "teacher",
+    "start",
+)
 
 
 def new_folder_name(model: str, input_size: int) -> str:
@@ -58,6 +74,7 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None)
         check_unchanged(
             checkpoint.made_of, run.made_of, f"--resume {checkpoint.path}", "start a new run"
         )
+        run.made_of = keep_recorded(checkpoint.made_of, run.made_of)
 
         # The state of all parts.
         optimizer = None if resuming.no_resume_opt else run.optimizer
@@ -144,8 +161,10 @@ def check_unchanged(
     where: str,
     remedy: str,
 ) -> None:
-    """Raise a `UserError` if what a run has learned from has another content now; moved data are the same."""
-    changed = find_changed([one for one in before if one.role in RESUMED], now)
+    """Raise a `UserError` if what a run has learned from, or was measured on, has another content now; moved data are the
+    same.
+    """
+    changed = find_changed([one for one in before if one.role in COMPARED], now)
     if changed is not None:
         raise UserError(
             f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}"
