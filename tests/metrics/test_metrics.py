@@ -81,6 +81,14 @@ def test_what_ranks_an_epoch(metric, by_teacher, figures, expected):
     assert selection_metric(metric, by_teacher, figures, {"loss": 0.5}) == expected
 
 
+def test_without_a_figure_the_last_epoch_is_best():
+    """True labels that say only yes rank nothing: of equal epochs the first one would be taken."""
+    ranks = [
+        selection_metric("map", False, {"val": {"loss": 0.1}}, {}, epoch) for epoch in (0, 1, 2)
+    ]
+    assert ranks == sorted({*ranks})
+
+
 @pytest.mark.parametrize(
     "kwargs, by_teacher",
     [

@@ -119,7 +119,7 @@ def label_rows(record: dict) -> dict[str, dict]:
     teacher, held_out = record["teacher"] or {}, record.get("held_out") or {}
     labels = [source for source in teacher.get("models", ()) if "wrong" in source]
     # of several classes an image it is the share of single labels that is known, which is no mAP
-    figure = HEADLINE if _headline(record) == HEADLINE else "right"
+    figure = HEADLINE if headline_of_record(record) == HEADLINE else "right"
     rows = {
         f"{source['name']}, on training images": {figure: 100 * (1 - source["wrong"])}
         for source in labels
@@ -133,7 +133,7 @@ def label_rows(record: dict) -> dict[str, dict]:
     return rows
 
 
-def _headline(record: dict) -> str:
+def headline_of_record(record: dict) -> str:
     """Return which figure a run is known by, whether it was measured or not."""
     # a record without a kind is of one class an image, unless its figures say otherwise
     if record.get("model", {}).get("problem_type") == SEVERAL_CLASSES.problem_type:
@@ -147,7 +147,7 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have
-    headline = _headline(record)
+    headline = headline_of_record(record)
     # thresholds are chosen where there is a held-out part with true labels
     shown = [name for name in CLOSING[headline] if "chosen" not in name or name in record["last"]]
     columns = {HEADINGS[name]: name for name in shown}

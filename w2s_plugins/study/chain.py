@@ -30,6 +30,7 @@ from ..cli.forms import OF_PART
 from ..errors import UserError, logger
 from ..metrics.figures import HEADINGS, headline_name
 from ..monitor import format_table
+from ..run.record import headline_of_record
 from .planning import LocalPlan, LocalRun
 from .scores import (
     draws_of,
@@ -159,7 +160,7 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     advice, doubt = advise(plan, above)
     warnings += doubt
     rows = []
-    headline = headline_name(last.record["metrics"])
+    headline = headline_of_record(last.record)
     for stage in plan.runs:
         model, metrics = stage.record["model"], stage.record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
@@ -246,7 +247,8 @@ def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, Any] | None:
         hits = hits_of(answers)
         gains = pandas.DataFrame({"gain": hits["student"] - hits["other"]})
         draws = draws_of(hits, answers)
-        return figures_of(gains, {"gain": draws["student"] - draws["other"]})["gain"]
+        gain = figures_of(gains, {"gain": draws["student"] - draws["other"]})["gain"]
+        return None if gain["value"] is None else gain
     gains = _hits(ours) - _hits(theirs)
     return figures_of(pandas.DataFrame({"gain": gains}))["gain"]
 

@@ -52,7 +52,8 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     # a row for each model, and one for all parts together
     records = plan.records()
     rows = [
-        [name, done["metrics"][kind.headline], done["seconds"]] for name, done in records.items()
+        [name, done["metrics"].get(kind.headline), done["seconds"]]
+        for name, done in records.items()
     ]
     heads = ["out of fold", HEADINGS[kind.headline], "seconds"]
     table = format_table([*rows, ["all", value, None]], heads)
@@ -70,8 +71,8 @@ class _Part(NamedTuple):
     truth: Tensor
 
 
-def _headline_of_all(parts: list[_Part]) -> float:
-    """Return the figure of all parts together, in percent."""
+def _headline_of_all(parts: list[_Part]) -> float | None:
+    """Return the figure of all parts together, in percent; None: not measured."""
     kind = parts[0].kind
     if kind.name == ONE_CLASS.name:
         right = [kind.score(kind.decide(part.logits), part.truth) for part in parts]
@@ -80,7 +81,7 @@ def _headline_of_all(parts: list[_Part]) -> float:
     evaluator = create_evaluator(kind, torch.device("cpu"), None)
     for part in parts:
         evaluator.update(part.logits, part.truth)
-    return headline_of(evaluator.compute()) or 0.0
+    return headline_of(evaluator.compute())
 
 
 def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:

@@ -168,7 +168,8 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
         values["pgr"] = performance_gap_recovered(
             values["weak"], values["student"], values["ceiling"]
         )
-    return values
+    # true labels of several classes may allow no mAP
+    return {name: None if pandas.isna(value) else value for name, value in values.items()}
 
 
 def draws_of(hits: pandas.DataFrame, answers: pandas.DataFrame | None = None) -> dict[str, Any]:
@@ -233,7 +234,9 @@ def remarks_on(
     """
     told: dict[str, str | None] = {}
     known = {
-        name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)
+        name: figure["value"]
+        for name, figure in figures.items()
+        if isinstance(figure, Mapping) and figure["value"] is not None
     }
     lacking = [NAMES[name] for name in ("weak", "ceiling") if name not in known]
     if lacking:
@@ -246,10 +249,8 @@ def remarks_on(
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
     # a ceiling that is passed was trained worse than it could be
     if "ceiling" in known:
-        for name in ("student", *CONTROLS):
-            told[f"{name} above ceiling"] = above_ceiling_hint(
-                name, known.get(name, 0), known["ceiling"]
-            )
+        for name in filter(known.__contains__, ("student", *CONTROLS)):
+            told[f"{name} above ceiling"] = above_ceiling_hint(name, known[name], known["ceiling"])
     # was the teacher needed at all?
     above = figures.get("above direct")
     if above and above["low"] is not None and above["low"] <= 0:

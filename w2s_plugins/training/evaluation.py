@@ -403,7 +403,11 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures["val"] |= chosen
     settings = run.settings
     metric = selection_metric(
-        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms
+        settings.evaluation.eval_metric,
+        settings.is_scored_by_teacher,
+        figures,
+        terms,
+        run.position.epoch,
     )
     return EpochFigures(figures, metric, predictions, thresholds)
 
@@ -421,13 +425,16 @@ def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, 
     (chosen_on, known), (scores, truth) = (rows.double().unbind(dim=1) for rows in (held_out, val))
     # Chosen on the validation split itself they would flatter.
     thresholds = best_thresholds(chosen_on.sigmoid().numpy(), known.numpy())
-    few = int(((known == 1).sum(dim=0) < FEWEST_FOR_THRESHOLD).sum())
+    enough = ((known == 1).sum(dim=0) >= FEWEST_FOR_THRESHOLD) & (known == 0).any(dim=0)
+    few = int((~enough).sum())
     if few:
         logger.info(
-            f"Thresholds: {few} of {len(thresholds)} classes have fewer than {FEWEST_FOR_THRESHOLD} positives in the "
-            "held-out part, and keep 0.5"
+            f"Thresholds: {few} of {len(thresholds)} classes have fewer than {FEWEST_FOR_THRESHOLD} positives, or no "
+            "negative, in the held-out part, and keep 0.5"
         )
     found = f1_figures(decide(scores.sigmoid().numpy(), thresholds), truth.numpy())
+    if math.isnan(found.micro):
+        return thresholds.tolist(), {}
     figures = dict(micro_f1_chosen=100 * found.micro, macro_f1_chosen=100 * found.macro)
     return thresholds.tolist(), figures
 
@@ -477,17 +484,19 @@ def evaluate_few_shot(
 
 
 def selection_metric(
-    metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]
+    metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float], epoch: int = 0
 ) -> float:
     """Return what ranks an epoch: the held-out part where there is one, else the validation split, else the loss.
 
-    Of several kinds of episodes the first one counts. What is not a number is the worst.
+    Of several kinds of episodes the first one counts. What is not a number is the worst. Where the true labels allow no
+    such figure, the last epoch ranks first.
 
     Args:
         metric: its name, as ``--eval-metric`` has it.
         by_teacher: a held-out part is scored against the teacher: its ground truth is not to be used.
         figures: by split.
         terms: averages of the loss and its terms.
+        epoch: its number.
     """
     sign = -1.0 if metric == "loss" else 1.0  # the loss falls
     # A held-out part is for the choice alone, so that the validation split is not chosen on.
@@ -497,7 +506,7 @@ def selection_metric(
     elif by_teacher and "select" in figures:
         value = sign * figures["select"]["agreement"]
     elif held_out is not None:
-        value = held_out[metric]
+        value = held_out.get(metric, float(epoch))
     else:
         value = -sign * terms["loss"]
     # Nothing compares with NaN: the first epoch to have it would stay the best.

@@ -364,6 +364,15 @@ def list_warnings(
         hints.append(above_ceiling_hint("student", student, ceiling))
     val_split = settings.data.val_split
     chosen_on = ranked_by(settings, chosen)
+    # A loss is measured wherever true labels are; what ranks by them may be impossible all the same.
+    held_out, metric = chosen.get("select", chosen.get("val", {})), settings.evaluation.eval_metric
+    by_agreement = settings.is_scored_by_teacher and "select" in chosen
+    is_unranked = "loss" in held_out and metric not in (*held_out, "few-shot") and not by_agreement
+    if is_unranked and settings.evaluation.select == "best":
+        hints.append(
+            f"no epoch is best by --eval-metric {metric}, and the last one is exported: no class has both images with it "
+            "and images without it"
+        )
     if "val" in chosen and settings.evaluation.select == "best" and chosen_on == val_split:
         hints.append(
             f"the checkpoint was selected on '{val_split}', the split that it is reported on; --select-split holds "
