@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cli.declare import Role, option, shown_value, words_of
 from ..cli.forms import MULTILABEL, parse_slice
-from ..cli.parser import check_flags, fill, keep_typed, read_yaml, train_parser
+from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, nearest, said_of
 from ..settings.concerns import label_paths
@@ -377,6 +377,9 @@ def read_stages(file: str) -> dict[str, Stage]:
     """Return the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
+    if content and isinstance(content, dict):
+        taken_by, what = taker_of(content)
+        raise UserError(f"{where}: is {what}; expected a list of stages, or {taken_by} {file}")
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
     # the last item may say which stages a person is asked about, and is none itself
