@@ -279,6 +279,11 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
         in done.out
     )
 
+    # on fewer images than 30 nobody is told which one to take, or that one is worse
+    done = here(*flags, "--val-slice 0:20 --experiment few").ok()
+    assert "* no advice: it would rest on 20 images, and takes 30 at least" in done.out
+    assert not re.search("take (low|high)|better student", done.out) and "(n = 20)" in done.out
+
     # a person who is asked is told all the same
     stages.write_text("[{name: one, lr: 0.1}, {name: three, lr: 1.0e-9}, {audit: [one, three]}]")
     done = here(*flags, "--experiment asked").ok()

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..metrics.figures import (
     HEADLINE_OF_SEVERAL,
     format_figures,
     headline_name,
+    of_few,
 )
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..metrics.several import class_rows
@@ -121,16 +122,25 @@ def label_rows(record: dict) -> dict[str, dict]:
     # of several classes an image it is the share of single labels that is known, which is no mAP
     figure = HEADLINE if headline_of_record(record) == HEADLINE else "right"
     rows = {
-        f"{source['name']}, on training images": {figure: 100 * (1 - source["wrong"])}
+        f"{source['name']}, on training images{of_few(source.get('samples'))}": {
+            figure: 100 * (1 - source["wrong"])
+        }
         for source in labels
         if source["wrong"] is not None
     }
     # the labels are of training images: they and the student can be compared on the part that was held out of these
     student = held_out.get("student")
     if labels and student and student != record["metrics"]:
-        rows["labels, on the held-out part"] = held_out.get("teacher") or {}
-        rows["student, on the held-out part"] = student
+        few = of_few(images_of(record, "select"))
+        rows[f"labels, on the held-out part{few}"] = held_out.get("teacher") or {}
+        rows[f"student, on the held-out part{few}"] = student
     return rows
+
+
+def images_of(record: Mapping, *splits: str) -> int | None:
+    """Return how many images the first of some splits has that a run has; 0 of a stream, None without any."""
+    known = (record.get("data") or {}).get("splits") or {}
+    return next((known[name]["num_samples"] for name in splits if known.get(name)), None)
 
 
 def headline_of_record(record: dict) -> str:
@@ -156,9 +166,11 @@ def closing_table(record: dict) -> str:
     columns |= {HEADINGS[name]: name for name in of_groups if name in record["last"]}
 
     # the teacher, the student at two epochs, the ceiling
-    rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}, **label_rows(record)}
+    few = of_few(images_of(record, "val", "select"))
+    of_teacher = {**(record["teacher"] or {}), **episodes["teacher"]}
+    rows = {f"teacher{few}": of_teacher, **label_rows(record)}
     for name in ("last", "best"):
-        label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
+        label = f"student, {name} epoch ({record[name]['epoch'] + 1}){few}"
         figures = {**record[name], **episodes[name]}
         if name == record["selected"]["rule"]:
             label += " *"

@@ -28,9 +28,9 @@ import pandas
 from ..cli.declare import read_table
 from ..cli.forms import OF_PART
 from ..errors import UserError, logger
-from ..metrics.figures import HEADINGS, headline_name
+from ..metrics.figures import HEADINGS, allows_advice, figure_of_few, headline_name, no_advice
 from ..monitor import format_table
-from ..run.record import headline_of_record
+from ..run.record import headline_of_record, images_of
 from .planning import LocalPlan, LocalRun
 from .scores import (
     draws_of,
@@ -165,9 +165,10 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
         model, metrics = stage.record["model"], stage.record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
+        images = images_of(stage.record, "val", "select")
         row = {
             "stage": stage.name,
-            HEADINGS[headline]: stage.headline,
+            HEADINGS[headline]: figure_of_few(stage.headline, images),
             f"above {first.name} (95 % interval)": gain and GAIN.format(**gain),
             "agreement": metrics.get("agreement"),
             "trained weights": trained,
@@ -176,7 +177,9 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
         # without true labels the agreement is that of the same images
         if judges and last.headline is not None:
             row["of its held-out part"] = (
-                right_of(stage.name, stage.record) if stage.name in judges else None
+                figure_of_few(right_of(stage.name, stage.record), held_out_by(stage.record))
+                if stage.name in judges
+                else None
             )
         rows.append(row)
     table = format_table([list(row.values()) for row in rows], list(rows[0]))
@@ -200,6 +203,9 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
         if audited
         else ""
     )
+    images = images_of(last.record, "val")
+    if above and not allows_advice(images):
+        return f"{no_advice(images)}; {question}" if audited else no_advice(images), []
     if audited and not above:
         first = f"take {last.name}, exported to {last.folder / 'export'}; " if last.tune_by else ""
         return f"{first}{question}", []

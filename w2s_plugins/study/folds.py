@@ -21,7 +21,7 @@ from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import Columns, write_label_table
 from ..metrics.evaluator import create_evaluator
-from ..metrics.figures import HEADINGS, headline_of
+from ..metrics.figures import HEADINGS, figure_of_few, headline_of
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..target_kind import ONE_CLASS, TargetKind
@@ -52,13 +52,14 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     # a row for each model, and one for all parts together
     records = plan.records()
     rows = [
-        [name, done["metrics"].get(kind.headline), done["seconds"]]
-        for name, done in records.items()
+        [name, figure_of_few(done["metrics"].get(kind.headline), len(part.logits)), done["seconds"]]
+        for (name, done), part in zip(records.items(), parts)
     ]
     heads = ["out of fold", HEADINGS[kind.headline], "seconds"]
-    table = format_table([*rows, ["all", value, None]], heads)
+    images = sum(len(part.logits) for part in parts)
+    table = format_table([*rows, ["all", figure_of_few(value, images), None]], heads)
     warnings = gather_warnings(records)
-    measured = {"samples": sum(len(part.logits) for part in parts), kind.headline: value}
+    measured = {"samples": images, kind.headline: value}
     record = dict(stages=records, out_of_fold=measured, warnings=warnings)
     return record, f"{table}\n* what each model says of the part that it has not seen: {file}"
 
