@@ -31,6 +31,8 @@ LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 CLASSES = "classes.csv"  # of several classes an image: positives, AP and F1 of each
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
+HELD_OUT = "agreement_held_out.csv"  # of student and teacher on each sample of the held-out part
+
 
 def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
     """Write predicted classes: a header, then a line a sample in the order of the data.

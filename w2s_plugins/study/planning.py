@@ -49,6 +49,8 @@ class LocalRun(PlannedRun):
         assign_by: earlier stages, by whose figures its ``teacher_assign`` is chosen.
         tune_by: earlier stages; it trains the same part of the student as the best of these.
         audited: a person is asked at the end whether this stage, or another one of these, is best.
+        unless_same: a later stage; where that one turns out to be trained alike, this one is left out.
+        stands_for: the stage that was left out because this one is trained alike.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class LocalRun(PlannedRun):
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False
+    unless_same: str = ""
+    stands_for: str = ""
 
 
 @dataclass
@@ -64,13 +68,14 @@ class Stage:
 
     Args:
         flags: of its own.
-        assign_by: see `LocalRun`, like ``tune_by`` and ``audited``.
+        assign_by: see `LocalRun`, like the others.
     """
 
     flags: dict[str, Any]
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False
+    unless_same: str = ""
 
 
 LocalPlan = RunPlan[LocalRun]
@@ -250,6 +255,7 @@ def runs_of_stages(
             assign_by=stage.assign_by,
             tune_by=stage.tune_by,
             audited=stage.audited,
+            unless_same=stage.unless_same,
             needs=needs,
         )
         earlier.append(name)
@@ -403,12 +409,20 @@ def read_stages(file: str) -> dict[str, Stage]:
             names_in(stage.pop(key, []), f"{where}: {name}: {key}")
             for key in ("assign_by", "tune_by")
         )
+        unless_same = stage.pop("unless_same", "")
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = Stage(flags, assign_by, tune_by)
+        stages[name] = Stage(flags, assign_by, tune_by, unless_same=unless_same)
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        later = [*stages][number:]
+        if stage.unless_same and stage.unless_same not in later:
+            raise UserError(
+                f"{where}: {name}: unless_same: {stage.unless_same!r:.60}: no stage of this name comes after it; after it "
+                f"come {', '.join(later) or 'none'}"
+            )
     for name in read_audited(asked, stages, where):
         stages[name].audited = True
     return stages

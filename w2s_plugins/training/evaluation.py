@@ -49,12 +49,14 @@ class Evaluation:
         predictions: (N,) classes of this rank, in order.
         targets: this rank's labels.
         logits: (N, C) of this rank, of several classes an image with ground truth, whose figures rank by them.
+        agreement: (N,) of this rank with the teacher, from 0 to 1; None without one.
     """
 
     metrics: dict[str, float]
     predictions: Tensor
     targets: Tensor
     logits: Tensor | None = None
+    agreement: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,16 @@ def evaluate(
         metrics.update(settings.groups.evaluate(classes, targets, device, settings.distributed))
 
     # How the student stands to its teacher, whatever the ground truth is.
+    agreement = None
     if teacher is not None:
-        agrees = 100 * kind.agreement(classes, teacher)
-        metrics["agreement"] = mean(agrees)
+        agreement = kind.agreement(classes, teacher)
+        metrics["agreement"] = mean(100 * agreement)
         if settings.has_truth:
             metrics["copied"] = mean(100 * kind.copied(classes, teacher, targets))
     ranked = None
     if isinstance(evaluator, SeveralEvaluator) and settings.has_truth:
         ranked = evaluator.logits
-    return Evaluation(metrics, classes, targets, ranked)
+    return Evaluation(metrics, classes, targets, ranked, agreement)
 
 
 def evaluate_teacher(
@@ -337,12 +340,14 @@ class EpochFigures:
         predictions: columns and rows of what is said of each sample of the validation split, or None.
         thresholds: of several classes an image the probability (C,) from which on each is said to be there, chosen on a
             held-out part; None without one.
+        held_out: (N, 1) how far student and teacher agree on each sample of the held-out part; None without one.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], Tensor] | None
     thresholds: list[float] | None = None
+    held_out: Tensor | None = None
 
 
 def average_batch_norm(run: Run) -> None:
@@ -376,7 +381,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     # model, which runs on all ranks or on none.
     model = evaluated_model(run.task, run.evaluates_average)
     progress = None if run.settings.compute.fsdp else watch.guard
-    figures, predictions, ranked = {}, None, {}
+    figures, predictions, ranked, held_out = {}, None, {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
@@ -384,6 +389,9 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures[split] = evaluation.metrics
         if evaluation.logits is not None:
             ranked[split] = torch.stack([evaluation.logits.cpu(), evaluation.targets.float()], 1)
+        if split == "select" and evaluation.agreement is not None:
+            rows = evaluation.agreement.float()[:, None]
+            held_out = gather_in_dataset_order(rows, run.world.distributed)
         if split == "val":
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
@@ -409,7 +417,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         terms,
         run.position.epoch,
     )
-    return EpochFigures(figures, metric, predictions, thresholds)
+    return EpochFigures(figures, metric, predictions, thresholds, held_out)
 
 
 def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, float]]:
