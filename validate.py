@@ -107,7 +107,7 @@ def validate_all(
         raise UserError("none of the models could be evaluated; the reasons are above")
     # Of few-shot figures the first kind counts, which a row begins with.
     ranked_by = [*results[0]][1] if settings.episodes.few_shot_eval else headline_name(results[0])
-    return sorted(results, key=lambda result: result[ranked_by], reverse=True)
+    return sorted(results, key=lambda result: result.get(ranked_by, 0), reverse=True)
 
 
 def validate_retrying(
@@ -244,6 +244,9 @@ def student_figures(evaluation: Evaluation) -> dict[str, float]:
     figures = {}
     headline = headline_name(evaluation.metrics)
     for name in OF_ONE_MODEL[headline]:
+        # true labels of several classes may allow no mAP
+        if name not in evaluation.metrics:
+            continue
         figures[name] = round(evaluation.metrics[name], 4)
         if headline == HEADLINE:
             figures[f"{name}_err"] = round(100 - evaluation.metrics[name], 4)
@@ -280,7 +283,7 @@ def teacher_figures(
 ) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     headline = headline_name(teacher.metrics)
-    weak = teacher.metrics[headline]
+    weak, student = (one.metrics.get(headline) for one in (teacher, evaluation))
     figures = {
         f"teacher_{name}": value
         for name, value in teacher.metrics.items()
@@ -288,9 +291,9 @@ def teacher_figures(
     }
     for name in ("agreement", "copied"):
         figures[name] = evaluation.metrics[name]
-    if ceiling is not None:
+    if ceiling is not None and weak is not None and student is not None:
         figures[f"ceiling_{headline}"] = ceiling
-        pgr = performance_gap_recovered(weak, evaluation.metrics[headline], ceiling)
+        pgr = performance_gap_recovered(weak, student, ceiling)
         if pgr is None:
             logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:

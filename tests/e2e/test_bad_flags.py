@@ -200,6 +200,7 @@ DIGITS --config broken.yaml  ->  --config broken.yaml: not a YAML file
 DIGITS --config dash.yaml  ->  --config dash.yaml: unknown key 'warmup-epoch' (nearest: warmup_epochs
 DIGITS --config tagged.yaml  ->  --config tagged.yaml: not a YAML file
 DIGITS --config list.yaml  ->  is a list, as of stages; expected flags with values, or --stages
+DIGITS --config digits-losses  ->  is a study; expected flags with values, or w2s-study run digits-losses
 DIGITS --config ./brokn.yaml  ->  no such file (nearest: broken.yaml
 DIGITS --config more.yaml  ->  none.yaml: no such file, named by
 DIGITS --config self.yaml  ->  self.yaml: the file names itself:
@@ -565,6 +566,8 @@ W2S --ceiling-config own.yaml  ->  --ceiling-config own.yaml: model is set by th
 W2S --ceiling-config slice.yaml  ->  --ceiling-config slice.yaml: train_slice is set by the protocol
 W2S --ceiling-config unknown.yaml  ->  unknown key
 SEVERAL --stages unnamed.yaml  ->  expected a list of stages
+SEVERAL --stages weak-labels  ->  weak-labels: is flags with values; expected a list of stages, or --config weak-labels
+SEVERAL --stages digits-losses  ->  is a study; expected a list of stages, or w2s-study run digits-losses
 SEVERAL --stages nameless.yaml  ->  stage 1 has no name
 SEVERAL --stages same.yaml  ->  two stages are named a; expected a name for each
 SEVERAL --stages tune.yaml  ->  a: --tune hed: expected one of all, head

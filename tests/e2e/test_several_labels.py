@@ -174,6 +174,35 @@ def test_an_evaluation_of_a_run_and_of_its_export(pairs: Run) -> None:
     assert pairs(*export, "--task multilabel", script="validate").figures["map"] == run["map"]
 
 
+def test_true_labels_that_never_say_no_measure_nothing(pairs: Run) -> None:
+    """No epoch has an easy 100 and is exported as best, no threshold is chosen, and evaluations of the run agree."""
+    truth = TRUTH.replace("test.csv", "test.csv?unlisted=unknown")
+    flags = "--train-labels train.csv?unlisted=unknown --select best --select-split 0.4 --epochs 3"
+    done = pairs(*STUDENT, truth, flags, "--experiment one").ok()
+    record = read_result("output/train/one")
+    assert record["metrics"].keys() == {"loss"} and record["selected"]["epoch"] == 2
+    said = "no epoch is best by --eval-metric map, and the last one is exported: no class has both"
+    assert said in record["warnings"][-1] and f"WARNING: {record['warnings'][-1]}" in done.out
+    assert set(record["thresholds"]) == {0.5} and "mAP" not in done.out
+    (remark,) = (line for line in done.err.splitlines() if "none is left" in line)
+    assert "10 have no negative image and leave mAP and F1; none is left, so there is no" in remark
+    with Path("output/train/one/classes.csv").open(newline="") as file:
+        assert {(row["AP"], row["F1"]) for row in csv.DictReader(file)} == {("", "")}
+    check = "--checkpoint output/train/one --teacher output/train/teacher --ceiling-acc 99"
+    found = pairs(check, script="validate").figures
+    assert "map" not in found and "top1" not in found and "pgr" not in found
+    # one class of which images are known not to have it is all that counts
+    rows = Path("test.csv").read_text().splitlines()
+    partly = ["filename,d1,d2", *(f"{r.split(',')[0]},{int('d1' in r)},1" for r in rows[1:])]
+    Path("partly.csv").write_text("\n".join(partly))
+    only = pairs(check, "--val-labels partly.csv", script="validate").figures
+    pairs(*STUDENT, TRUTH.replace("test.csv", "partly.csv"), "--experiment two").ok()
+    record = read_result("output/train/two")
+    again = pairs("--checkpoint output/train/two", script="validate").figures
+    assert record["metrics"]["map"] == pytest.approx(again["map"], abs=1e-3)
+    assert 0 < only["map"] < 100 and 0 < again["map"] < 100
+
+
 def test_some_classes_count_alone(pairs: Run) -> None:
     """As those of the run's own table of classes."""
     Path("few.txt").write_text("7\n2\n3\n")

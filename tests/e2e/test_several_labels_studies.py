@@ -51,7 +51,7 @@ def test_stages_with_few_true_labels(pairs: Run) -> None:
     flags = "--data-dir . --train-split train --train-labels train.csv --val-split train --val-labels train.csv"
     done = pairs(*STUDENT, flags, recipe, "--tune all --epochs 2 --experiment few").ok()
     record = read_result("output/train/few")
-    assert [*record["stages"]] == ["direct", "student"]
+    assert [*record["stages"]] == ["direct", "recipe", "student"]
     assert record["stages"]["student"]["teacher"].get("assign") in (None, "mean")
     assert done.err.count("teachers are averaged class by class") == 1
     assert "without the stage part" in done.err and "without the stage whole" in done.err
@@ -63,7 +63,7 @@ def test_what_is_trained_is_measured_by_map(pairs: Run) -> None:
     flags = "--data-dir . --train-split train --train-labels train.csv --val-split ''"
     done = pairs(*STUDENT, flags, recipe, "--epochs 1 --experiment measured").ok()
     stages = read_result("output/train/measured")["stages"]
-    assert [*stages] == ["part", "whole", "direct", "student"]
+    assert [*stages] == ["part", "whole", "direct", "recipe", "student"]
     best = choose_best(["part", "whole"], stages)
     tuned = [stages[name]["model"].get("tune") for name in (best, "direct", "student")]
     assert len({*tuned}) == 1 and f"as the stage {best} (right: part" in done.err
@@ -78,6 +78,8 @@ def test_stages_of_candidates(pairs: Run) -> None:
     assert {stage["loss"]["name"] for stage in stages.values()} == {"bce", "elr"}
     assert "--task multilabel: --loss elr (--for-multilabel)" in done.err
     assert "--task multilabel: no part of the student is chosen, because" in done.err
+    # nothing is chosen, so the recipe is not trained twice
+    assert "without the stage recipe, because student is trained alike" in done.err
 
 
 def test_folds(pairs: Run) -> None:

@@ -7,16 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
 import timm
+import torch
 import yaml
 from safetensors.torch import save_file
 
 from tests.parts import refusal, write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.files import recipe_path
+from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.ahead import settle
-from w2s_plugins.study.chain import choose_assign, choose_best
+from w2s_plugins.study.chain import best_part, choose_assign, choose_best, choose_part, is_same
 from w2s_plugins.study.planning import plan_runs
 
 from .conftest import TINY, Run, in_file, read_result, taught
@@ -131,7 +135,7 @@ def test_what_is_typed_stays_for_a_transformer(
     # whoever has typed a part need not measure which one is better
     assert ("whole" in of_stages) == ("tune" not in typed)
     assert of_stages.pop("whole", [*changes, "layer_decay"]) == [*changes, "layer_decay"]
-    assert of_stages == dict.fromkeys(["part", "direct", "student"], changes)
+    assert of_stages == dict.fromkeys(["part", "direct", "recipe", "student"], changes)
 
 
 @pytest.mark.parametrize(
@@ -151,17 +155,19 @@ def test_candidates_fit_the_network(
     with caplog.at_level("INFO"):
         for run in plan.runs:
             settle(run)
-    probe, *others, student = (run.settings for run in plan.runs)
+    probe, *others, recipe, student = (run.settings for run in plan.runs)
     assert probe["linear_probe"] and (probe["loss"], probe["lr"]) == ("balanced_elr", 0.003)
     assert [(one["tune"], one["lr"], one["layer_decay"]) for one in others] == trained
     # the last one is the recipe until others have measured themselves
-    assert (student["tune"], student["lr"]) == trained[model == "test_vit"][:2]
+    for one in (recipe, student):
+        assert (one["tune"], one["lr"]) == trained[model == "test_vit"][:2]
     said = [text for text in caplog.messages if "has attention" in text]
     assert said == [
         f"test_vit has attention: --{flags} (--for-transformers)"
         for flags in (
             "lr 0.002 --layer-decay 0.3",
             "lr 0.002 --layer-decay 0.65",
+            "tune lora --lr 0.002",
             "tune lora --lr 0.002",
         )
         if model == "test_vit"
@@ -279,6 +285,11 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
         in done.out
     )
 
+    # on fewer images than 30 nobody is told which one to take, or that one is worse
+    done = here(*flags, "--val-slice 0:20 --experiment few").ok()
+    assert "* no advice: it would rest on 20 images, and takes 30 at least" in done.out
+    assert not re.search("take (low|high)|better student", done.out) and "(n = 20)" in done.out
+
     # a person who is asked is told all the same
     stages.write_text("[{name: one, lr: 0.1}, {name: three, lr: 1.0e-9}, {audit: [one, three]}]")
     done = here(*flags, "--experiment asked").ok()
@@ -325,6 +336,67 @@ def test_which_part_is_trained_is_measured(figures: list[dict], best: str) -> No
         for name, of_stage in zip(("part", "whole"), figures)
     }
     assert choose_best(["part", "whole"], records) == best
+
+
+@pytest.mark.parametrize(
+    ("model", "usual", "says", "chosen"),
+    [
+        ("w2s_cnn5", "last", dict(last=57, adapters=60, all=55), "last"),
+        ("w2s_cnn5", "last", dict(last=57, adapters=60, all=90), "all"),
+        ("w2s_cnn5", "last", dict(last=57, adapters=57, all=57), "last"),
+        ("test_vit", "adapters", dict(last=60, adapters=57, all=55), "adapters"),
+        ("test_vit", "adapters", dict(last=90, adapters=57, all=55), "last"),
+    ],
+)
+def test_a_choice_within_noise_takes_the_recipe(
+    model: str,
+    usual: str,
+    says: dict[str, int],
+    chosen: str,
+    weak: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another part is taken where it says what the other half of the labels says more often by a paired interval."""
+    flags = dict(dataset="w2s/digits", model=model, experiment="x", stages="weak-labels-candidates")
+    flags |= dict(teacher="w2s_cnn2", teacher_checkpoint=str(weak), task_loss_weight=0.0)
+    plan = plan_runs(flags | dict(output=str(tmp_path)))
+    runs = {run.name: run for run in plan.runs}
+    for run in plan.runs:
+        settle(run)
+    shares = np.random.default_rng(0).permutation(100)
+    for name, percent in says.items():
+        held_out = {"student": {"agreement": float(percent)}}
+        runs[name].record = {"held_out": held_out, "data": HELD_OUT}
+        (tmp_path / "x" / name).mkdir(parents=True)
+        write_predictions(
+            tmp_path / "x" / name / "agreement_held_out.csv",
+            ["agreement"],
+            torch.tensor(np.roll(shares, percent) < percent)[:, None].float(),
+        )
+    assert best_part(runs["student"], plan) == chosen
+    with caplog.at_level("INFO"):
+        part = choose_part(runs["student"], plan)
+    assert part["tune"] == runs[chosen].settings["tune"]
+    above = max(says, key=says.__getitem__) != chosen
+    assert ("none is above it beyond noise" in caplog.messages[-1]) == above
+    assert is_same(runs["recipe"], runs["student"], part) == (chosen == usual)
+    # true labels choose as they always did, and an older run says less of itself
+    for name in says:
+        runs[name].record["held_out"]["student"]["top1"] = float(says[name])
+    assert best_part(runs["student"], plan) == max(says, key=says.__getitem__)
+    for name in says:
+        del runs[name].record["held_out"]["student"]["top1"]
+        (tmp_path / "x" / name / "agreement_held_out.csv").unlink()
+    assert best_part(runs["student"], plan) == usual
+
+
+def test_a_stage_is_left_out_for_a_later_one_alone(tmp_path: Path) -> None:
+    stages = tmp_path / "stages.yaml"
+    stages.write_text("[{name: one}, {name: two, unless_same: one}, {name: three}]")
+    flags = dict(dataset="w2s/digits", experiment="x", stages=str(stages))
+    said = "two: unless_same: 'one': no stage of this name comes after it; after it come three"
+    assert said in refusal(plan_runs, flags)
 
 
 @pytest.mark.parametrize(
@@ -436,14 +508,20 @@ def test_recipes(
     folder = tmp_path / "student" / last_stage / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
+    of_halves = ["probe", "last", "adapters", "all"]
     if name == "weak-labels-candidates":
-        assert list(record["stages"]) == ["probe", "last", "adapters", "all", "student"]
+        # the recipe is trained twice only if another part is above it beyond noise
+        names = list(record["stages"])
+        assert names in ([*of_halves, "student"], [*of_halves, "recipe", "student"])
         losses = [stage["loss"]["name"] for stage in record["stages"].values()]
-        assert losses == ["balanced_elr", *["elr"] * 4]
-        assert "which of probe, last, adapters, all, student is best? 64 answers" in done.out
+        assert losses == ["balanced_elr", *["elr"] * (len(names) - 1)]
+        assert f"which of {', '.join(names)} is best? 64 answers" in done.out
         assert "64 images; 64 are drawn" in done.out
         # the last one learns all labels, as one that has learned half of them, and measured itself by the other half
-        _, *judges, last = record["stages"].values()
+        judges, last = (
+            [record["stages"][name] for name in of_halves[1:]],
+            record["stages"]["student"],
+        )
         halves = [stage["data"]["splits"] for stage in judges]
         assert len({splits["select"]["fingerprint"] for splits in halves}) == 1
         assert {splits["train"]["num_samples"] for splits in halves} == {64}
@@ -452,7 +530,23 @@ def test_recipes(
             name: record["stages"][name]["held_out"]["student"]["agreement"]
             for name in ("last", "adapters", "all")
         }
+        says = {
+            name: pandas.read_csv(tmp_path / "student" / name / "agreement_held_out.csv")[
+                "agreement"
+            ]
+            for name in agreement
+        }
+        for name, rows in says.items():
+            assert len(rows) == 64 and 100 * rows.mean() == pytest.approx(agreement[name])
         best = max(agreement, key=agreement.__getitem__)
+        gain = says[best] - says["last"]
+        margin = 1.96 * gain.std() / 64**0.5  # the bootstrap's, nearly
+        if abs(gain.mean() - margin) > 0.01:
+            assert ("recipe" in names) == (gain.mean() > margin)
+        if "recipe" not in names:
+            best = "last"
+            assert "without the stage recipe, because student is trained alike" in done.err
+            assert "\nstudent, which is recipe " in done.out
         assert last["model"].get("tune") == record["stages"][best]["model"].get("tune")
         assert (
             f"as the stage {best} (says what the labels say: last {agreement['last']:.1f} %"
@@ -460,7 +554,15 @@ def test_recipes(
         )
         assert f"take student, exported to {folder}; which of" in done.out
     if name == "weak-labels-plus-few-true":
-        part, whole, first, last = record["stages"].values()
+        part, whole, first, recipe, last = record["stages"].values()
+        # weak labels alone, without any true one, measured on the same images
+        assert recipe["data"]["splits"]["train"]["num_samples"] == 128
+        assert "labelled" not in recipe["data"]["splits"] and len(recipe["teacher"]["models"]) == 1
+        assert recipe["loss"]["name"] == "elr" and recipe["loss"]["task_loss_weight"] == 0
+        vals = {
+            stage["data"]["splits"]["val"]["fingerprint"] for stage in record["stages"].values()
+        }
+        assert len(vals) == 1
         taught = {
             model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model
         }
@@ -495,7 +597,7 @@ def test_recipes(
             in card
         )
         assert f"| strongly augmented second views | `{last['loss']['strong_views']}` |" in card
-        assert list(record["last_above"]) == ["direct"], "what measures it is no student to take"
+        assert list(record["last_above"]) == ["direct", "recipe"], "what measures it is no student"
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
         assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f} (" in row

@@ -1,6 +1,7 @@
 """Figures of weak-to-strong generalisation, and which epoch is selected by them."""
 
 import math
+import re
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_what_ranks_an_epoch(metric, by_teacher, figures, expected):
     assert selection_metric(metric, by_teacher, figures, {"loss": 0.5}) == expected
 
 
+def test_without_a_figure_the_last_epoch_is_best():
+    """True labels that say only yes rank nothing: of equal epochs the first one would be taken."""
+    ranks = [
+        selection_metric("map", False, {"val": {"loss": 0.1}}, {}, epoch) for epoch in (0, 1, 2)
+    ]
+    assert ranks == sorted({*ranks})
+
+
 @pytest.mark.parametrize(
     "kwargs, by_teacher",
     [
@@ -148,6 +157,24 @@ def test_closing_table():
     ]
     assert len(closing_table({**record, "teacher": None, "ceiling_acc": None}).splitlines()) == 4
 
+    # on few images their number stands beside the figures, on others not
+    for splits, few in (
+        ({"val": 6, "select": 50}, " (n = 6)"),
+        ({"val": None, "select": 99}, " (n = 99)"),
+        ({"val": 100, "select": 50}, ""),
+        ({"val": 0}, ""),  # a stream
+    ):
+        about = {
+            name: size if size is None else {"num_samples": size} for name, size in splits.items()
+        }
+        rows = closing_table({**record, "data": {"splits": about}}).splitlines()[2:]
+        heads = [
+            f"teacher{few}",
+            f"student, last epoch (10){few}",
+            f"student, best epoch (5){few} *",
+        ]
+        assert [re.split("  +", row)[0] for row in rows[:3]] == heads
+
     # of several classes an image, of which only the agreement is known
     unmeasured = {name: {"epoch": 1, "agreement": 98.0} for name in ("last", "best")}
     several = {"model": {"problem_type": SEVERAL_CLASSES.problem_type}, **unmeasured}
@@ -182,6 +209,10 @@ def test_closing_table_of_labels():
         ["74.00", "-", "-", "-"],
         ["63.00", "-", "71.00", "-"],
     ]
+    splits = {"val": {"num_samples": 500}, "select": {"num_samples": 20}}
+    models[0]["samples"] = 40
+    few = closing_table({**record, "data": {"splits": splits}}).splitlines()[2:]
+    assert [re.findall(r"n = (\d+)", row) for row in few] == [["40"], ["20"], ["20"], [], []]
     # of the same figures there is one row
     same = closing_table({**record, "held_out": {"teacher": None, "student": metrics}})
     assert "held-out" not in same and "b.csv" not in same

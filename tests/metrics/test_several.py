@@ -12,7 +12,7 @@ from timm.task.evaluator import MultiLabelClassificationEvaluator
 
 from tests.losses.common import on_two_ranks
 from w2s_plugins.distributed.world import Precision
-from w2s_plugins.metrics.evaluator import SeveralEvaluator, positives_remark
+from w2s_plugins.metrics.evaluator import SeveralEvaluator, truth_remark
 from w2s_plugins.metrics.resampling import drawn_counts
 from w2s_plugins.metrics.several import (
     average_precision,
@@ -26,7 +26,12 @@ from w2s_plugins.metrics.several import (
 )
 from w2s_plugins.study.folds import _headline_of_all, _Part, truth_columns
 from w2s_plugins.target_kind import ONE_CLASS, SEVERAL_CLASSES
-from w2s_plugins.training.evaluation import EvaluationOptions, evaluate, evaluate_teacher
+from w2s_plugins.training.evaluation import (
+    EvaluationOptions,
+    evaluate,
+    evaluate_teacher,
+    f1_at_chosen,
+)
 
 NAN = float("nan")
 
@@ -118,11 +123,14 @@ def test_shapes_are_checked() -> None:
 
 
 def test_few_positives_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    assert positives_remark([5, 6]) is None
-    remark = positives_remark([0, 0, 4, 9])
-    assert remark == (
-        "of 4 classes 2 have no positive image, whose AP counts as 0 in the mAP, and 1 have fewer than 5, whose AP is "
-        "uncertain"
+    assert truth_remark([5, 6], [1, 1]) is None
+    assert truth_remark([0, 0, 4, 9, 7], [9, 0, 5, 1, 0]) == (
+        "of 5 classes 2 have no positive image and leave the mAP, and 1 have no negative image and leave mAP and F1, and "
+        "1 have fewer than 5 positives, whose AP is uncertain"
+    )
+    assert truth_remark([0, 4], [9, 0]) == (
+        "of 2 classes 1 have no positive image and leave the mAP, and 1 have no negative image and leave mAP and F1; none "
+        "is left, so there is no mAP"
     )
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -130,8 +138,44 @@ def test_few_positives_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
             evaluator.update(torch.randn(9, 4), torch.eye(9)[:, :4])
             evaluator.compute()
     assert [m for m in caplog.messages if "of 4 classes" in m] == [
-        "WARNING: of 4 classes 4 have fewer than 5, whose AP is uncertain"
+        "WARNING: of 4 classes 4 have fewer than 5 positives, whose AP is uncertain"
     ]
+
+
+def test_classes_whose_truth_is_one_sided_leave() -> None:
+    """A class that is only ever said to be there is no easy 100, and one that never is no 0; evaluation, table of the
+    classes, thresholds and intervals agree. Without any class left there is no figure.
+    """
+    scores, truth = made(60, 5, unknown=0.2)
+    truth[truth[:, 3] == 0, 3] = NAN  # columns of 1 and nothing
+    truth[truth[:, 4] == 1, 4] = NAN
+    wanted = average_precision(scores[:, :3], truth[:, :3])
+    of_f1 = f1_figures(decide(np.delete(scores, 3, axis=1), 0), np.delete(truth, 3, axis=1))
+    evaluator = SeveralEvaluator()
+    evaluator.update(*tensors(scores, truth))
+    found = evaluator.compute()
+    assert found["map"] == pytest.approx(100 * wanted.mean())
+    assert average_precision(scores, truth) == pytest.approx([*wanted, NAN, NAN], nan_ok=True)
+    assert map_by_image(scores, truth).mean() == pytest.approx(wanted.mean())
+    draws = [resampled_map({"a": scores[:, :k]}, truth[:, :k], 50)["a"] for k in (3, 5)]
+    assert draws[0] == pytest.approx(draws[1])
+    assert f1_figures(decide(scores, 0), truth)[:3] == pytest.approx(of_f1[:3])
+    assert [found[name] for name in ("micro_f1", "macro_f1", "sample_f1")] == pytest.approx(
+        [100 * value for value in f1_figures(decide(scores, 0), truth)[:3]]
+    )
+    rows = class_rows([*"abcde"], scores, truth)
+    assert [row["AP"] is None for row in rows] == [False, False, False, True, True]
+    assert [row["F1"] is None for row in rows] == [False, False, False, True, False]
+    assert (best_thresholds(scores, truth, 1)[3:] == 0.5).all()
+
+    never_no = np.where(truth == 0, NAN, truth)
+    evaluator = SeveralEvaluator()
+    evaluator.update(*tensors(scores, never_no))
+    assert [*evaluator.compute()] == ["loss"]
+    assert np.isnan(resampled_map({"a": scores}, never_no, 9)["a"]).all()
+    assert np.isnan(map_by_image(scores, never_no)).all()
+    pairs = torch.stack(tensors(scores, never_no), dim=1)
+    assert f1_at_chosen(pairs, pairs) == ([0.5] * 5, {})
 
 
 @pytest.mark.parametrize("unknown", [0.0, 0.3])
@@ -198,7 +242,7 @@ def test_average_precision_is_scikit_learns(unknown: float) -> None:
     for i in range(9):
         known = ~np.isnan(truth[:, i])
         if i == 3:
-            assert found[i] == 0
+            assert np.isnan(found[i])
         else:
             wanted = average_precision_score(truth[known, i], scores[known, i])
             assert found[i] == pytest.approx(wanted)
@@ -215,7 +259,7 @@ def test_f1_is_scikit_learns() -> None:
 
 
 def test_best_thresholds() -> None:
-    """No other threshold has a higher F1; few positives keep 0.5, and what is not said is none."""
+    """No other threshold has a higher F1; few positives or no negative keep 0.5, and what is not said is none."""
     scores, truth = made(200, 4, unknown=0.2)
     scores = 1 / (1 + np.exp(-scores))
     truth[:, 3] = np.where(np.arange(200) < 9, 1, 0)
@@ -232,7 +276,7 @@ def test_best_thresholds() -> None:
     )
     assert halfway == pytest.approx(0.5)
     (every,) = best_thresholds(np.array([[0.9], [0.2]]), np.array([[1.0], [1]]), 2)
-    assert every == 0.2
+    assert every == 0.5
 
 
 def test_table_of_classes() -> None:
@@ -265,10 +309,9 @@ def test_resamples_are_those_by_hand(unknown: float) -> None:
     found = resampled_map({"a": scores, "b": second}, truth, 50)
     of_f1 = resampled_f1(decide(scores, 0.5), truth, 50)
     for r, rows in enumerate(drawn_rows(60, 50)):
-        present = np.nansum(truth[rows], axis=0) > 0
         for name, given in dict(a=scores, b=second).items():
             aps = average_precision(given[rows], truth[rows])
-            assert found[name][r] == pytest.approx(aps[present].mean() * 4 / 5, abs=1e-12)
+            assert found[name][r] == pytest.approx(np.nanmean(aps), abs=1e-12)
         wanted = f1_figures(decide(scores[rows], 0.5), truth[rows])
         assert of_f1["micro_f1"][r] == pytest.approx(wanted.micro)
         assert of_f1["sample_f1"][r] == pytest.approx(wanted.sample)
@@ -289,12 +332,12 @@ def test_contributions_of_images(unknown: float) -> None:
     scores, truth = made(80, 5, unknown)
     truth[:, 2] = 0
     of_images = map_by_image(scores, truth)
-    value = average_precision(scores, truth).mean()
+    value = np.nanmean(average_precision(scores, truth))
     assert of_images.mean() == pytest.approx(value)
     # every image 1,000 times, and one of them once more
     for k in (0, 17, 79):
         rows = np.append(np.repeat(np.arange(80), 1000), np.repeat(k, 1))
-        slope = (average_precision(scores[rows], truth[rows]).mean() - value) * 1000
+        slope = (np.nanmean(average_precision(scores[rows], truth[rows])) - value) * 1000
         assert (of_images[k] - value) / 80 == pytest.approx(slope, abs=1e-4)
 
 

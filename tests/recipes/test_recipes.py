@@ -24,6 +24,7 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
 from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.study.controls import without
 
 SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"))}
 # folders whose files want other data than those below, and have a file of tests to themselves, as has
@@ -454,7 +455,7 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
 
 def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
     """With true labels, as the student is that learns from the user's own; and those who use the recipe get it."""
-    _, _, direct, _ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
+    _, _, direct, *_ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
     ceiling = yaml.safe_load(SHIPPED["weak-labels-ceiling"].read_text())
     own = ("name", "tune_by", "unlabeled", "teacher", "val_interval")
     assert ceiling == {flag: value for flag, value in direct.items() if flag not in own}
@@ -464,7 +465,7 @@ def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
 
 def test_candidates_are_the_recipe_for_other_parts() -> None:
     """Each of them but the probe."""
-    _, *others, student, end = yaml.safe_load(SHIPPED["weak-labels-candidates"].read_text())
+    _, *others, usual, student, end = yaml.safe_load(SHIPPED["weak-labels-candidates"].read_text())
     recipe = yaml.safe_load(SHIPPED["weak-labels"].read_text())
     own = ("name", "tune", "lr", "epochs", "for_transformers", "ceiling_config")
     same = {flag: value for flag, value in recipe.items() if flag not in own}
@@ -476,5 +477,9 @@ def test_candidates_are_the_recipe_for_other_parts() -> None:
     # who learns all labels is the recipe itself until the others have measured themselves
     assert student.pop("tune_by") == ["last", "adapters", "all"]
     del student["name"], recipe["ceiling_config"]
-    assert student == recipe
-    assert end == {"audit": ["probe", "last", "adapters", "all", "student"]}
+    assert student == recipe == without(usual, ["name", "unless_same"])
+    assert (usual["name"], usual["unless_same"]) == ("recipe", "student")
+    assert end == {"audit": ["probe", "last", "adapters", "all", "recipe", "student"]}
+    # beside few true labels it stands too, without them
+    _, _, _, alone, _ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
+    assert alone == {"name": "recipe", **recipe}

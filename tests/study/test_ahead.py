@@ -60,7 +60,12 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             15,
             [
                 f"--stages, {stage}: batch size {size} becomes {count}, because it has {count} training samples"
-                for stage, size, count in (("part", 32, 15), ("whole", 32, 15), ("direct", 64, 30))
+                for stage, size, count in (
+                    ("part", 32, 15),
+                    ("whole", 32, 15),
+                    ("direct", 64, 30),
+                    ("recipe", 64, 60),
+                )
             ],
         ),
         (

@@ -170,6 +170,27 @@ def test_labels_are_called_the_teachers_if_they_are(
     assert f"trained directly on {words} the strong student has 73.00" in told
 
 
+def test_six_images_are_no_verdict() -> None:
+    """Everybody is right on them: no interval of zero width, no advice, and the table says of how many."""
+    hits = pandas.DataFrame(1.0, range(6), ["weak", "student", "ceiling", "direct", "agreement"])
+    figures = figures_of(hits.assign(**{"above direct": 0.0}))
+    for name, one in figures.items():
+        assert one["low"] is None or one["high"] - one["low"] > 30, name
+    told = remarks_on(figures, images=6)
+    assert told["few"] == "no advice: it would rest on 6 images, and takes 30 at least"
+    assert "direct" not in told and "direct" in remarks_on(figures, images=30)
+    controls = dict(direct=dict(figures["direct"], student_above=figures["above direct"]))
+    for images, few in ((6, " (n = 6)"), (100, "")):
+        head = table_of_runs(dict(figures, controls=controls), images).splitlines()[0].strip()
+        assert head == f"top-1 (95 % interval){few}"
+
+
+def test_a_pgr_that_is_the_same_in_all_resamples() -> None:
+    hits = pandas.DataFrame(dict(weak=np.zeros(40), student=np.ones(40), ceiling=np.ones(40)))
+    pgr = figures_of(hits)["pgr"]
+    assert (pgr["value"], pgr["low"]) == (1.0, None) and "the same in all" in pgr["no_interval"]
+
+
 def test_closing_table() -> None:
     """A row for each figure."""
     figures = figures_of(models())

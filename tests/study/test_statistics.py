@@ -6,10 +6,19 @@ import pytest
 from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 from w2s_plugins.metrics.resampling import resampled_means
-from w2s_plugins.study.statistics import bounds, compare, holm, sample_share, t_interval
+from w2s_plugins.study.scores import figure_text
+from w2s_plugins.study.statistics import (
+    bounds,
+    compare,
+    holm,
+    sample_interval,
+    sample_share,
+    t_interval,
+)
 
 
 def test_t_interval_is_that_of_statsmodels() -> None:
@@ -22,6 +31,35 @@ def test_t_interval_is_that_of_statsmodels() -> None:
         5,
     )
     assert t_interval([3.0]) == dict(value=3.0, low=None, high=None, sd=None, n=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "lowest", "images"),
+    [(100.0, 0.0, 6), (0.0, 0.0, 40), (0.0, -100.0, 6), (100.0, -100.0, 29)],
+)
+def test_no_interval_without_width(value: float, lowest: float, images: int) -> None:
+    """Where all samples agree it is Wilson's, of a difference Newcombe's, as statsmodels has them."""
+    low, high = sample_interval(np.full(5000, value), value, images, lowest)
+    hits = images if value == 100 else 0
+    wilson = proportion_confint(hits, images, method="wilson")
+    if lowest == 0:
+        assert (low, high) == pytest.approx([100 * end for end in wilson], abs=1e-9)
+    else:
+        # of pairs of which none is different; of pairs of which all are, as many may be the other way round
+        unseen = 100 * proportion_confint(0, images, method="wilson")[1]
+        wanted = (-unseen, unseen) if value == 0 else (100 - 2 * unseen, 100)
+        assert (low, high) == pytest.approx(wanted)
+    draws = np.random.default_rng(0).normal(size=5000)
+    assert sample_interval(draws, 0.0, 6) == bounds(draws)
+
+
+def test_seeds_and_samples_that_agree() -> None:
+    """Equal differences of all seeds and samples do not make a comparison sure, nor equal seeds a mean."""
+    for seeds in (1, 3):
+        found = compare(np.zeros((seeds, 6)), np.zeros(5000))
+        assert found["low"] == pytest.approx(-39.03, abs=0.01) and found["high"] == -found["low"]
+    assert t_interval([100.0, 100.0]) == dict(value=100.0, low=None, high=None, sd=0.0, n=2)
+    assert figure_text(t_interval([100.0, 100.0])) == "100.00"
 
 
 @pytest.mark.parametrize(

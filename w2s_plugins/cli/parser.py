@@ -242,10 +242,9 @@ def read_config(
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     path, content = read_yaml(file, where, named_by)
-    if isinstance(content, list):
-        raise UserError(
-            f"{where}: is a list, as of stages; expected flags with values, or --stages {file}"
-        )
+    taken_by, what = taker_of(content)
+    if taken_by != "--config":
+        raise UserError(f"{where}: is {what}; expected flags with values, or {taken_by} {file}")
     # the files that it names come first, because its own values win over theirs
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
@@ -263,6 +262,15 @@ def read_config(
             flags[name] = [_beside(other, path) for other in others]
     overlay(values, flags)
     return values
+
+
+def taker_of(content: object) -> tuple[str, str]:
+    """Return what takes a YAML file with this content, and what the content is."""
+    if isinstance(content, list):
+        return "--stages", "a list, as of stages"
+    if isinstance(content, dict) and content.keys() & {"weak", "strong", "losses"}:
+        return "w2s-study run", "a study"
+    return "--config", "flags with values"
 
 
 def read_yaml(name: str | Path, where: str, named_by: str = "") -> tuple[Path, object]:

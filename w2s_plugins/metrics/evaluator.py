@@ -22,16 +22,24 @@ FEW_POSITIVES = 5  # an AP over fewer moves by tens of points with one image
 _UNKNOWN = 2  # in the bytes that are kept of true labels
 
 
-def positives_remark(positives: Sequence[int]) -> str | None:
-    """Return what a reader of the mAP has to know of classes with few positives (C,); None where each has enough."""
-    none = sum(count == 0 for count in positives)
-    few = sum(0 < count < FEW_POSITIVES for count in positives)
+def truth_remark(positives: Sequence[int], negatives: Sequence[int]) -> str | None:
+    """Return what a reader of mAP and F1 has to know of classes with few images that are known to have them, or not to,
+    (C,) each; None where each has enough.
+    """
+    pairs = [*zip(positives, negatives)]
+    never, always = sum(not yes for yes, _ in pairs), sum(yes > 0 and not no for yes, no in pairs)
+    few = sum(0 < yes < FEW_POSITIVES and no > 0 for yes, no in pairs)
     parts = []
-    if none:
-        parts.append(f"{none} have no positive image, whose AP counts as 0 in the mAP")
+    if never:
+        parts.append(f"{never} have no positive image and leave the mAP")
+    if always:
+        parts.append(f"{always} have no negative image and leave mAP and F1")
     if few:
-        parts.append(f"{few} have fewer than {FEW_POSITIVES}, whose AP is uncertain")
-    return f"of {len(positives)} classes {', and '.join(parts)}" if parts else None
+        parts.append(f"{few} have fewer than {FEW_POSITIVES} positives, whose AP is uncertain")
+    if not parts:
+        return None
+    end = "; none is left, so there is no mAP" if never + always == len(pairs) else ""
+    return f"of {len(pairs)} classes {', and '.join(parts)}{end}"
 
 
 @functools.cache  # once a process, and not after every epoch
@@ -43,8 +51,9 @@ class SeveralEvaluator(MultiLabelClassificationEvaluator):
     """timm's evaluator of several classes an image, for true labels of which some are unknown.
 
     Where nothing is unknown its figures are timm's to the last bit. What is unknown counts nowhere: the loss is the mean
-    over known labels, AP is over the images of which the class is known, and so is F1. Classes without a positive count
-    as an AP of 0, as in timm, and are said once.
+    over known labels, AP is over the images of which the class is known, and so is F1. A class that all of them have, or
+    none, cannot be ranked and leaves the mAP; one that all have leaves F1 too, because a yes is never wrong there. That
+    is said once; where no class is left, the figure is absent.
 
     Args:
         device: of the logits.
@@ -136,8 +145,18 @@ class SeveralEvaluator(MultiLabelClassificationEvaluator):
             figures.update(map=0.0, micro_f1=0.0, macro_f1=0.0, sample_f1=0.0)
             return figures
 
+        if remark := truth_remark(
+            (states == 1).sum(dim=0).tolist(), (states == 0).sum(dim=0).tolist()
+        ):
+            _tell(remark)
+        has_negative = (states == 0).any(dim=0)
+        if not has_negative.any():
+            return figures
+
         # timm's formulas, over what is known
+        output, states = output[:, has_negative], states[:, has_negative]
         known, target = states != _UNKNOWN, states == 1
+        is_ranked = target.any(dim=0)
         prediction = known & (output.sigmoid() >= self.threshold)
         found = (prediction & target).double()
         either = prediction.double() + target.double()
@@ -151,14 +170,13 @@ class SeveralEvaluator(MultiLabelClassificationEvaluator):
                 for of_class, true, rows in zip(scores.T, target.T, known.T)
             ]
             ap = torch.cat(columns)
+        if is_ranked.any():
+            figures["map"] = 100 * ap[is_ranked].mean().item()
         figures.update(
-            map=100 * ap.mean().item(),
             micro_f1=200 * (found.sum() / either.sum().clamp(min=1)).item(),
             macro_f1=200 * (found.sum(0) / either.sum(0).clamp(min=1)).mean().item(),
             sample_f1=200 * (found.sum(1) / either.sum(1).clamp(min=1)).mean().item(),
         )
-        if remark := positives_remark(target.sum(dim=0).tolist()):
-            _tell(remark)
         return figures
 
 

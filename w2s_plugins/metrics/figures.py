@@ -45,6 +45,8 @@ HEADINGS = {
     "ceiling_map": "ceiling",
     "pgr": "PGR",
 }
+FEW_IMAGES = 100  # a figure on fewer stands with their number
+FEWEST_FOR_ADVICE = 30  # on fewer no model is recommended, and none is called worse
 _INTERVAL = "_ci95"  # ends the name of half the width of a figure's interval
 
 
@@ -56,6 +58,27 @@ def headline_name(figures: Mapping[str, object]) -> str:
 def headline_of(figures: Mapping[str, float]) -> float | None:
     """Return the figure that models are compared by, in percent. None: not measured."""
     return figures.get(headline_name(figures))
+
+
+def of_few(images: int | None) -> str:
+    """Return what stands beside a figure, such as `` (n = 6)``; empty on enough images, or on a stream (0)."""
+    return f" (n = {images})" if images and images < FEW_IMAGES else ""
+
+
+def figure_of_few(value: float | None, images: int | None) -> float | str | None:
+    """Return a figure as a cell of a table, with `of_few` beside it."""
+    few = of_few(images)
+    return f"{value:.2f}{few}" if few and value is not None else value
+
+
+def allows_advice(images: int | None) -> bool:
+    """Return whether a model may be recommended by a figure on so many images; of a stream, 0, they are not counted."""
+    return not images or images >= FEWEST_FOR_ADVICE
+
+
+def no_advice(images: int | None) -> str:
+    """Return what is said in place of a recommendation where `allows_advice` does not."""
+    return f"no advice: it would rest on {images} images, and takes {FEWEST_FOR_ADVICE} at least"
 
 
 def format_figures(figures: dict[str, float]) -> dict[str, str]:

@@ -55,8 +55,8 @@ def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
     rows = []
     for event in evaluations:
         figures = event.get("val", {})
-        if "copied" in figures:
-            names = (headline_name(figures), "agreement", "copied")
+        names = (headline_name(figures), "agreement", "copied")
+        if figures.keys() >= {*names}:
             by_name = {name: figures[name] for name in names}
             rows.append(dict(epoch=event["epoch"], **by_name))
     return dict(by_epoch=rows) if rows else None

@@ -1,7 +1,8 @@
 """Figures of several classes an image: average precision, F1 and thresholds of each class, and intervals.
 
 Truth is (N, C): 1, 0, or NaN where nobody knows, which counts nowhere. Scores are (N, C), logits or probabilities; NaN
-is a class that a model says nothing of: it ranks below all others, and is decided to be none.
+is a class that a model says nothing of: it ranks below all others, and is decided to be none. A class that all known
+images have, or none, cannot be ranked: its AP is NaN, and it leaves the mAP. One that all have leaves F1 too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,11 @@ class _Ranking(NamedTuple):
     start: np.ndarray
     end: np.ndarray
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether some images have the class, and others do not."""
+        return bool(self.has.any() and not self.has.all())
+
     @classmethod
     def of(cls, scores: np.ndarray, truth: np.ndarray) -> "_Ranking":
         """Rank by the scores (N,) of one class."""
@@ -60,22 +66,22 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the average precision (C,) of each class, from 0 to 1: the mean of the precision at each positive image.
 
     It is not interpolated, as in timm and in scikit-learn's ``average_precision_score``: images of one score come
-    together. A class without a positive has 0, as in timm; the mean over the classes is the mAP.
+    together. A class that cannot be ranked has NaN; the mean over the others is the mAP.
 
     Args:
         scores: (N, C).
         truth: (N, C).
     """
-    values = np.zeros(scores.shape[1])
+    values = np.full(scores.shape[1], np.nan)
     for i, one in enumerate(_rankings(scores, truth)):
-        if one.has.any():
+        if one.is_ranked:
             precision = one.has.cumsum()[one.end] / (one.end + 1)
             values[i] = precision[one.has].mean()
     return values
 
 
 def map_by_image(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return what each image contributes to the mAP, (N,), whose mean is the mAP, from 0 to 1.
+    """Return what each image contributes to the mAP, (N,), whose mean is the mAP, from 0 to 1; NaN where there is none.
 
     An image has no mAP of its own. What is returned is the mAP plus N times its derivative by the weight of the image,
     the first-order term of what the bootstrap does (the infinitesimal jackknife: Efron, The Jackknife, the Bootstrap and
@@ -86,12 +92,12 @@ def map_by_image(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
         scores: (N, C).
         truth: (N, C).
     """
-    count, classes = scores.shape
+    count, classes = len(scores), 0
     slopes, total = np.zeros(count), 0.0
     for one in _rankings(scores, truth):
-        positives = one.has.sum()
-        if not positives:
+        if not one.is_ranked:
             continue
+        positives, classes = one.has.sum(), classes + 1
         true, taken = one.has.cumsum()[one.end], one.end + 1
         precision = true / taken
         ap = precision[one.has].mean()
@@ -100,20 +106,20 @@ def map_by_image(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
         gained = np.where(one.has, 1 / taken, 0)[::-1].cumsum()[::-1][one.start]
         lost = np.where(one.has, true / taken**2, 0)[::-1].cumsum()[::-1][one.start]
         slopes[one.order] += (one.has * (precision - ap + gained) - lost) / positives
-    return (total + count * slopes) / classes
+    return (total + count * slopes) / (classes or np.nan)
 
 
 # ---------------------------------------------------------------- decisions
 
 
 class F1(NamedTuple):
-    """F1 from 0 to 1, with 0 where there is nothing to find and nothing was said, as in timm.
+    """F1 from 0 to 1, with 0 where there is nothing to find and nothing was said, as in timm; NaN without any class.
 
     Args:
         micro: of all classes and images together.
         macro: mean over the classes.
         sample: mean over the images.
-        by_class: (C,).
+        by_class: (C,), NaN of those that leave it.
     """
 
     micro: float
@@ -122,11 +128,14 @@ class F1(NamedTuple):
     by_class: np.ndarray
 
 
-def _counts(decisions: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a class is found, and in how many of decision and truth it is, both (N, C) in float64."""
-    known = ~np.isnan(truth)
+def _counts(decisions: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where a class is found, and in how many of decision and truth it is, both (N, C) in float64, and which
+    classes (C,) count.
+    """
+    has_negative = (truth < 0.5).sum(axis=0) > 0
+    known = ~np.isnan(truth) & has_negative
     says, has = known & (decisions == 1), known & (truth >= 0.5)
-    return (says & has).astype(np.float64), says.astype(np.float64) + has
+    return (says & has).astype(np.float64), says.astype(np.float64) + has, has_negative
 
 
 def f1_figures(decisions: np.ndarray, truth: np.ndarray) -> F1:
@@ -137,11 +146,14 @@ def f1_figures(decisions: np.ndarray, truth: np.ndarray) -> F1:
         truth: (N, C).
     """
     # over all images of a class, over all classes of an image, and over everything; none at all counts as 0, as in timm
-    found, either = _counts(decisions, truth)
+    found, either, counted = _counts(decisions, truth)
     by_class = 2 * found.sum(axis=0) / np.maximum(either.sum(axis=0), 1)
+    by_class[~counted] = np.nan
+    if not counted.any():
+        return F1(np.nan, np.nan, np.nan, by_class)
     by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
     micro = 2 * found.sum() / max(either.sum(), 1)
-    return F1(float(micro), float(by_class.mean()), float(by_image.mean()), by_class)
+    return F1(float(micro), float(np.nanmean(by_class)), float(by_image.mean()), by_class)
 
 
 def decide(scores: np.ndarray, thresholds: float | np.ndarray = THRESHOLD) -> np.ndarray:
@@ -156,7 +168,8 @@ def best_thresholds(
     """Return the threshold (C,) of each class that its F1 is highest with, halfway between two scores.
 
     They are to be chosen on images that nothing is reported on: on the reported ones they would flatter. A class with few
-    positives keeps 0.5, because the best threshold of a handful of images is that of their noise.
+    positives keeps 0.5, because the best threshold of a handful of images is that of their noise, and so does one without a
+    negative, because the lowest threshold is always best there.
 
     Args:
         scores: (N, C) probabilities of a held-out part.
@@ -167,7 +180,7 @@ def best_thresholds(
     for i, one in enumerate(_rankings(scores, truth)):
         said = ~np.isnan(scores[one.order, i])
         positives = int(one.has.sum())
-        if positives < max(1, fewest) or not said.any():
+        if positives < fewest or not one.is_ranked or not said.any():
             continue
         # F1 with all images down to each place accepted; what nothing is said of is never accepted
         f1 = (2 * one.has.cumsum()[one.end] / (one.end + 1 + positives))[said]
@@ -188,7 +201,7 @@ def class_rows(
 ) -> list[dict[str, object]]:
     """Return a row a class: ``class``, ``known`` images, ``positives``, ``AP`` and ``F1`` in percent, ``threshold``.
 
-    AP is None for a class without a positive, which nobody can rank.
+    AP is None for a class without a positive or a negative, which nobody can rank, and F1 without a negative.
 
     Args:
         names: of the classes.
@@ -209,8 +222,8 @@ def class_rows(
             "class": name,
             "known": known[i],
             "positives": positives[i],
-            "AP": float(aps[i]) if positives[i] else None,
-            "F1": float(f1[i]),
+            "AP": None if np.isnan(aps[i]) else float(aps[i]),
+            "F1": None if np.isnan(f1[i]) else float(f1[i]),
             "threshold": float(thresholds[i]),
         }
         for i, name in enumerate(names)
@@ -235,6 +248,7 @@ class _Segments:
         segment = np.searchsorted(stops, np.arange(len(taken)))
         self.all = self._indicator(segment, taken, (len(stops), count))
         self.positive = self._indicator(group, ranking.order[places], (len(stops), count))
+        self.negative = ranking.order[~ranking.has]
 
     @staticmethod
     def _indicator(
@@ -243,12 +257,15 @@ class _Segments:
         return sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
 
     def average_precision(self, times: np.ndarray) -> np.ndarray:
-        """Return the AP (R,) in resamples, NaN without a positive; ``times`` (N, R): how often each image is there."""
+        """Return the AP (R,) in resamples, NaN where the class cannot be ranked; ``times`` (N, R): how often each image is
+        there.
+        """
         taken = (self.all @ times).cumsum(axis=0, dtype=np.float64)
         positive = self.positive @ times
         true = positive.cumsum(axis=0, dtype=np.float64)
         sums = (positive * true / np.maximum(taken, 1)).sum(axis=0)
-        return np.divide(sums, true[-1], out=np.full(len(sums), np.nan), where=true[-1] > 0)
+        is_ranked = (true[-1] > 0) & times[self.negative].any(axis=0)
+        return np.divide(sums, true[-1], out=np.full(len(sums), np.nan), where=is_ranked)
 
 
 def resampled_map(
@@ -256,9 +273,9 @@ def resampled_map(
 ) -> dict[str, np.ndarray]:
     """Return the mAP (R,) of models, from 0 to 1, computed anew in each resample of the images, the same for all.
 
-    Without resampling it is the mean of `average_precision`. A class that has no positive in a resample cannot be ranked
-    there, and the mean is that of the others; as 0 it would draw the interval below the mAP. A class that has none at
-    all counts as 0 in each.
+    Without resampling it is the mean of `average_precision`. A class that cannot be ranked in a resample leaves its mean;
+    as 0 it would draw the interval below the mAP. A resample in which none can be ranked is replaced by another one; without
+    any it is NaN.
 
     Args:
         scores: (N, C) of each model.
@@ -267,9 +284,9 @@ def resampled_map(
         seed: of the draws, which are those of `resampled_means`.
     """
     # each class is sorted once; a resample changes how often an image counts, and not its place
-    count, classes = truth.shape
+    count = len(truth)
     by_model = {
-        name: [_Segments(one, count) for one in _rankings(rows, truth) if one.has.any()]
+        name: [_Segments(one, count) for one in _rankings(rows, truth) if one.is_ranked]
         for name, rows in scores.items()
     }
     values = {name: np.zeros(resamples) for name in scores}
@@ -279,12 +296,18 @@ def resampled_map(
         part = slice(start, start + len(times))
         for name, segments in by_model.items():
             sums, present = np.zeros(len(times)), np.zeros(len(times))
-            # a class without a positive in a resample has no AP there
             for one in segments:
                 ap = one.average_precision(columns)
                 sums += np.nan_to_num(ap)
                 present += ~np.isnan(ap)
-            values[name][part] = sums / np.maximum(present, 1) * (len(segments) / classes)
+            values[name][part] = np.divide(
+                sums, present, out=np.full(len(times), np.nan), where=present > 0
+            )
+    # which these are depends on the truth alone, so models stay paired
+    for drawn in values.values():
+        lacking = np.isnan(drawn)
+        if not lacking.all():
+            drawn[lacking] = np.resize(drawn[~lacking], lacking.sum())
     return values
 
 
@@ -293,7 +316,7 @@ def resampled_f1(
 ) -> dict[str, np.ndarray]:
     """Return ``micro_f1``, ``macro_f1`` and ``sample_f1`` (R,) from 0 to 1 in resamples of the images.
 
-    A class that is in no decision and no truth of a resample is left out of the macro F1 there, as in `resampled_map`.
+    A class that is in no decision and no truth of a resample is left out of the macro F1 there.
 
     Args:
         decisions: (N, C), as of `f1_figures`.
@@ -301,9 +324,8 @@ def resampled_f1(
         resamples: R.
         seed: of the draws, which are those of `resampled_means`.
     """
-    found, either = _counts(decisions, truth)
-    somewhere = either.any(axis=0)
-    classes = truth.shape[1]
+    found, either, counted = _counts(decisions, truth)
+    share = either.any(axis=0).sum() / max(counted.sum(), 1)
     micro, macro = np.zeros(resamples), np.zeros(resamples)
     for start, times in drawn_counts(len(truth), resamples, seed):
         part = slice(start, start + len(times))
@@ -313,7 +335,7 @@ def resampled_f1(
         micro[part] = 2 * hits.sum(axis=1) / np.maximum(sizes.sum(axis=1), 1)
         by_class = 2 * hits / np.maximum(sizes, 1)
         present = np.maximum((sizes > 0).sum(axis=1), 1)
-        macro[part] = by_class.sum(axis=1) / present * (somewhere.sum() / classes)
+        macro[part] = by_class.sum(axis=1) / present * share
     by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
     return {
         "micro_f1": micro,

@@ -51,7 +51,7 @@ class Checkpoint:
         best_epoch: the best of all.
         best_metric: its metric.
         history: all events, as `History.text`.
-        predictions: as in `RunFiles`.
+        predictions: as in `RunFiles`, like ``held_out``.
         tracked: id of the run in Weights & Biases.
         rank_states: what differed from rank to rank inside an epoch, from `gather_rank_states`.
     """
@@ -69,6 +69,7 @@ class Checkpoint:
     best_metric: float | None
     history: str
     predictions: tuple[list[str], Tensor] | None
+    held_out: Tensor | None
     tracked: str | None
     rank_states: list[dict[str, dict[str, Tensor]]] | None
 
@@ -105,6 +106,9 @@ class Checkpoint:
                 best_metric=saver.get("best_metric"),
                 history=notes.get("history", ""),
                 predictions=predictions,
+                held_out=None
+                if notes.get("held_out") is None
+                else notes["held_out"].reshape(-1, 1),
                 tracked=notes.get("tracked"),
                 rank_states=notes.get("rank_states"),
             )

@@ -133,15 +133,19 @@ class RunFiles:
         trackers: TensorBoard, Weights & Biases.
         predictions: names of columns and (N, columns) classes, and logits: what the student said of each sample of the
             validation split at the newest evaluation.
+        held_out: (N, 1) how far it agreed with its teacher on each sample of the held-out part.
     """
 
     metrics: History
     trackers: Trackers
     predictions: tuple[list[str], torch.Tensor] | None = None
+    held_out: torch.Tensor | None = None
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint carries of it."""
         state: dict[str, object] = dict(history=self.metrics.text, predictions=self.predictions)
+        if self.held_out is not None:
+            state["held_out"] = self.held_out
         if self.trackers.id is not None:
             state["tracked"] = self.trackers.id
         return state

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..metrics.figures import (
     HEADLINE_OF_SEVERAL,
     format_figures,
     headline_name,
+    of_few,
 )
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..metrics.several import class_rows
@@ -29,6 +30,8 @@ LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 CLASSES = "classes.csv"  # of several classes an image: positives, AP and F1 of each
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
+
+HELD_OUT = "agreement_held_out.csv"  # of student and teacher on each sample of the held-out part
 
 
 def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
@@ -119,21 +122,30 @@ def label_rows(record: dict) -> dict[str, dict]:
     teacher, held_out = record["teacher"] or {}, record.get("held_out") or {}
     labels = [source for source in teacher.get("models", ()) if "wrong" in source]
     # of several classes an image it is the share of single labels that is known, which is no mAP
-    figure = HEADLINE if _headline(record) == HEADLINE else "right"
+    figure = HEADLINE if headline_of_record(record) == HEADLINE else "right"
     rows = {
-        f"{source['name']}, on training images": {figure: 100 * (1 - source["wrong"])}
+        f"{source['name']}, on training images{of_few(source.get('samples'))}": {
+            figure: 100 * (1 - source["wrong"])
+        }
         for source in labels
         if source["wrong"] is not None
     }
     # the labels are of training images: they and the student can be compared on the part that was held out of these
     student = held_out.get("student")
     if labels and student and student != record["metrics"]:
-        rows["labels, on the held-out part"] = held_out.get("teacher") or {}
-        rows["student, on the held-out part"] = student
+        few = of_few(images_of(record, "select"))
+        rows[f"labels, on the held-out part{few}"] = held_out.get("teacher") or {}
+        rows[f"student, on the held-out part{few}"] = student
     return rows
 
 
-def _headline(record: dict) -> str:
+def images_of(record: Mapping, *splits: str) -> int | None:
+    """Return how many images the first of some splits has that a run has; 0 of a stream, None without any."""
+    known = (record.get("data") or {}).get("splits") or {}
+    return next((known[name]["num_samples"] for name in splits if known.get(name)), None)
+
+
+def headline_of_record(record: dict) -> str:
     """Return which figure a run is known by, whether it was measured or not."""
     # a record without a kind is of one class an image, unless its figures say otherwise
     if record.get("model", {}).get("problem_type") == SEVERAL_CLASSES.problem_type:
@@ -147,7 +159,7 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns by their headings, some of which only some runs have
-    headline = _headline(record)
+    headline = headline_of_record(record)
     # thresholds are chosen where there is a held-out part with true labels
     shown = [name for name in CLOSING[headline] if "chosen" not in name or name in record["last"]]
     columns = {HEADINGS[name]: name for name in shown}
@@ -156,9 +168,11 @@ def closing_table(record: dict) -> str:
     columns |= {HEADINGS[name]: name for name in of_groups if name in record["last"]}
 
     # the teacher, the student at two epochs, the ceiling
-    rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}, **label_rows(record)}
+    few = of_few(images_of(record, "val", "select"))
+    of_teacher = {**(record["teacher"] or {}), **episodes["teacher"]}
+    rows = {f"teacher{few}": of_teacher, **label_rows(record)}
     for name in ("last", "best"):
-        label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
+        label = f"student, {name} epoch ({record[name]['epoch'] + 1}){few}"
         figures = {**record[name], **episodes[name]}
         if name == record["selected"]["rule"]:
             label += " *"

@@ -72,6 +72,7 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train, audit: Audit
     check_finished(plan)
 
     InThisProcess(plan, train).work()
+    plan.runs = [run for run in plan.runs if run.record]
 
     # of several ranks the others take part where models are asked, which --folds does
     secondary = dist.is_initialized() and dist.get_rank() > 0
@@ -113,9 +114,11 @@ class InThisProcess(Executor[LocalRun]):
         """
         plan = self.plan
         with plan.about(run):
+            if run.unless_same and self.leave_out(run):
+                return True
             # what is trained, and who labels what, may follow from what earlier stages have measured
             if run.tune_by:
-                run.flags = {**run.flags, **chain.choose_part(run.tune_by, plan)}
+                run.flags = {**run.flags, **chain.choose_part(run, plan)}
                 with quietly():
                     settle(run)
             if run.assign_by:
@@ -130,6 +133,22 @@ class InThisProcess(Executor[LocalRun]):
                 run.record = self.make(run)
             # within the message of this run, which is the one that differs from those before
             self.note_finished()
+        return True
+
+    def leave_out(self, run: LocalRun) -> bool:
+        """Leave out a stage that a later one is trained like, and return whether that is so."""
+        plan = self.plan
+        later = next(stage for stage in plan.runs if stage.name == run.unless_same)
+        part = {}
+        if later.tune_by:
+            part = chain.flags_of_part(chain.best_part(later, plan), later.tune_by, plan)
+        if not chain.is_same(run, later, part):
+            return False
+        logger.info(
+            f"{plan.flag}: without the stage {run.name}, because {later.name} is trained alike"
+        )
+        self.lost.add(run.name)
+        later.stands_for = run.name
         return True
 
     def make(self, run: LocalRun) -> Record:

@@ -15,11 +15,14 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
 
 A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says. One
 with ``tune_by: [NAME, NAME]`` trains what one of earlier ones has trained, at its rate (`choose_best`): the one that is
-right most often on labelled samples that it holds out, or says most often what weak labels of such samples say. The last
+right most often on labelled samples that it holds out, or says most often what weak labels of such samples say. A stage
+with ``unless_same: NAME`` is what that later one would be without a choice: it is left out where both turn out to be
+trained alike, and the choice by weak labels is for its part unless another one is beyond noise (`best_part`). The last
 item may be ``audit: [head, all]``, no stage: images are drawn, about which a person says which of these is best.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,12 @@ import pandas
 
 from ..cli.declare import read_table
 from ..cli.forms import OF_PART
-from ..errors import UserError, logger
-from ..metrics.figures import HEADINGS, headline_name
+from ..errors import UserError, logger, quietly
+from ..metrics.figures import HEADINGS, allows_advice, figure_of_few, headline_name, no_advice
 from ..monitor import format_table
+from ..run.record import HELD_OUT, headline_of_record, images_of
+from .ahead import settle
+from .controls import without
 from .planning import LocalPlan, LocalRun
 from .scores import (
     draws_of,
@@ -85,20 +91,64 @@ def held_out_by(record: Mapping) -> int:
     return record["data"]["splits"]["select"]["num_samples"]
 
 
-def choose_part(names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
-    """Return the flags of what the best of some stages has trained, of its rate, and of its epochs, if these differ; see
-    `choose_best`.
+def usual_of(run: LocalRun, plan: LocalPlan) -> LocalRun | None:
+    """Return the stage that is left out where a stage (``run``) is trained alike; None without one."""
+    return next((stage for stage in plan.runs if stage.unless_same == run.name), None)
+
+
+def is_same(run: LocalRun, other: LocalRun, part: Mapping[str, Any]) -> bool:
+    """Return whether a stage is trained as another one is with the flags of a part (`flags_of_part`)."""
+    with_part = replace(other, flags={**other.flags, **part})
+    with quietly():
+        settle(with_part)
+    return without(run.settings, ["experiment"]) == without(with_part.settings, ["experiment"])
+
+
+def best_part(run: LocalRun, plan: LocalPlan) -> str:
+    """Return by which one of the stages of its ``tune_by`` a stage is trained: the best one, see `choose_best`. Where weak
+    labels choose, it is the one of the stage that is trained without a choice (`usual_of`), unless the best one says what
+    they say so much more often that the paired interval over the held-out images leaves out 0.
 
     Raises:
         UserError: one of the stages has no figure.
     """
-    records = plan.records()
-    best = choose_best(names, records)
+    names, records = run.tune_by, plan.records()
+    best, usual = choose_best(names, records), usual_of(run, plan)
+    if usual is None or judged_by(records[best]["held_out"]["student"]) != "agreement":
+        return best
+    for name in names:
+        if is_same(usual, run, flags_of_part(name, names, plan)):
+            return best if says_more(best, name, plan) else name
+    return best
+
+
+def says_more(name: str, other: str, plan: LocalPlan) -> bool:
+    """Return whether a stage says what weak labels say more often than another one, beyond noise."""
+    files = [plan.folder / stage / HELD_OUT for stage in (name, other)]
+    # of an older version there are none
+    if not all(file.is_file() for file in files):
+        return False
+    ours, theirs = (pandas.read_csv(file)["agreement"].to_numpy(float) for file in files)
+    gain = figures_of(pandas.DataFrame({"gain": ours - theirs}))["gain"]
+    return gain["low"] > 0
+
+
+def choose_part(run: LocalRun, plan: LocalPlan) -> dict[str, Any]:
+    """Return the flags of what the best of the stages in ``tune_by`` has trained, of its rate, and of its epochs, if these
+    differ; see `best_part`.
+
+    Raises:
+        UserError: one of the stages has no figure.
+    """
+    names, records = run.tune_by, plan.records()
+    best = best_part(run, plan)
     flags = flags_of_part(best, names, plan)
     right = {name: right_of(name, records[name]) for name in names}
     figures = ", ".join(f"{name} {right[name]:.1f} %" for name in names)
     as_good = [name for name in names if right[name] == right[best]]
     level = f"; {', '.join(as_good)} are level, so the first of them" if len(as_good) > 1 else ""
+    if right[best] < max(right.values()):
+        level = "; none is above it beyond noise"
     rates = "".join(
         f", {name} {flags[name]}" for name in ("lr", "layer_decay", "epochs") if flags.get(name)
     )
@@ -149,6 +199,9 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     judges = {judge for stage in plan.runs for judge in (*stage.assign_by, *stage.tune_by)}
     students = [stage for stage in plan.runs if stage.name not in judges]
     first, last = students[0] if len(students) > 1 else plan.runs[0], plan.runs[-1]
+    # what is trained without a choice is what others are compared with
+    usual = (stage for stage in plan.runs if stage.unless_same or stage.stands_for)
+    first = next(usual, first)
     above = {}
     for stage in plan.runs[:-1]:
         gain = gain_over(last, stage)
@@ -159,14 +212,17 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     advice, doubt = advise(plan, above)
     warnings += doubt
     rows = []
-    headline = headline_name(last.record["metrics"])
+    headline = headline_of_record(last.record)
     for stage in plan.runs:
         model, metrics = stage.record["model"], stage.record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
+        images = images_of(stage.record, "val", "select")
         row = {
-            "stage": stage.name,
-            HEADINGS[headline]: stage.headline,
+            "stage": f"{stage.name}, which is {stage.stands_for}"
+            if stage.stands_for
+            else stage.name,
+            HEADINGS[headline]: figure_of_few(stage.headline, images),
             f"above {first.name} (95 % interval)": gain and GAIN.format(**gain),
             "agreement": metrics.get("agreement"),
             "trained weights": trained,
@@ -175,7 +231,9 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
         # without true labels the agreement is that of the same images
         if judges and last.headline is not None:
             row["of its held-out part"] = (
-                right_of(stage.name, stage.record) if stage.name in judges else None
+                figure_of_few(right_of(stage.name, stage.record), held_out_by(stage.record))
+                if stage.name in judges
+                else None
             )
         rows.append(row)
     table = format_table([list(row.values()) for row in rows], list(rows[0]))
@@ -199,6 +257,9 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
         if audited
         else ""
     )
+    images = images_of(last.record, "val")
+    if above and not allows_advice(images):
+        return f"{no_advice(images)}; {question}" if audited else no_advice(images), []
     if audited and not above:
         first = f"take {last.name}, exported to {last.folder / 'export'}; " if last.tune_by else ""
         return f"{first}{question}", []
@@ -246,7 +307,8 @@ def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, Any] | None:
         hits = hits_of(answers)
         gains = pandas.DataFrame({"gain": hits["student"] - hits["other"]})
         draws = draws_of(hits, answers)
-        return figures_of(gains, {"gain": draws["student"] - draws["other"]})["gain"]
+        gain = figures_of(gains, {"gain": draws["student"] - draws["other"]})["gain"]
+        return None if gain["value"] is None else gain
     gains = _hits(ours) - _hits(theirs)
     return figures_of(pandas.DataFrame({"gain": gains}))["gain"]
 

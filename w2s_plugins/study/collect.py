@@ -108,6 +108,9 @@ def collect(folder: Path) -> Collected:
                 }
             )
             run = StudentRun(read_run_args(student.folder, "study"), records[student.name], answers)
+            if run.figures["student"] is None:
+                left_out.append(f"{student.folder}: no class of its test samples can be ranked")
+                continue
             labels = {part: scrub(getattr(student, part) or "") for part in (*PARTS, "loss")}
             rows.append(
                 {

@@ -21,7 +21,7 @@ from ..data.wrapper import without_transform
 from ..labels.answers import TRUTH, TableForm, answer_columns
 from ..labels.table_writer import Columns, write_label_table
 from ..metrics.evaluator import create_evaluator
-from ..metrics.figures import HEADINGS, headline_of
+from ..metrics.figures import HEADINGS, figure_of_few, headline_of
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..target_kind import ONE_CLASS, TargetKind
@@ -52,12 +52,14 @@ def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     # a row for each model, and one for all parts together
     records = plan.records()
     rows = [
-        [name, done["metrics"][kind.headline], done["seconds"]] for name, done in records.items()
+        [name, figure_of_few(done["metrics"].get(kind.headline), len(part.logits)), done["seconds"]]
+        for (name, done), part in zip(records.items(), parts)
     ]
     heads = ["out of fold", HEADINGS[kind.headline], "seconds"]
-    table = format_table([*rows, ["all", value, None]], heads)
+    images = sum(len(part.logits) for part in parts)
+    table = format_table([*rows, ["all", figure_of_few(value, images), None]], heads)
     warnings = gather_warnings(records)
-    measured = {"samples": sum(len(part.logits) for part in parts), kind.headline: value}
+    measured = {"samples": images, kind.headline: value}
     record = dict(stages=records, out_of_fold=measured, warnings=warnings)
     return record, f"{table}\n* what each model says of the part that it has not seen: {file}"
 
@@ -70,8 +72,8 @@ class _Part(NamedTuple):
     truth: Tensor
 
 
-def _headline_of_all(parts: list[_Part]) -> float:
-    """Return the figure of all parts together, in percent."""
+def _headline_of_all(parts: list[_Part]) -> float | None:
+    """Return the figure of all parts together, in percent; None: not measured."""
     kind = parts[0].kind
     if kind.name == ONE_CLASS.name:
         right = [kind.score(kind.decide(part.logits), part.truth) for part in parts]
@@ -80,7 +82,7 @@ def _headline_of_all(parts: list[_Part]) -> float:
     evaluator = create_evaluator(kind, torch.device("cpu"), None)
     for part in parts:
         evaluator.update(part.logits, part.truth)
-    return headline_of(evaluator.compute()) or 0.0
+    return headline_of(evaluator.compute())
 
 
 def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:

@@ -188,7 +188,7 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     # what holds for several losses is said of the best of them
     remarks: dict[str, str] = {}
     for row in rows[::-1]:
-        for about, text in remarks_on(row.figures, measure=measure).items():
+        for about, text in remarks_on(row.figures, measure=measure, images=len(target)).items():
             remarks[about] = f"{row.loss}: {text}"
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cli.declare import Role, option, shown_value, words_of
 from ..cli.forms import MULTILABEL, parse_slice
-from ..cli.parser import check_flags, fill, keep_typed, read_yaml, train_parser
+from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, nearest, said_of
 from ..settings.concerns import label_paths
@@ -49,6 +49,8 @@ class LocalRun(PlannedRun):
         assign_by: earlier stages, by whose figures its ``teacher_assign`` is chosen.
         tune_by: earlier stages; it trains the same part of the student as the best of these.
         audited: a person is asked at the end whether this stage, or another one of these, is best.
+        unless_same: a later stage; where that one turns out to be trained alike, this one is left out.
+        stands_for: the stage that was left out because this one is trained alike.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class LocalRun(PlannedRun):
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False
+    unless_same: str = ""
+    stands_for: str = ""
 
 
 @dataclass
@@ -64,13 +68,14 @@ class Stage:
 
     Args:
         flags: of its own.
-        assign_by: see `LocalRun`, like ``tune_by`` and ``audited``.
+        assign_by: see `LocalRun`, like the others.
     """
 
     flags: dict[str, Any]
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False
+    unless_same: str = ""
 
 
 LocalPlan = RunPlan[LocalRun]
@@ -250,6 +255,7 @@ def runs_of_stages(
             assign_by=stage.assign_by,
             tune_by=stage.tune_by,
             audited=stage.audited,
+            unless_same=stage.unless_same,
             needs=needs,
         )
         earlier.append(name)
@@ -377,6 +383,9 @@ def read_stages(file: str) -> dict[str, Stage]:
     """Return the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
+    if content and isinstance(content, dict):
+        taken_by, what = taker_of(content)
+        raise UserError(f"{where}: is {what}; expected a list of stages, or {taken_by} {file}")
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
     # the last item may say which stages a person is asked about, and is none itself
@@ -400,12 +409,20 @@ def read_stages(file: str) -> dict[str, Stage]:
             names_in(stage.pop(key, []), f"{where}: {name}: {key}")
             for key in ("assign_by", "tune_by")
         )
+        unless_same = stage.pop("unless_same", "")
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(
                 f"{where}: {name}: {flag} is that of all stages: give it on the command line"
             )
-        stages[name] = Stage(flags, assign_by, tune_by)
+        stages[name] = Stage(flags, assign_by, tune_by, unless_same=unless_same)
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        later = [*stages][number:]
+        if stage.unless_same and stage.unless_same not in later:
+            raise UserError(
+                f"{where}: {name}: unless_same: {stage.unless_same!r:.60}: no stage of this name comes after it; after it "
+                f"come {', '.join(later) or 'none'}"
+            )
     for name in read_audited(asked, stages, where):
         stages[name].audited = True
     return stages

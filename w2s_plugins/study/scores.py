@@ -14,7 +14,14 @@ import pandas
 import torch
 
 from ..errors import UserError, one_line
-from ..metrics.figures import HEADINGS, HEADLINE, HEADLINE_OF_SEVERAL
+from ..metrics.figures import (
+    HEADINGS,
+    HEADLINE,
+    HEADLINE_OF_SEVERAL,
+    allows_advice,
+    no_advice,
+    of_few,
+)
 from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..metrics.several import map_by_image, resampled_map
@@ -25,7 +32,7 @@ from ..target_kind import LOGIT, SEVERAL_CLASSES
 from .controls import CONTROLS, without
 from .plan import RESULT
 from .planning import LocalPlan
-from .statistics import RESAMPLES, bounds
+from .statistics import RESAMPLES, bounds, sample_interval
 
 NAMES = {
     "weak": "weak teacher",
@@ -168,7 +175,8 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
         values["pgr"] = performance_gap_recovered(
             values["weak"], values["student"], values["ceiling"]
         )
-    return values
+    # true labels of several classes may allow no mAP
+    return {name: None if pandas.isna(value) else value for name, value in values.items()}
 
 
 def draws_of(hits: pandas.DataFrame, answers: pandas.DataFrame | None = None) -> dict[str, Any]:
@@ -209,19 +217,30 @@ def figures_of(
         draws["pgr"] = (draws["student"] - draws["weak"]) / np.where(gaps > 0, gaps, np.nan)
     figures = {}
     for name, value in values.items():
-        low, high = bounds(draws[name])
+        low = high = None
+        if name == "pgr":
+            low, high = bounds(draws[name])
+        elif value is not None:
+            is_difference = name == "gain" or name.startswith("above ")
+            lowest = -100.0 if is_difference else 0.0
+            low, high = sample_interval(draws[name], value, len(hits), lowest)
         figures[name] = dict(value=value, low=low, high=high)
         # only a PGR has no bounds
         if value is not None and low is None:
+            lacking = np.isnan(draws[name]).sum()
             figures[name]["no_interval"] = (
-                f"in {np.isnan(draws[name]).sum()} of {RESAMPLES} resamples of the test samples the ceiling is not "
-                "above the teacher"
+                f"in {lacking} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher"
+                if lacking
+                else "it is the same in all resamples of the test samples"
             )
     return figures
 
 
 def remarks_on(
-    figures: Mapping[str, Any], labels: str = "true labels", measure: str = "accuracy"
+    figures: Mapping[str, Any],
+    labels: str = "true labels",
+    measure: str = "accuracy",
+    images: int | None = None,
 ) -> dict[str, str]:
     """Return what a reader has to be told of the figures of one student, by what it is about.
 
@@ -230,10 +249,13 @@ def remarks_on(
             difference of the student from them, ``above NAME``.
         labels: what the control direct has learned from.
         measure: what the figures are.
+        images: that they are on; on few nothing is said of what was worth doing.
     """
     told: dict[str, str | None] = {}
     known = {
-        name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)
+        name: figure["value"]
+        for name, figure in figures.items()
+        if isinstance(figure, Mapping) and figure["value"] is not None
     }
     lacking = [NAMES[name] for name in ("weak", "ceiling") if name not in known]
     if lacking:
@@ -246,13 +268,13 @@ def remarks_on(
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
     # a ceiling that is passed was trained worse than it could be
     if "ceiling" in known:
-        for name in ("student", *CONTROLS):
-            told[f"{name} above ceiling"] = above_ceiling_hint(
-                name, known.get(name, 0), known["ceiling"]
-            )
+        for name in filter(known.__contains__, ("student", *CONTROLS)):
+            told[f"{name} above ceiling"] = above_ceiling_hint(name, known[name], known["ceiling"])
     # was the teacher needed at all?
     above = figures.get("above direct")
-    if above and above["low"] is not None and above["low"] <= 0:
+    if not allows_advice(images):
+        told["few"] = no_advice(images)
+    elif above and above["low"] is not None and above["low"] <= 0:
         verdict = NOT_WORTH if above["high"] < 0 else NOT_SHOWN
         told["direct"] = (
             f"{verdict}: trained directly on {labels} the strong student has {known['direct']:.2f}, on "
@@ -283,7 +305,7 @@ def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
     # what the runs have said already is not said again
     warnings = gather_warnings(done)
     splits = {name: record["data"]["splits"] for name, record in done.items()}
-    remarks = remarks_on(figures, labels_of_direct(splits), WORDS[headline])
+    remarks = remarks_on(figures, labels_of_direct(splits), WORDS[headline], len(hits))
     warnings += [text for text in remarks.values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
     controls = {}
@@ -323,7 +345,7 @@ def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
             for run in plan.runs
         },
     )
-    return record, f"{table_of_runs(record)}\n* {plan.folder / RESULT}"
+    return record, f"{table_of_runs(record, len(hits))}\n* {plan.folder / RESULT}"
 
 
 def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
@@ -344,14 +366,14 @@ def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
     return f"the teacher's own {labels}" if is_same else labels
 
 
-def table_of_runs(record: dict) -> str:
-    """Return the table that the protocol ends with."""
+def table_of_runs(record: dict, images: int | None = None) -> str:
+    """Return the table that the protocol ends with; ``images`` is how many are in the test set."""
     rows = [(head, record[name]) for name, head in NAMES.items()]
     for control, figure in record["controls"].items():
         rows += [(control, figure), (f"above {control}", figure["student_above"])]
     texts = [(head, figure_text(figure)) for head, figure in rows]
     heading = HEADINGS[record.get("headline", HEADLINE)]
-    return format_table(texts, ["", f"{heading} (95 % interval)"])
+    return format_table(texts, ["", f"{heading} (95 % interval){of_few(images)}"])
 
 
 def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:
@@ -369,8 +391,8 @@ def figure_text(figure: Mapping | None, form: str = ".2f") -> str:
     if not figure or figure["value"] is None:
         return ""
     text = format(figure["value"], form)
-    if figure.get("sd") is not None:
-        return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"
     if figure["low"] is None:
         return text
+    if figure.get("sd") is not None:
+        return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"
     return f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"

@@ -24,7 +24,8 @@ RESAMPLES = 5000
 
 
 def t_interval(values: Iterable[float]) -> dict[str, Any]:
-    """Return the mean as ``value``, ``low`` and ``high`` of its 95 % t-interval, ``sd`` and ``n``; None with one value.
+    """Return the mean as ``value``, ``low`` and ``high`` of its 95 % t-interval, ``sd`` and ``n``; None with one value. Of
+    equal ones there is no interval, which would have no width.
 
     Args:
         values: one a seed.
@@ -35,6 +36,8 @@ def t_interval(values: Iterable[float]) -> dict[str, Any]:
         return dict(value=mean, low=None, high=None, sd=None, n=1)
     # seeds are few, so their spread is itself uncertain: Student's t
     sd = float(x.std(ddof=1))
+    if sd == 0:
+        return dict(value=mean, low=None, high=None, sd=sd, n=count)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * sd / count**0.5
     return dict(value=mean, low=mean - half, high=mean + half, sd=sd, n=count)
 
@@ -66,8 +69,32 @@ def percentiles(draws: np.ndarray) -> tuple[float, float]:
 
 
 def bounds(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """Return `percentiles`; None where some draws are not finite."""
-    return percentiles(draws) if np.isfinite(draws).all() else (None, None)
+    """Return `percentiles`; None where some draws are not finite, or all are equal."""
+    is_interval = np.isfinite(draws).all() and np.ptp(draws) > 0
+    return percentiles(draws) if is_interval else (None, None)
+
+
+def sample_interval(
+    draws: np.ndarray, value: float, images: int, lowest: float = 0.0
+) -> tuple[float, float]:
+    """Return the ends of the percentile interval of draws (R,), in percent.
+
+    Draws that are all equal say nothing of images that were not seen: as many as the upper end of Wilson's interval of 0
+    in n (Probable Inference, 1927, JASA 22, 209) may be otherwise, and of a difference Newcombe's interval is that wide
+    (Statistics in Medicine 17, 1998, 2635).
+
+    Args:
+        draws: of the figure in resamples.
+        value: of the figure.
+        images: n.
+        lowest: value that it may have, -100 of a difference; the highest is 100.
+    """
+    low, high = percentiles(draws)
+    if high - low > 1e-9:
+        return low, high
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    unseen = z**2 / (images + z**2)
+    return value - unseen * (value - lowest), value + unseen * (100 - value)
 
 
 def sample_share(differences: np.ndarray) -> float:
@@ -101,9 +128,11 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
         the interval is over samples alone, and ``p`` None.
     """
     count = len(differences)
+    images = differences.shape[1]
     if count == 1:
-        low, high = bounds(draws)
-        return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
+        value = float(differences.mean())
+        low, high = sample_interval(draws, value, images, -100)
+        return dict(value=value, low=low, high=high, p=None, seeds=1)
     by_seed = differences.mean(axis=1)
     difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count**0.5
     # the tails of Student's t are heavy, so that random draws from it would differ much: its quantiles, in random order
@@ -113,14 +142,14 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     of_both += spread * np.random.default_rng(seed).permutation(quantiles)
     # few seeds may agree by chance: nothing is surer than the samples alone leave it
     low, high = percentiles(of_both)
-    least_low, least_high = percentiles(of_samples)
+    least_low, least_high = sample_interval(difference + of_samples, difference, images, -100)
     beyond = max(
         int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples)
     )
     return dict(
         value=difference,
-        low=difference + min(low, least_low),
-        high=difference + max(high, least_high),
+        low=min(difference + low, least_low),
+        high=max(difference + high, least_high),
         p=(1 + beyond) / (1 + len(draws)),  # the data count as a draw of their own
         seeds=count,
     )

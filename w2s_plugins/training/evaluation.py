@@ -49,12 +49,14 @@ class Evaluation:
         predictions: (N,) classes of this rank, in order.
         targets: this rank's labels.
         logits: (N, C) of this rank, of several classes an image with ground truth, whose figures rank by them.
+        agreement: (N,) of this rank with the teacher, from 0 to 1; None without one.
     """
 
     metrics: dict[str, float]
     predictions: Tensor
     targets: Tensor
     logits: Tensor | None = None
+    agreement: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,16 @@ def evaluate(
         metrics.update(settings.groups.evaluate(classes, targets, device, settings.distributed))
 
     # How the student stands to its teacher, whatever the ground truth is.
+    agreement = None
     if teacher is not None:
-        agrees = 100 * kind.agreement(classes, teacher)
-        metrics["agreement"] = mean(agrees)
+        agreement = kind.agreement(classes, teacher)
+        metrics["agreement"] = mean(100 * agreement)
         if settings.has_truth:
             metrics["copied"] = mean(100 * kind.copied(classes, teacher, targets))
     ranked = None
     if isinstance(evaluator, SeveralEvaluator) and settings.has_truth:
         ranked = evaluator.logits
-    return Evaluation(metrics, classes, targets, ranked)
+    return Evaluation(metrics, classes, targets, ranked, agreement)
 
 
 def evaluate_teacher(
@@ -337,12 +340,14 @@ class EpochFigures:
         predictions: columns and rows of what is said of each sample of the validation split, or None.
         thresholds: of several classes an image the probability (C,) from which on each is said to be there, chosen on a
             held-out part; None without one.
+        held_out: (N, 1) how far student and teacher agree on each sample of the held-out part; None without one.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], Tensor] | None
     thresholds: list[float] | None = None
+    held_out: Tensor | None = None
 
 
 def average_batch_norm(run: Run) -> None:
@@ -376,7 +381,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     # model, which runs on all ranks or on none.
     model = evaluated_model(run.task, run.evaluates_average)
     progress = None if run.settings.compute.fsdp else watch.guard
-    figures, predictions, ranked = {}, None, {}
+    figures, predictions, ranked, held_out = {}, None, {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
@@ -384,6 +389,9 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures[split] = evaluation.metrics
         if evaluation.logits is not None:
             ranked[split] = torch.stack([evaluation.logits.cpu(), evaluation.targets.float()], 1)
+        if split == "select" and evaluation.agreement is not None:
+            rows = evaluation.agreement.float()[:, None]
+            held_out = gather_in_dataset_order(rows, run.world.distributed)
         if split == "val":
             columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
@@ -403,9 +411,13 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures["val"] |= chosen
     settings = run.settings
     metric = selection_metric(
-        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms
+        settings.evaluation.eval_metric,
+        settings.is_scored_by_teacher,
+        figures,
+        terms,
+        run.position.epoch,
     )
-    return EpochFigures(figures, metric, predictions, thresholds)
+    return EpochFigures(figures, metric, predictions, thresholds, held_out)
 
 
 def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, float]]:
@@ -421,13 +433,16 @@ def f1_at_chosen(held_out: Tensor, val: Tensor) -> tuple[list[float], dict[str, 
     (chosen_on, known), (scores, truth) = (rows.double().unbind(dim=1) for rows in (held_out, val))
     # Chosen on the validation split itself they would flatter.
     thresholds = best_thresholds(chosen_on.sigmoid().numpy(), known.numpy())
-    few = int(((known == 1).sum(dim=0) < FEWEST_FOR_THRESHOLD).sum())
+    enough = ((known == 1).sum(dim=0) >= FEWEST_FOR_THRESHOLD) & (known == 0).any(dim=0)
+    few = int((~enough).sum())
     if few:
         logger.info(
-            f"Thresholds: {few} of {len(thresholds)} classes have fewer than {FEWEST_FOR_THRESHOLD} positives in the "
-            "held-out part, and keep 0.5"
+            f"Thresholds: {few} of {len(thresholds)} classes have fewer than {FEWEST_FOR_THRESHOLD} positives, or no "
+            "negative, in the held-out part, and keep 0.5"
         )
     found = f1_figures(decide(scores.sigmoid().numpy(), thresholds), truth.numpy())
+    if math.isnan(found.micro):
+        return thresholds.tolist(), {}
     figures = dict(micro_f1_chosen=100 * found.micro, macro_f1_chosen=100 * found.macro)
     return thresholds.tolist(), figures
 
@@ -477,17 +492,19 @@ def evaluate_few_shot(
 
 
 def selection_metric(
-    metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]
+    metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float], epoch: int = 0
 ) -> float:
     """Return what ranks an epoch: the held-out part where there is one, else the validation split, else the loss.
 
-    Of several kinds of episodes the first one counts. What is not a number is the worst.
+    Of several kinds of episodes the first one counts. What is not a number is the worst. Where the true labels allow no
+    such figure, the last epoch ranks first.
 
     Args:
         metric: its name, as ``--eval-metric`` has it.
         by_teacher: a held-out part is scored against the teacher: its ground truth is not to be used.
         figures: by split.
         terms: averages of the loss and its terms.
+        epoch: its number.
     """
     sign = -1.0 if metric == "loss" else 1.0  # the loss falls
     # A held-out part is for the choice alone, so that the validation split is not chosen on.
@@ -497,7 +514,7 @@ def selection_metric(
     elif by_teacher and "select" in figures:
         value = sign * figures["select"]["agreement"]
     elif held_out is not None:
-        value = held_out[metric]
+        value = held_out.get(metric, float(epoch))
     else:
         value = -sign * terms["loss"]
     # Nothing compares with NaN: the first epoch to have it would stay the best.

@@ -70,13 +70,14 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
         )
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
-    best, predictions = report.best_of(evaluations, saver.best_epoch), files.predictions
+    best = report.best_of(evaluations, saver.best_epoch)
+    predictions, held_out = files.predictions, files.held_out
     if select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
         load_weights(model, weights, str(checkpoint.path), "--select")
-        predictions = checkpoint.predictions
+        predictions, held_out = checkpoint.predictions, checkpoint.held_out
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):
@@ -95,6 +96,8 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
         report.write_predictions(folder / report.PREDICTIONS[select], *predictions)
         if kind.name == SEVERAL_CLASSES.name:
             report.write_classes(folder / report.CLASSES, *predictions, names, thresholds)
+    if held_out is not None:
+        report.write_predictions(folder / report.HELD_OUT, ["agreement"], held_out)
     write_json(folder / "result.json", record)
     # Warnings may be hours up in the log, so that they stand below the figures too.
     for line in report.with_warnings(report.closing_table(record), record["warnings"]):

@@ -32,7 +32,7 @@ from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
 from ..made_of import to_plain
-from ..metrics.figures import HEADINGS, headline_name, headline_of
+from ..metrics.figures import HEADINGS, headline_name, headline_of, of_few
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..models.loading import TimmModel
 from ..run.position import Position
@@ -93,6 +93,7 @@ def make_record(
     # Of several classes an image: from which probability on each is said to be there.
     thresholds = {"thresholds": chosen["thresholds"]} if "thresholds" in chosen else {}
 
+    of_data = _data(loading, settings.compute, data, run.student, run.teacher)
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     command = called(f"{launcher} {shlex.quote(sys.argv[0])}")
@@ -107,7 +108,7 @@ def make_record(
             _loss(settings.loss, bool(settings.teacher.teacher)),
             strong_views=settings.views.strong_views,
         ),
-        "data": _data(loading, settings.compute, data, run.student, run.teacher),
+        "data": of_data,
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=select, epoch=chosen["epoch"], split=ranked_by(settings, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
@@ -135,7 +136,14 @@ def make_record(
                 shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
                 for one in data.warnings
             ),
-            *list_warnings(settings, chosen, run.position, weak or {}, _skipped_steps(run)),
+            *list_warnings(
+                settings,
+                chosen,
+                run.position,
+                weak or {},
+                _skipped_steps(run),
+                of_data["val_samples"],
+            ),
         ],
     }
 
@@ -341,6 +349,7 @@ def list_warnings(
     position: Position,
     weak: dict[str, float],
     skipped: int = 0,
+    images: int | None = None,
 ) -> list[str]:
     """Say what a reader of the figures has to know.
 
@@ -350,6 +359,7 @@ def list_warnings(
         position: where the run ended.
         weak: figures of the teacher on the validation split, empty without it.
         skipped: steps that were left out.
+        images: in the validation split, 0 of a stream.
     """
     # What they are compared with, and what they were chosen on.
     student, ceiling = headline_of(chosen.get("val", {})), settings.evaluation.ceiling_acc
@@ -358,12 +368,21 @@ def list_warnings(
     if student is not None and teacher is not None and student < teacher:
         name = HEADINGS[headline_name(weak)]
         hints.append(
-            f"the student is below its teacher: {name} {student:.2f}, teacher {teacher:.2f}"
+            f"the student is below its teacher: {name} {student:.2f}, teacher {teacher:.2f}{of_few(images)}"
         )
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))
     val_split = settings.data.shown_split("val")
     chosen_on = ranked_by(settings, chosen)
+    # A loss is measured wherever true labels are; what ranks by them may be impossible all the same.
+    held_out, metric = chosen.get("select", chosen.get("val", {})), settings.evaluation.eval_metric
+    by_agreement = settings.is_scored_by_teacher and "select" in chosen
+    is_unranked = "loss" in held_out and metric not in (*held_out, "few-shot") and not by_agreement
+    if is_unranked and settings.evaluation.select == "best":
+        hints.append(
+            f"no epoch is best by --eval-metric {metric}, and the last one is exported: no class has both images with it "
+            "and images without it"
+        )
     if "val" in chosen and settings.evaluation.select == "best" and chosen_on == val_split:
         hints.append(
             f"the checkpoint was selected on '{val_split}', the split that it is reported on; --select-split holds "

@@ -186,7 +186,7 @@ def open_run_files(
     write_args(folder / "args.yaml", recorded)
 
     # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
-    predictions, tracked = None, None
+    predictions, held_out, tracked = None, None, None
     if checkpoint is None:
         history = History(folder)
         history.save()
@@ -194,7 +194,7 @@ def open_run_files(
         with fitting(checkpoint.path):
             history = History(folder, checkpoint.history, settings.start_epoch)
             history.save()
-        predictions = checkpoint.predictions
+        predictions, held_out = checkpoint.predictions, checkpoint.held_out
         # Trackers go on as the same run only where the folder is the same.
         if checkpoint.path.parent.resolve() == folder.resolve():
             tracked = checkpoint.tracked
@@ -205,4 +205,4 @@ def open_run_files(
         if settings.wandb_resume_id:
             wandb |= dict(id=settings.wandb_resume_id, resume="must")
     trackers = Trackers(folder, settings.log_tensorboard, wandb, id=tracked, step=run.updates_done)
-    return RunFiles(history, trackers, predictions)
+    return RunFiles(history, trackers, predictions, held_out)

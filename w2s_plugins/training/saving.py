@@ -107,7 +107,7 @@ def save_epoch(run: Run, epoch: int, outcome: EpochFigures) -> None:
     """Write what an epoch ends with."""
     # These come first, because the checkpoint carries them.
     if run.files:
-        run.files.predictions = outcome.predictions
+        run.files.predictions, run.files.held_out = outcome.predictions, outcome.held_out
         run.files.metrics.save()
     if run.saver:
         run.saver.save_checkpoint(epoch, outcome.metric)
