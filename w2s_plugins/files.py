@@ -80,7 +80,7 @@ def read_plain(path: Path) -> object:
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is something else, too large, or nested too deeply.
+        ValueError: it is something else, too large, nested too deeply, or has a key twice.
     """
     check_regular(path)
     # nothing is read that is not believed
@@ -93,7 +93,7 @@ def read_plain(path: Path) -> object:
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".json":
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
         root = yaml.compose(text, yaml.SafeLoader)
         if root is not None and _count(root, {}) > MOST_VALUES:
             raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
@@ -216,9 +216,32 @@ def _count(node: yaml.Node, known: dict[int, float]) -> float:
         known[id(node)] = math.inf  # until it is counted
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
+            _check_keys(key for key, _ in parts)
             parts = itertools.chain.from_iterable(parts)
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
+
+
+def _check_keys(keys: Iterable[yaml.Node]) -> None:
+    """Raise a `ValueError` for a key that a mapping has twice; one with dashes is that with underscores, as of flags."""
+    first: dict[str, yaml.Node] = {}
+    for key in keys:
+        same = first.setdefault(str(key.value).replace("-", "_"), key)
+        if same is not key:
+            lines = [node.start_mark.line + 1 for node in (same, key)]
+            raise ValueError(
+                f"'{key.value}' is given twice, in lines {lines[0]} and {lines[1]}; expected one of them"
+            )
+
+
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON as a mapping. Raises `ValueError` for a key that it has twice."""
+    content: dict[str, object] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"'{key}' is given twice; expected one of them")
+        content[key] = value
+    return content
 
 
 class DamagedArchive(Exception):

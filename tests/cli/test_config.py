@@ -1,5 +1,7 @@
 """YAML files of flags: how they are merged, what each kind of value becomes, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -8,6 +10,7 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.parser import read_command, read_yaml
 from w2s_plugins.files import recipe_path
 from w2s_plugins.run.args_file import write_args
+from w2s_plugins.study.planning import read_stages
 from w2s_plugins.study.spec import read_spec
 
 
@@ -100,6 +103,46 @@ def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "not a YAML file" in refusal(parse, train_parser(), ["--config", str(path)])
+
+
+TWICE = r"""
+a.yaml | lr: 1\nopt: sgd\nlr: 2  ->  not a YAML file: 'lr' is given twice, in lines 1 and 3
+a.yaml | batch_size: 1\nbatch-size: 2  ->  'batch-size' is given twice, in lines 1 and 2; expected one
+a.yaml | loss_kwargs:\n  a: 1\n  a: 1  ->  'a' is given twice, in lines 2 and 3
+a.json | {"lr": 1, "lr": 2}  ->  'lr' is given twice
+a.json | {"batch_size": 1, "batch-size": 2}  ->  batch_size is given twice
+"""
+
+
+@pytest.mark.parametrize("content, expected", lines(TWICE))
+def test_a_key_is_given_once(config, content, expected):
+    """YAML and JSON themselves take the last of several."""
+    name, content = content.split(" | ")
+    file = config(content.replace("\\n", "\n"), name)
+    message = refusal(parse, train_parser(), ["--config", file])
+    assert message.startswith(f"--config {file}: ")
+    assert expected in message
+
+
+def test_a_key_of_stages_and_studies_is_given_once(config):
+    stages = config("- name: a\n- name: b\n  lr: 1\n  lr: 2\n")
+    assert "'lr' is given twice, in lines 3 and 4" in refusal(read_stages, stages)
+    study = config("base: {lr: 1}\nweak: []\nbase: {}\n")
+    assert "'base' is given twice, in lines 1 and 3" in refusal(read_spec, Path(study))
+
+
+def test_a_key_may_differ_from_what_is_merged_into_it(config):
+    """YAML's own way to change a value."""
+    file = config("loss_kwargs: {<<: &a {b: 1, c: 1}, c: 2}\nteacher_kwargs: *a")
+    args, _ = parse(train_parser(), ["--config", file, "--teacher", "resnet18"])
+    assert args.loss_kwargs == {"b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    "flags", ["--loss-kwargs a=1 a=2", "--teacher labels:a.csv?missing=skip&missing=error"]
+)
+def test_what_is_inside_a_flag_is_given_once(flags):
+    assert "is given twice" in refusal(parse, train_parser(), flags.split())
 
 
 def test_args_yaml_round_trip(config, tmp_path):

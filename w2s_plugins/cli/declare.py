@@ -235,6 +235,8 @@ def read_mapping(words: Iterable[str]) -> dict[str, object]:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"'{word}' has no value, expected KEY=VALUE")
+        if key in mapping:
+            raise ValueError(f"{key} is given twice; expected one of them")
         mapping[key] = _literal(text)
     return mapping
 

@@ -152,6 +152,8 @@ def _parse_settings(
             raise UserError(
                 f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}"
             )
+        if name in values:
+            raise UserError(f"{where}: {name} is given twice; expected one of them")
         setting = known[name]
         try:
             values[name] = setting.read(text)

@@ -329,6 +329,9 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         dest = str(key).replace("-", "_")
         if dest not in known:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, known)}")
+        # YAML is read without; JSON and Python can have --batch-size with a dash and with an underscore
+        if dest in values:
+            raise UserError(f"{where}: {dest} is given twice; expected one of them")
         flag = known[dest]
         try:
             values[dest] = flag.take(value)
