@@ -12,7 +12,7 @@ import yaml
 
 from tests.parts import assert_refused, lines
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
-from w2s_plugins.cli.declare import Role
+from w2s_plugins.cli.declare import Role, words_of
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}
@@ -141,6 +141,16 @@ def test_value(argv, expected):
     ((dest, value),) = yaml.safe_load(expected).items()
     assert getattr(args, dest) == value
     assert dest in given
+
+
+@pytest.mark.parametrize("value", ["-1.5", "-x", "--lr"])
+def test_words_with_a_dash_can_be_typed(value: str) -> None:
+    """What is printed to be typed is taken for what it was."""
+    parser = train_parser()
+    flag = parser.by_dest()["experiment"]
+    words = words_of(flag, value)
+    assert words == [f"--experiment={value}"]
+    assert parser.take(words)["experiment"] == value
 
 
 def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
