@@ -341,3 +341,16 @@ def test_a_batch_of_a_recipe_fits_few_samples(here: Run, rows: list) -> None:
         "flag out"
     )
     here(*flags, "--linear-probe --experiment probe").ok()
+
+
+def test_what_a_crowd_says_is_told_once_in_a_command(here: Run, rows: list) -> None:
+    """However many runs read it; the next command tells it again."""
+    people = [(*row, who) for row in rows for who in ("anna", "bob")]
+    write(Path("crowd.csv"), people, ("filename", "label", "annotator"))
+    Path("stages.yaml").write_text("- name: one\n- name: two\n  teacher: given,stage:one\n")
+    flags = [*FLAGS, "--teacher labels:crowd.csv --val-split '' --stages stages.yaml"]
+    for name in ("first", "second"):
+        done = here(*flags, "--experiment", name).ok()
+        assert done.err.count("--stages: ") == 2
+        for text in ("2 annotators, 2.00 answers a sample", " anna ", "samples in 3 classes: "):
+            assert done.err.count(text) == 1
