@@ -158,7 +158,8 @@ def told_once(flag: str, paths: Sequence[Path]) -> Iterator[None]:
     """Log what tables say once in a command, however many runs read them: of a crowd that is a dozen lines. Warnings are
     logged each time, because each run records them.
     """
-    key = (flag, *((file, file.stat().st_mtime_ns) for file, _ in map(file_of, paths)))
+    files = [file_of(path)[0] for path in paths]
+    key = (flag, *((file, file.stat().st_mtime_ns) for file in files if file.exists()))
     shows = logger.isEnabledFor(logging.INFO)
     with quietly(logging.INFO) if shows and key in TOLD else nullcontext():
         yield
