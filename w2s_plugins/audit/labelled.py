@@ -239,7 +239,8 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     # as the run was trained, where its flags say otherwise than the defaults
     flags = train_parser().by_dest()
     of_run = learned.settings.flags
-    values = {name: of_run[name] for name in KEPT} | {"teacher": teacher_of_command(learned)}
+    values: dict[str, Any] = {name: of_run[name] for name in KEPT}
+    values["teacher"] = teacher_of_command(learned)
     values |= measured
     # without --amp a run has this of its defaults, and no use for it
     idle = () if of_run["amp"] else ("amp_dtype",)
