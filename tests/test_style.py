@@ -190,14 +190,14 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_900,
+    "settings": 9_200,
     "training": 30_000,
     "study": 25_200,
     "labels": 29_800,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
-    "cli": 8_300,
+    "cli": 8_700,
     "teachers": 11_600,
     "root": 10_200,
     "run": 6_100,

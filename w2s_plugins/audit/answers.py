@@ -149,6 +149,7 @@ def run_of_sheet(draw: str, folder: Path) -> str:
         draw: its name, as sheets have it in a column and, shortened, in their names.
         folder: where this run has such sheets.
     """
+    # the names of sheets begin with that of their draw
     sheets = folder.resolve().parent.parent.glob(f"*/{folder.name}/answers-{draw[:7]}*.csv")
     found = next((sheet.parent.parent for sheet in sheets), None)
     return "" if found is None else f"of RUN {folder.parent.parent / found.name}"

@@ -215,6 +215,7 @@ def typed_for(run: Path) -> dict[str, Any]:
         words = shlex.split(str(content["command"] if isinstance(content, dict) else ""))
     except (OSError, ValueError, KeyError):
         return {}
+    # the words before are the script, and perhaps the folder of the data
     first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     try:
         return train_parser().take(words[first:])
@@ -257,6 +258,7 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     # stages that measure themselves learn from half of the labelled images
     if values.get("batch_size", 0) > len([*folder.glob("train/*/*")]) // 2:
         del values["batch_size"]
+    # the labelled images take the place of the run's data folder, whatever that was
     words = [word for name, value in values.items() for word in words_of(flags[name], value)]
     words += ["--data-dir", str(folder), "--class-map", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]

@@ -71,6 +71,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def delete_older(folder: Path, keeps_best: bool) -> None:
     """Delete the checkpoints of a run that is finished, but for the last one, milestones and perhaps the best one."""
+    # milestones were asked for by name, and the last one is what a repeated command finds
     for path in checkpoints(folder):
         if path.name.startswith("checkpoint-") or (path.name == BEST and not keeps_best):
             delete(path)
