@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 from tests.parts import small_model, write_digits
 from w2s_plugins.audit import estimate as module
@@ -214,6 +215,38 @@ def test_what_another_student_says_is_not_taken_for_this_ones(
     plan = plan_of("run")
     assert plan["draws"] == [*draws, [[[0, opinions], 30]]]
     assert plan["made_of"][opinions][0]["fingerprint"] != plan["made_of"][1][0]["fingerprint"]
+
+
+@pytest.mark.parametrize("held_out", ["", "--select-split 0.4 --select best"])
+def test_what_a_student_knows_by_heart(here: Run, photos: dict[str, str], held_out: str) -> None:
+    """Nobody is told to take either; images are drawn that it has not learned, if the run has held out some."""
+    write_label_table(Path("weak.csv"), [answers_about(photos, [*photos])])
+    for name in ("run", "other"):
+        fit = "--no-aug --opt adamw --lr 0.01 --epochs 30 --val-interval 30"
+        train(here, name, "--seed", len(name), held_out, fit)
+    for runs in ("run", "run other"):
+        done = audit(here, *runs.split(), "--images 90").ok()
+        page = page_of("run", "audit-held-out" if held_out else "audit")
+        count = 36 if held_out else 90
+        assert len(page["keys"]) == count
+        assert ("the images that were held out are drawn" in done.out) == bool(held_out)
+        write_label_table(Path("all.csv"), [answers_about(photos, page["keys"])])
+        # those are the images that the answers are about, next time as well
+        for more in ("--answers all.csv", "--images 90"):
+            done = audit(here, *runs.split(), more).ok()
+            assert f"answers about {count} of the {count} drawn images" in done.out
+            assert "Use whichever" not in done.out
+            new = "says nothing about new images, where it may be worse"
+            assert (new in done.out) == (not held_out)
+    assert Path("run/audit/plan.json").is_file()
+    if held_out:
+        # the next round is about what the run was trained on, of which nothing was answered
+        done = here("next", "run", "--images", 5, script="w2s_plugins.labels.__main__").ok()
+        assert "0 of 54 images have an answer" in done.out
+        # in the order of the data
+        says = load_file("run/audit-held-out/opinions.safetensors")["0 says"]
+        in_order = [key for key in sorted(photos) if key in page["keys"]]
+        assert [NAMES[label] for label in says] == [photos[key] for key in in_order]
 
 
 def test_answers_of_another_draw_are_refused(here: Run, two: dict[str, str]) -> None:

@@ -233,9 +233,9 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     needed = ["train"] if measured else ["train", "validation"]
     if not learned.settings.data.unlabeled or not all((folder / part).is_dir() for part in needed):
         return None
-    # a class may have no image among the labelled ones, and a file says that it is one
-    listed = folder / "classes.txt"
-    write_text(listed, "".join(f"{name}\n" for name in classes))
+    # a class may have no image among the labelled ones; stages without these, and tables, have the same classes
+    listed = folder / "classes.json"
+    write_text(listed, to_json([*classes]))
 
     # as the run was trained, where its flags say otherwise than the defaults
     flags = train_parser().by_dest()
@@ -260,7 +260,7 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
         del values["batch_size"]
     # the labelled images take the place of the run's data folder, whatever that was
     words = [word for name, value in values.items() for word in words_of(flags[name], value)]
-    words += ["--data-dir", str(folder), "--class-map", str(listed)]
+    words += ["--data-dir", str(folder), "--class-names", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]
     words += ["--experiment", name_of_next(learned, folder.name)]
     return f"{typed('train')} {shlex.join(words)}"

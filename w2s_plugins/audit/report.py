@@ -1,8 +1,9 @@
 """What the answers of an audit tell, as lines and tables: accuracies, which opinion is best, and what it confuses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -107,12 +108,7 @@ def verdict_on_one(
     # a student that knows its labels by heart is level with them here, and may be far below them elsewhere
     is_level = low <= 0 <= high or _are_shown_as_nothing(low, high)
     if agreement >= MEMORISED and is_level:
-        return (
-            f"Not decided: the student repeats its labels on {_percent(agreement)} % of the {unit}s that it was trained "
-            "on, which says nothing about new images, where it may be worse. Compare both on images that it has not "
-            f"seen: {typed('labels')} audit PREDICTED.csv LABELS.csv --data-dir NEW, where the first table is what the "
-            "student predicts for them"
-        )
+        return _of_what_is_known("the student", agreement, unit)
     if (low or high) and _are_shown_as_nothing(low, high):
         return (
             f"Level: they differ on so few {unit}s that it does not matter. Use whichever you like"
@@ -134,8 +130,13 @@ def verdict_on_several(
     drawn: int,
     images: int,
     unit: str = "image",
+    memorised: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """Return which opinion is best, as far as the answers tell; arguments as for `verdict_on_one`."""
+    """Return which opinion is best, as far as the answers tell; other arguments as for `verdict_on_one`.
+
+    Args:
+        memorised: how often students that repeat their labels do, from 0 to 1, by their names.
+    """
     best = int(result.accuracy.argmax())
     others = [k for k in range(len(names)) if k != best]
     ends = {k: (result.lowest[best, k], result.highest[best, k]) for k in others}
@@ -143,6 +144,9 @@ def verdict_on_several(
     if not undecided:
         return f"Best: {names[best]}, right more often than any other"
     if all(_are_shown_as_nothing(*ends[k]) for k in undecided):
+        for name in (names[k] for k in (best, *undecided)):
+            if name in memorised:
+                return _of_what_is_known(name, memorised[name], unit)
         level = " and ".join(names[k] for k in undecided)
         return f"Level: {names[best]} and {level} are right equally often. Use whichever you like"
     # by how much another one may be better: what is lost at most by taking this one
@@ -157,6 +161,16 @@ def verdict_on_several(
     return (
         f"Not decided: {names[best]} seems best, and no other is more than {lost:.1f} points better; it may be no "
         f"better than {rivals}; {_advice(needed, answered, drawn, images, unit)}"
+    )
+
+
+def _of_what_is_known(student: str, agreement: float, unit: str) -> str:
+    """Return why nothing is advised about a student that knows the labels by heart."""
+    return (
+        f"Not decided: {student} repeats its labels on {_percent(agreement)} % of the {unit}s that it was trained on, "
+        "which says nothing about new images, where it may be worse. Compare both on images that it has not seen: "
+        f"{typed('labels')} audit PREDICTED.csv LABELS.csv --data-dir NEW, where the first table is what the student "
+        "predicts for them"
     )
 
 

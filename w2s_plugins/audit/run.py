@@ -4,7 +4,7 @@ whether a student is better than its labels, and which of several is best.
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from .page import write_page
 from .plan import PLAN, Plan, read_plan, write_plan
 from .questions import Questions, write_checked
 from .report import (
+    MEMORISED,
     TEMPERATURES,
     fit_temperature,
     say_accuracies,
@@ -54,12 +55,14 @@ from .subjects import (
     Images,
     Subject,
     ask,
+    held_out_by,
     images_of,
     open_subjects,
     student_logits,
     warn_of_silent,
 )
 
+HELD_OUT = "audit-held-out"  # in the folder of a run, beside the audit of what it was trained on
 MORE = 50  # images that are proposed when all have answers
 ENOUGH = 50  # answers, after which some opinions may be out of the race
 MAY_BE_BEST = 0.02  # how probably an opinion that stays in it is the best one
@@ -79,6 +82,7 @@ class Audit:
         command: that begins it.
         plan: what is said, and drawn.
         columns: by name, the numbers of the opinions that are compared.
+        memorised: from `memorised_by`.
     """
 
     subjects: list[Subject]
@@ -87,6 +91,7 @@ class Audit:
     command: str
     plan: Plan
     columns: dict[str, int]
+    memorised: Mapping[str, float]
 
     @property
     def of_one_run(self) -> bool:
@@ -175,11 +180,12 @@ def _go_on(
     several = are_several(pictured.target_kind)
     empty = (Questions if several else Plan)(pictured.by, pictured.classes, pictured.keys)
     plan = read_plan(folder, empty)
-    if answers is not None and (plan is None or not plan.draws):
-        raise UserError(
-            f"--answers {answers}: no images were drawn for this student and what it has learned from; expected "
-            f"{command} before"
-        )
+    undrawn = UserError(
+        f"--answers {answers}: no images were drawn for this student and what it has learned from; expected "
+        f"{command} before"
+    )
+    if answers is not None and plan is None:
+        raise undrawn
     if plan is None:
         if (folder / PLAN).exists():
             _logger.warning(
@@ -190,7 +196,26 @@ def _go_on(
     # what students and labels say is asked once
     columns = ask(subjects, pictured, plan, folder)
     warn_of_silent(subjects, plan, [*columns.values()])
-    own = Audit(subjects, pictured, folder, command, plan, columns)
+
+    # what a student knows by heart says nothing about new images, and what it has held out does
+    memorised: dict[str, float] = {}
+    if folder.name != HELD_OUT:
+        memorised = memorised_by(subjects, plan, columns)
+    held_out = held_out_by(subjects) if memorised else []
+    if held_out:
+        write_plan(folder, plan)
+        shown = [f"{name} {100 * share:.1f} %" for name, share in memorised.items()]
+        say(
+            f"of the labels that they were trained on students repeat: {', '.join(shown)}, which says nothing about new "
+            "images; the images that were held out are drawn"
+        )
+        beside = folder.with_name(HELD_OUT)
+        with alone_in(beside):
+            _go_on(held_out, images_of(held_out, None), beside, command, images, answers)
+        return
+    if answers is not None and not plan.draws:
+        raise undrawn
+    own = Audit(subjects, pictured, folder, command, plan, columns, memorised)
     if answers is not None:
         answered = read_answers(plan, answers, folder)
         write_plan(folder, plan)
@@ -203,6 +228,20 @@ def _go_on(
         set_aside_others(plan, folder)
     elif len(evidence_of(own, kept).rows):
         tell(own, replace(kept, drawn=drawn), "the answers so far")
+
+
+def memorised_by(
+    subjects: Sequence[Subject], plan: Plan, columns: Mapping[str, int]
+) -> dict[str, float]:
+    """Return how often students that know the labels by heart repeat these, from 0 to 1, by their names."""
+    found = {}
+    for subject in subjects:
+        if subject.labels is not None:
+            pair = [subject.labels, columns[subject.name]]
+            share = plan.said(pair, plan.images(pair)).agreement
+            if share >= MEMORISED:
+                found[subject.name] = share
+    return found
 
 
 @contextmanager
@@ -410,10 +449,11 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
     images = len(evidence.opinions.says)
     if audit.of_one_run:
         export = audit.folder.parent / "export"
-        agreement = evidence.opinions.agreement
+        agreement = max(audit.memorised.values(), default=0.0)
         say(verdict_on_one(result, export, count - lost, drawn, images, unit, agreement))
     elif len(names) > 1:
-        say(verdict_on_several(names, result, count - lost, drawn, images, unit))
+        several = names, result, count - lost, drawn, images, unit
+        say(verdict_on_several(*several, audit.memorised))
     write_differences(audit.folder / "differences.csv", names, result)
 
     # what the best one confuses

@@ -1,7 +1,7 @@
 """What an audit is about: runs, with the labels that they learned from, and tables of labels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -74,12 +74,14 @@ class Subject:
         typed: as it was typed.
         learned: what the run has learned from; None for a table.
         weights: the SHA-256 of the weights of the run.
+        labels: the number of the opinion that the run has learned from, once that was asked.
     """
 
     name: str
     typed: str
     learned: Learned | None
     weights: str = ""
+    labels: int | None = None
 
 
 # ---------------------------------------------------------------- opening
@@ -205,6 +207,18 @@ def classes_of(learned: Learned) -> list[str]:
     return learned.data.class_names or [*map(str, range(learned.data.count_classes()))]
 
 
+def held_out_by(subjects: Sequence[Subject]) -> list[Subject]:
+    """Return the same runs and tables, about the images that all of these runs have held out; none where they have not
+    held out the same.
+    """
+    parts = [None if one.learned is None else one.learned.held_out() for one in subjects]
+    keys = [sample_keys(part.data.samples).values for part in parts if part is not None]
+    runs = sum(one.learned is not None for one in subjects)
+    if not keys or len(keys) < runs or any({*one} != {*keys[0]} for one in keys):
+        return []
+    return [replace(one, learned=part) for one, part in zip(subjects, parts)]
+
+
 def learned_of(subject: Subject) -> Learned:
     """Return what a run has learned from."""
     if subject.learned is None:
@@ -251,6 +265,7 @@ def ask(subjects: Sequence[Subject], images: Images, plan: Plan, folder: Path) -
             threshold = str(learned.data.target_kind.threshold)
             of_labels.append(Ingredient("threshold", "--multilabel-threshold", "", threshold))
         own = _find_or_add(plan, of_labels, partial(_labels, learned, student, images))
+        subject.labels = own
         says = plan.opinions[own].says
         others = {*columns.values(), *of_tables.values()}
         if not any(np.array_equal(plan.opinions[one].says, says) for one in others):

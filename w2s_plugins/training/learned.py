@@ -1,6 +1,6 @@
 """What a run that has ended has learned from: its training images and their labels, opened again by its own flags."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,9 @@ class Learned:
         kind = data.target_kind
         names = data.class_names
         teacher = build_teacher(settings, model, config, precision, names, target_kind=kind)
-        _check(self.run, self.made_of, ingredients(settings, data, teacher=teacher))
+        # What it was asked about was compared when it was opened.
+        now = [one for one in ingredients(settings, data, teacher=teacher) if one.role == "teacher"]
+        _check(self.run, self.made_of, now)
         targets = cached_targets(
             settings.teacher,
             teacher,
@@ -92,6 +94,15 @@ class Learned:
         # Some rows at a time: the answers of all would be as large as the store that they are in.
         rows = torch.arange(len(data.samples)).split(ROWS)
         return torch.cat([kind.decide(targets(index)) for index in rows]).numpy(force=True)
+
+    def held_out(self) -> "Learned | None":
+        """Return the same about the samples that the run has held out of its training set, None if there are none."""
+        data = self.data
+        if data.select is None:
+            return None
+        given = [replace(one, train=one.select) for one in data.given_labels if one.select]
+        data = replace(data, train=data.select, select=None, given_labels=given)
+        return replace(self, data=data)
 
     def answers(self, member: TeacherModel, folder: Path) -> LabelReader:
         """Return what a model says of each image, kept in a folder."""
