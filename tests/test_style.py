@@ -205,7 +205,7 @@ TOKENS = {
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_800,
-    "audit": 20_200,
+    "audit": 20_600,
     "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
