@@ -214,7 +214,9 @@ def test_record(here: Run, rows: list) -> None:
     assert one["wrong"] == several["wrong"] == pytest.approx(wrong) and 0 < wrong < 0.3
     assert f"labels:a.csv: {100 * wrong:.2f} % of 60 labels are not the ground truth" in done.err
     assert re.search(
-        rf"^labels:a.csv, on training images +{100 * (1 - wrong):.2f} ", done.out, re.MULTILINE
+        rf"^labels:a.csv, on training images \(n = 60\) +{100 * (1 - wrong):.2f} ",
+        done.out,
+        re.MULTILINE,
     )
     assert teacher["name"] == "labels:a.csv,labels:b.csv"
     card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
@@ -236,9 +238,9 @@ def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
     assert wrong == pytest.approx(sum(file.split("/")[0] != label for file, label in rows))
     (labels,), (student,) = (
         [
-            line.split()[5:]
+            line.split()[8:]
             for line in done.out.splitlines()
-            if line.startswith(f"{who}, on the held-out part")
+            if line.startswith(f"{who}, on the held-out part (n = 20)")
         ]
         for who in ("labels", "student")
     )

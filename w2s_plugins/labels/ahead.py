@@ -62,6 +62,7 @@ def check_files(files: Sequence[str], task: str, class_names: str | None) -> Non
         # what is left to the command is read by it in any case
         if _is_left(path):
             continue
+        # each by itself, because what they have in common is found when all are read
         table = open_table(Path(path), path)
         try:
             _check(table, task, names, settings, bool(names or len(paths) == 1))
@@ -93,6 +94,7 @@ def open_truth(
 
 def _is_left(name: str) -> bool:
     """Say whether a table is left to the training: on the Hub, or so large that it takes long to read it twice."""
+    # of a sheet or an array in a file the whole file counts
     file, _ = file_of(Path(name))
     return name.startswith("hf:") or (file.is_file() and file.stat().st_size > MOST_READ)
 
