@@ -199,7 +199,7 @@ TOKENS = {
     "models": 13_200,
     "cli": 8_700,
     "teachers": 11_600,
-    "root": 10_200,
+    "root": 10_500,
     "run": 6_100,
     "hub": 6_800,
     "students": 5_500,
