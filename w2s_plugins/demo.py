@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from tqdm.std import tqdm
 
@@ -37,7 +38,7 @@ def main() -> None:
     """Run the demo and print its table."""
     parser = Parser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
     parser.add_flags(FLAGS)
-    args = parser.defaults() | parser.take(sys.argv[1:])
+    args: dict[str, Any] = {**parser.defaults(), **parser.take(sys.argv[1:])}
     started = time.monotonic()
     # The seeds side by side, each in a process of its own, which a thread of this one waits for.
     output = Path(args["output"]) / time.strftime("%Y%m%d-%H%M%S")
