@@ -38,6 +38,7 @@ from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING, kept_warnings
 from w2s_plugins.hub.client import check_login
+from w2s_plugins.labels.samples import TOLD
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
@@ -122,7 +123,7 @@ def train_all(args: argparse.Namespace, explicit_flags: ExplicitFlags) -> dict |
         args: all flags, with their defaults filled in.
         explicit_flags: names of the flags that the user set, on the command line or in files, and which were typed.
     """
-
+    TOLD.clear()
     if not (args.protocol or args.stages or args.folds):
         return train(args, explicit_flags)
 

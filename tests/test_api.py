@@ -16,7 +16,8 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 
 import w2s_plugins as w2s
-from tests.parts import small_model
+from tests.keywords import FILE, keywords
+from tests.parts import refusal, small_model
 from tests.processes import wait_until
 from tests.test_documents import ROOT, blocks
 from w2s_plugins.cli.parser import predict_parser, train_parser
@@ -445,6 +446,23 @@ def test_an_editor_completes_keywords(function: Callable) -> None:
     for parameter in keywords:
         assert parameter.name in flags and parameter.default is None
         assert f"\n    {parameter.name}: " in inspect.getdoc(function)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: w2s.train(modl=None), "w2s.train: unknown key 'modl' (nearest: model"),
+        (lambda: w2s.protocol(experiment="x", modl=None), "unknown key 'modl' (nearest: model"),
+        (lambda: w2s.predict("a", "b", devise=None), "unknown key 'devise' (nearest: device"),
+    ],
+)
+def test_an_unknown_keyword_is_refused_whatever_its_value(call: Callable, message: str) -> None:
+    assert message in refusal(call)
+
+
+def test_a_type_checker_knows_every_keyword() -> None:
+    """And refuses others: tests/typed.py."""
+    assert FILE.read_text() == keywords(), "python -m tests.keywords writes it anew"
 
 
 def test_names() -> None:

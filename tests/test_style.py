@@ -190,27 +190,27 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_900,
-    "training": 29_000,
-    "study": 24_400,
-    "labels": 28_300,
+    "settings": 9_200,
+    "training": 30_000,
+    "study": 25_200,
+    "labels": 29_800,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
-    "cli": 8_300,
+    "cli": 8_700,
     "teachers": 11_600,
     "root": 10_200,
-    "run": 5_800,
+    "run": 6_100,
     "hub": 6_800,
     "students": 5_500,
     "scripts": 5_000,
     "predictions": 2_800,
-    "audit": 19_500,
+    "audit": 20_600,
     "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 235_000
+SLACK, ALL_TOKENS = 1.1, 242_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -21,8 +21,11 @@ record = w2s.protocol(config="digits-cnn2-cnn5", experiment="digits", resume="au
 # an ignore that silences nothing is an error: these are refused
 w2s.train(epochs="3")  # pyright: ignore[reportArgumentType]
 w2s.train(pretrained=1)  # pyright: ignore[reportArgumentType]
+w2s.train(modl="resnet18")  # pyright: ignore[reportCallIssue]
+w2s.protocol(experiment="digits", tsak="multilabel")  # pyright: ignore[reportCallIssue]
 w2s.predict("run", "photos", top_k="5")  # pyright: ignore[reportArgumentType]
-rows: list[dict[str, Any]] = w2s.predict("run", Path("photos"), top_k=5)
+w2s.predict("run", "photos", top=5)  # pyright: ignore[reportCallIssue]
+rows: list[dict[str, Any]] = w2s.predict("run", Path("photos"), top_k=5, all=True)
 table: Path = w2s.predict("run", "photos", "labels.csv")
 table = w2s.predict("run", "photos", features=Path("features.npz"))
 student = w2s.load_student(Path("run"))

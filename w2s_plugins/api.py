@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli import load_script
-from .cli.declare import words_of
+from .cli.declare import Parser, dest_of, words_of
 from .cli.forms import teacher_names
 from .cli.parser import check_flags, combine, predict_parser, train_parser
 from .cli.values import as_plain, name_of
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor, nn
+    from typing_extensions import Unpack
 
+    # a stub alone, made of flags.yaml
+    from .keywords import (  # pyright: ignore[reportMissingModuleSource]
+        PredictFlags,
+        ProtocolFlags,
+        TrainFlags,
+    )
     from .target_kind import TargetKind
     from .teachers.teacher import Teacher
 
@@ -78,7 +85,7 @@ def train(
     output: StrPath | None = None,
     experiment: str | None = None,
     resume: StrPath | None = None,
-    **flags: object,
+    **flags: "Unpack[TrainFlags]",
 ) -> dict[str, Any]:
     """Train as ``train_w2s.py`` does, and return the content of the run's result.json.
 
@@ -137,7 +144,7 @@ def protocol(
     seed: int | None = None,
     output: StrPath | None = None,
     experiment: str | None = None,
-    **flags: object,
+    **flags: "Unpack[ProtocolFlags]",
 ) -> dict[str, Any]:
     """Train teacher, ceiling and student as ``train_w2s.py --protocol w2s`` does, and return the record of all three.
 
@@ -167,14 +174,14 @@ def protocol(
 
 def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
     # Files are read with the command line, below, which they may contradict.
-    plain = _given(arguments)
+    parser = train_parser()
+    plain = _given(arguments, parser)
     config = plain.pop("config", [])
     configs = config if isinstance(config, list) else [config]
     files = [name_of(file, f"{who}: config") for file in configs]
     # The folder of the data has two names: on the command line it may stand without a flag, and timm calls it `data`.
     if "data" in plain:
         plain.setdefault("data_dir", plain.pop("data"))
-    parser = train_parser()
     typed = check_flags(plain, parser, who)
 
     # Write down the command line that would do the same, because the record of a run shows one.
@@ -202,15 +209,21 @@ def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
             unlock_run()
 
 
-def _given(arguments: Mapping[str, Any]) -> dict[str, object]:
+def _given(arguments: Mapping[str, Any], parser: Parser) -> dict[str, object]:
     """Return what was given of a function's arguments, ``flags`` among them, as a YAML file has it.
 
-    None stands for what is not given. What has no keyword comes first, in the order in which it was given.
+    None stands for what is not given, unless it is no flag, which is to be refused. What has no keyword comes first, in
+    the order in which it was given.
     """
     # a record shows a command line in this order
     named = dict(arguments)
-    flags = {**named.pop("flags"), **named}
-    return {name: as_plain(value) for name, value in flags.items() if value is not None}
+    others = named.pop("flags")
+    known = {*named, *parser.by_dest()}
+    return {
+        name: as_plain(value)
+        for name, value in {**others, **named}.items()
+        if value is not None or dest_of(name) not in known
+    }
 
 
 @overload
@@ -226,7 +239,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    **flags: object,
+    **flags: "Unpack[PredictFlags]",
 ) -> list[dict[str, Any]]: ...
 @overload
 def predict(
@@ -241,7 +254,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    **flags: object,
+    **flags: "Unpack[PredictFlags]",
 ) -> Path: ...
 @overload
 def predict(
@@ -256,7 +269,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    **flags: object,
+    **flags: "Unpack[PredictFlags]",
 ) -> Path: ...
 def predict(
     model: StrPath,
@@ -270,7 +283,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    **flags: object,
+    **flags: "Unpack[PredictFlags]",
 ) -> list[dict[str, Any]] | Path:
     """Ask a model about images without labels, as ``python -m w2s_plugins.predictions`` does.
 
@@ -296,7 +309,7 @@ def predict(
         UserError: there is no such model or folder, or a flag is wrong.
     """
     # before anything else has a name here
-    plain = _given(locals())
+    plain = _given(locals(), predict_parser())
     who = "w2s.predict"
     if "dir" in flags:
         raise UserError(f"{who}: dir is called images here, and is given once")

@@ -11,8 +11,11 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+
+from tqdm.std import tqdm
 
 from .cli.declare import Parser
 from .errors import UserError, called, run_main, typed
@@ -21,24 +24,27 @@ from .monitor import format_table
 
 RECIPE, FEW_TRUE = "digits-cnn2-cnn5", "digits-plus-few-true"
 COLUMNS = ["teacher", "student", "direct", "both", "ceiling", "agreement", "PGR"]
+# the models of a seed in their order, with the seconds that each has taken on a core
+SECONDS = {"weak": 9, "ceiling": 22, "student": 28, "direct": 20, "both": 53}
+FLAGS = {
+    "--seeds": {"default": 3, "low": 1, "high": 100, "help": "number of seeds"},
+    "--output": {"default": "output/demo", "metavar": "DIR", "help": "folder of the runs"},
+    "--jobs": {"default": os.cpu_count() or 1, "low": 1, "help": "seeds at a time"},
+}
 
 
 def main() -> None:
     """Run the demo and print its table."""
     parser = Parser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
-    parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)"
-    )
-    parser.add_argument("--output", default="output/demo", metavar="DIR", help="folder of the runs")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time"
-    )
-    args = parser.parse_args()
+    parser.add_flags(FLAGS)
+    args = parser.defaults() | parser.take(sys.argv[1:])
     started = time.monotonic()
     # The seeds side by side, each in a process of its own, which a thread of this one waits for.
-    output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
-    with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda seed: run_seed(seed, output), range(args.seeds)))
+    output = Path(args["output"]) / time.strftime("%Y%m%d-%H%M%S")
+    with ThreadPoolExecutor(args["jobs"]) as pool:
+        seeds = [pool.submit(run_seed, seed, output) for seed in range(args["seeds"])]
+        show_progress(seeds, output, args["jobs"])
+    rows = [seed.result() for seed in seeds]
     # Their table, with the means below.
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     means = [statistics.mean(column) for column in zip(*rows)]
@@ -75,6 +81,37 @@ def run_seed(seed: int, output: Path) -> list[float]:
     flags += ["--unlabeled", "w2s/digits:train", "--teacher", teachers, "--stages", FEW_TRUE]
     train(flags, seed, output, both)
     return row_of(folder)
+
+
+def show_progress(seeds: Sequence["Future[list[float]]"], output: Path, jobs: int) -> None:
+    """Print a line whenever another model is trained, until all seeds have ended."""
+    started, shown, running = time.monotonic(), -1, True
+    while running:
+        running = bool(wait(seeds, timeout=0 if shown < 0 else 1).not_done)
+        trained = [
+            len(
+                [
+                    *output.glob(f"seed{seed}/*/result.json"),
+                    *output.glob(f"seed{seed}-both/both/result.json"),
+                ]
+            )
+            for seed in range(len(seeds))
+        ]
+        if sum(trained) > shown:
+            shown = sum(trained)
+            left = tqdm.format_interval(time_left(trained, time.monotonic() - started, jobs))
+            print(f"{shown} of {len(seeds) * len(SECONDS)} models trained, {left} left", flush=True)
+
+
+def time_left(trained: Sequence[int], elapsed: float, jobs: int) -> float:
+    """Return the seconds that are left, by the number of models of each seed that are trained."""
+    seconds = [*SECONDS.values()]
+    work = len(trained) * sum(seconds)
+    if not any(trained):
+        return work / min(jobs, len(trained), os.cpu_count() or 1)
+    # of the model that is being trained, half is done on average
+    done = sum(sum(seconds[:count]) + sum(seconds[count : count + 1]) / 2 for count in trained)
+    return elapsed * (work - done) / done
 
 
 def row_of(folder: Path) -> list[float]:

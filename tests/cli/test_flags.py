@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from tests.parts import assert_refused, lines
+from tests.test_documents import commands
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
-from w2s_plugins.cli.declare import Role
+from w2s_plugins.cli.declare import Role, words_of
+from w2s_plugins.cli.forms import share_or_count
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}
@@ -123,6 +125,39 @@ def test_own_flags_are_few():
     assert len(own) <= 68
 
 
+# where any number means something, or another check says more: of a slice, of a loss, of timm; and what has no effect
+WITHOUT_RANGE = {
+    "train": {
+        *(
+            "mean",
+            "head_init_bias",
+            "weak_fraction",
+            "select_split",
+            "local_rank",
+            "eval_interval_end",
+        ),
+        *("superalignment_rate", "superalignment_threshold", "dkd_temperature", "rkd_eps"),
+        *(
+            "naflex_train_seq_lens",
+            "naflex_max_seq_len",
+            "naflex_patch_sizes",
+            "naflex_patch_size_probs",
+        ),
+    },
+    "validate": {"mean", "naflex_max_seq_len"},
+}
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_number_has_a_range(script):
+    numbers = {
+        name: flag.facts
+        for name, flag in PARSERS[script]().by_dest().items()
+        if flag.kind in (int, float, share_or_count) and not flag.is_switch
+    }
+    assert {name for name, facts in numbers.items() if facts.low is None} == WITHOUT_RANGE[script]
+
+
 VALUES = """
 --eval-interval 3  ->  val_interval: 3
 --teacher-pretrained w.pth --teacher x  ->  teacher_checkpoint: w.pth
@@ -143,6 +178,16 @@ def test_value(argv, expected):
     assert dest in given
 
 
+@pytest.mark.parametrize("value", ["-1.5", "-x", "--lr"])
+def test_words_with_a_dash_can_be_typed(value: str) -> None:
+    """What is printed to be typed is taken for what it was."""
+    parser = train_parser()
+    flag = parser.by_dest()["experiment"]
+    words = words_of(flag, value)
+    assert words == [f"--experiment={value}"]
+    assert parser.take(words)["experiment"] == value
+
+
 def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
     with pytest.raises(SystemExit):
         parse(train_parser(), ["--help"])
@@ -156,6 +201,18 @@ def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
     assert len(commands) == 3
     for command in commands:
         parse(train_parser(), command)
+
+
+def test_help_has_the_flags_of_the_first_pages(capsys):
+    with pytest.raises(SystemExit):
+        parse(train_parser(), ["--help"])
+    text = capsys.readouterr().out
+    used = {"--pretrained-path", "--train-labels", "--val-labels"}
+    for page, program, command in commands():
+        if page in ("README.md", "start.md") and program == "train":
+            used |= {word for word in command if word.startswith("--")}
+    assert len(used) > 20
+    assert sorted(flag for flag in used if not re.search(rf"{flag}[ ,;\n]", text)) == []
 
 
 def test_help_tells_defaults_and_what_belongs_together(capsys):

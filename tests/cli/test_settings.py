@@ -11,6 +11,7 @@ import pytest
 from tests.parts import default_settings
 from w2s_plugins.cli import train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
+from w2s_plugins.errors import UserError
 from w2s_plugins.settings.composite import (
     NAMES_IN_A_RUN,
     ReportSettings,
@@ -171,6 +172,13 @@ def test_an_evaluation_has_the_settings_of_a_run() -> None:
         "5x1",
     )
     assert made.data.train_split == "train"
+
+
+@pytest.mark.parametrize("text", ["5x1:0", "5x1:-1", "5x1:", "5x1:many"])
+def test_a_batch_has_an_episode_at_least(text: str) -> None:
+    made = TrainSettings.from_flags({**train_parser().defaults(), "episodic": text})
+    with pytest.raises(UserError, match=f"--episodic {text}: expected a number of episodes of at"):
+        _ = made.episodes.in_batch
 
 
 PREDICATES = [

@@ -181,15 +181,22 @@ DIGITS --log-interval 0  ->  --log-interval 0: expected at least 1
 DIGITS --val-interval 0  ->  --val-interval 0: expected at least 1
 DIGITS --checkpoint-hist 0  ->  --checkpoint-hist 0: expected at least 1
 DIGITS --nan-patience 0  ->  --nan-patience 0: expected at least 1
-DIGITS --workers -1  ->  --workers -1: expected at least 0
+DIGITS --workers -1  ->  --workers -1: expected 0 to
 DIGITS --clip-grad 0  ->  --clip-grad 0.0: expected at least 1e-06
 DIGITS --clip-grad -1  ->  --clip-grad -1.0: expected at least 1e-06
 DIGITS --train-batches-per-epoch 0  ->  --train-batches-per-epoch 0: expected at least 1
-DIGITS --train-img-sizes 0 32  ->  --train-img-sizes 0: expected at least 1
+DIGITS --train-img-sizes 0 32  ->  --train-img-sizes 0: expected 1 to
 DIGITS --train-img-sizes 24 32 --train-size-probs nan 1  ->  --train-size-probs nan: expected a finite
 DIGITS --lr nan  ->  --lr nan: expected a finite
 DIGITS --drop 2  ->  --drop 2.0: expected 0 to 1
 DIGITS --smoothing 1  ->  --smoothing 1.0: expected 0 to
+DIGITS --reprob 1 --recount -1  ->  --recount -1: expected 1 to 1000
+DIGITS --epoch-repeats -1  ->  --epoch-repeats -1.0: expected at least 0
+DIGITS --warmup-lr -1  ->  --warmup-lr -1.0: expected at least 0
+DIGITS --lr-base-size 0  ->  --lr-base-size 0: expected at least 1
+DIGITS --lr-noise 0 1 --lr-noise-pct 0  ->  --lr-noise-pct 0.0: expected 0.01 to 1
+DIGITS --folds 1000000000000  ->  --folds 1000000000000: expected 2 to 1000
+TAUGHT --teacher-checkpoint weak.pth --task-loss-weight 2  ->  --task-loss-weight 2.0 given alone
 SEMI --labeled-share 1.5  ->  --labeled-share 1.5: expected 0 to 1
 
 # files of flags
@@ -467,8 +474,8 @@ CNN --num-classes 7  ->  --num-classes 7  10 classes
 CNN --cutmix-minmax 0.5 0.55  ->  --cutmix-minmax 0.5 0.55  at 8 x 8
 CNN --aa foo  ->  Unknown AA policy foo
 CNN --aa rand-m9-foo1  ->  Unknown RandAugment config section
-CNN --color-jitter=-1  ->  must be non negative
-CNN --train-img-sizes 24 32 --train-size-schedule progressive --train-size-random-mix 2  ->  schedule_random_mix must
+CNN --color-jitter=-1  ->  --color-jitter -1.0: expected at least 0
+CNN --train-img-sizes 24 32 --train-size-schedule progressive --train-size-random-mix 2  ->  2.0: expected 0 to 1
 CNN --gaussian-blur-prob 1  ->  no training view can be made  Padding  --img-size
 CNN --input-img-mode I --in-chans 1  ->  no training view can be made  wrong mode  --input-img-mode
 CNN --input-img-mode RGBX  ->  --input-img-mode RGBX  4 channels  takes 3  --in-chans 4

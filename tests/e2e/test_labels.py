@@ -214,7 +214,9 @@ def test_record(here: Run, rows: list) -> None:
     assert one["wrong"] == several["wrong"] == pytest.approx(wrong) and 0 < wrong < 0.3
     assert f"labels:a.csv: {100 * wrong:.2f} % of 60 labels are not the ground truth" in done.err
     assert re.search(
-        rf"^labels:a.csv, on training images +{100 * (1 - wrong):.2f} ", done.out, re.MULTILINE
+        rf"^labels:a.csv, on training images \(n = 60\) +{100 * (1 - wrong):.2f} ",
+        done.out,
+        re.MULTILINE,
     )
     assert teacher["name"] == "labels:a.csv,labels:b.csv"
     card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
@@ -236,9 +238,9 @@ def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
     assert wrong == pytest.approx(sum(file.split("/")[0] != label for file, label in rows))
     (labels,), (student,) = (
         [
-            line.split()[5:]
+            line.split()[8:]
             for line in done.out.splitlines()
-            if line.startswith(f"{who}, on the held-out part")
+            if line.startswith(f"{who}, on the held-out part (n = 20)")
         ]
         for who in ("labels", "student")
     )
@@ -341,3 +343,16 @@ def test_a_batch_of_a_recipe_fits_few_samples(here: Run, rows: list) -> None:
         "flag out"
     )
     here(*flags, "--linear-probe --experiment probe").ok()
+
+
+def test_what_a_crowd_says_is_told_once_in_a_command(here: Run, rows: list) -> None:
+    """However many runs read it; the next command tells it again."""
+    people = [(*row, who) for row in rows for who in ("anna", "bob")]
+    write(Path("crowd.csv"), people, ("filename", "label", "annotator"))
+    Path("stages.yaml").write_text("- name: one\n- name: two\n  teacher: given,stage:one\n")
+    flags = [*FLAGS, "--teacher labels:crowd.csv --val-split '' --stages stages.yaml"]
+    for name in ("first", "second"):
+        done = here(*flags, "--experiment", name).ok()
+        assert done.err.count("--stages: ") == 2
+        for text in ("2 annotators, 2.00 answers a sample", " anna ", "samples in 3 classes: "):
+            assert done.err.count(text) == 1

@@ -297,7 +297,7 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
         birds,
         *trained,
         *both,
-        "--val-slice 0:20 --train-slice 0:60",
+        "--val-slice 0:30 --train-slice 0:60",
         *KINDS["--stages"],
         "--output",
         birds.parent,

@@ -63,7 +63,7 @@ def test_what_is_trained_is_measured_by_map(pairs: Run) -> None:
     flags = "--data-dir . --train-split train --train-labels train.csv --val-split ''"
     done = pairs(*STUDENT, flags, recipe, "--epochs 1 --experiment measured").ok()
     stages = read_result("output/train/measured")["stages"]
-    assert [*stages] == ["part", "whole", "direct", "recipe", "student"]
+    assert [*stages] == ["part", "whole", "direct", "student"]  # nothing measures the recipe
     best = choose_best(["part", "whole"], stages)
     tuned = [stages[name]["model"].get("tune") for name in (best, "direct", "student")]
     assert len({*tuned}) == 1 and f"as the stage {best} (right: part" in done.err

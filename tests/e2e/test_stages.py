@@ -71,6 +71,7 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callabl
     folder = tmp_path / "chain"
     record = read_result(folder)["stages"]
     assert list(record) == ["head", "again", "all"] and "trained weights" in done.out
+    assert [path.name for path in folder.rglob("*.pth.tar")] == ["last.pth.tar"] * 3
     assert record["head"]["model"]["source"]["file"] == str(tmp_path / "start.safetensors")
     first, second = record["again"]["teacher"]["models"]
     assert first["name"] == "w2s_cnn2"
@@ -217,12 +218,13 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     """What was made of a stage that has been trained again is no continuation of it; no test set is needed."""
     stages, flags = (
         tmp_path / "stages.yaml",
-        [*flags, "--epochs 1", "--val-split", "", "--val-slice", ""],
+        [*flags, "--epochs 1 --checkpoint-hist 2", "--val-split", "", "--val-slice", ""],
     )
     stages.write_text(
         "[{name: one, lr: 0.1}, {name: two, initial_checkpoint: 'stage:one', lr: 0.1}]"
     )
     here(*flags).ok()
+    assert len([*(tmp_path / "chain" / "one").glob("*.pth.tar")]) == 3
     assert here(*flags, "--resume auto").ok().err.count("is complete") == 2
     shutil.rmtree(tmp_path / "chain" / "one")
     # a later stage that is there with other flags is refused before an earlier one is trained again

@@ -49,6 +49,13 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
     assert found["top1"] == pytest.approx(own, abs=1e-4)
 
 
+def test_random_weights_of_which_most_stay(here: Run) -> None:
+    """It is a warning, told again below the figures."""
+    done = here(*FLAGS, "--epochs 1").ok()
+    text = "WARNING: --model w2s_cnn5 with --tune lora:rank=2: starts from random weights"
+    assert text in done.err and text in done.out
+
+
 def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) -> None:
     """Its folder stands for the export; its checkpoints are its own."""
     here(

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Run) -> Path:
         "--task-loss-weight 0 --model-ema --model-ema-decay 0.5 --experiment student",
     )
     return folder
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "predictions_last.csv").open()))
 
 
 def logged(folder: Path) -> dict:
@@ -113,7 +118,15 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     rows = list(csv.DictReader((runs / "r.csv").open()))
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
     assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
-    assert 0 <= results[0]["macro_f1_score"] <= 100
+    # by hand, of what the run has predicted: of all answers of a class, and of all its images, those that are right
+    told = [(row["target"], row["student"]) for row in predictions(runs / "weak")]
+    right = Counter(true for true, said in told if true == said)
+    of_class, answers = (Counter(column) for column in zip(*told))
+    for name, counts in (("precision", answers), ("recall", of_class)):
+        shares = [right[label] / counts[label] if counts[label] else 0 for label in of_class]
+        expected = 100 * sum(shares) / len(shares)
+        assert results[0][f"macro_{name}"] == pytest.approx(expected, abs=1e-3)
+    assert results[0]["macro_precision"] != results[0]["macro_recall"]
     for model in ("student", "weak"):  # what an earlier evaluation wrote is replaced
         validate(
             "--checkpoint",
@@ -126,6 +139,19 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     assert json.loads((runs / "r.json").read_text())["top1"] == round(
         logged(runs / "weak")["top1"], 4
     )
+
+
+def test_what_the_model_of_a_run_was_made_with(here: Run) -> None:
+    """Is known by its folder, and by a checkpoint in it; what differs from training stands in the result."""
+    made = "--model test_vit --img-size 16 --model-kwargs depth=1 --epochs 1 --experiment run"
+    here(*TINY, made).ok()
+    run = Path("output/train/run")
+    for name in (run, run / "last.pth.tar"):
+        figures = here("--checkpoint", name, "--workers 0", script="validate").figures
+        assert figures["top1"] == round(logged(run)["top1"], 4)
+        assert "test_pool" not in figures["evaluation"]
+    pooled = here("--checkpoint", run, "--workers 0 --test-pool", script="validate").figures
+    assert pooled["evaluation"]["test_pool"] is True
 
 
 def test_hub_id_at_a_revision(runs: Path, hub_server: HubServer, tmp_path: Path) -> None:

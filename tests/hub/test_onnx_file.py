@@ -152,6 +152,22 @@ def test_what_is_not_the_model_is_not_written(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier one"]
 
 
+def test_a_batch_size_that_became_a_constant_is_noticed(tmp_path: Path) -> None:
+    """Two images are traced, and a file that takes two alone says nothing of three."""
+    model, file = Odd(lambda images: images).eval(), tmp_path / "net.onnx"
+    torch.onnx.export(
+        model,
+        (torch.zeros(2, 3, 8, 8),),
+        file,
+        dynamo=True,
+        verbose=False,
+        input_names=[onnx_file.INPUT],
+        output_names=[onnx_file.OUTPUT],
+    )
+    with pytest.raises(Exception, match=r"(?i)dimension"):
+        onnx_file._compare(model, (3, 8, 8), file)
+
+
 BAD = """
 run --onnx mine.onnx  ->  --onnx mine.onnx: is there already, and not as this program has
 run --onnx net  ->  --onnx net: expected a name that ends with .onnx (nearest: net.onnx)

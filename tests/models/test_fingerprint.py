@@ -5,6 +5,7 @@ import timm
 import torch
 
 from w2s_plugins.models.fingerprint import digest, fingerprint, hash_tensors
+from w2s_plugins.students.adapters import Adapters, add_adapters
 from w2s_plugins.teachers.outside import OutsideClassifier
 
 
@@ -43,6 +44,21 @@ def test_within_a_wrapper_it_is_still_known() -> None:
     )
     assert fingerprint(plain)["sha256"] == fingerprint(other)["sha256"]
     assert fingerprint(plain) != fingerprint(other)
+
+
+def test_adapters_are_known_code(caplog: pytest.LogCaptureFixture) -> None:
+    """Theirs is told by the version of PEFT; that nothing else tells how they are scaled is seen."""
+
+    def adapted(**how: object) -> torch.nn.Module:
+        model = vit()
+        torch.manual_seed(0)
+        add_adapters(model, Adapters(rank=2, **how), torch.zeros(1, 3, 160, 160), "test_vit")
+        return model
+
+    with caplog.at_level("INFO"):
+        one, same, other = map(fingerprint, (adapted(), adapted(), adapted(alpha=8)))
+    assert "plugin" not in one and "cache_identity" not in caplog.text
+    assert one == same and one["sha256"] == other["sha256"] and one != other
 
 
 def test_a_run_goes_on_with_the_same_model_in_another_dtype() -> None:

@@ -3,11 +3,13 @@
 import io
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
 
 from tests.parts import assert_refused
+from tests.test_documents import ROOT
 from w2s_plugins.monitor import Console, Trackers, format_table, setup_logging
 from w2s_plugins.monitor.console import tqdm
 
@@ -60,6 +62,24 @@ def test_bar_on_a_terminal(monkeypatch, caplog):
     shown = terminal.getvalue()
     assert all(part in shown for part in ("epoch 1/2", "loss 1.5", "5/10", "teacher labels"))
     assert not caplog.text
+
+
+def test_a_closed_stderr_ends_a_command_and_a_full_disk_does_not() -> None:
+    """As of `2>&1 | head`: who is not read any more need not go on."""
+    code = "from w2s_plugins.monitor import setup_logging; setup_logging(True); import logging; "
+    code += "[logging.getLogger('w2s_plugins').info('x' * 9000) for _ in range(99)]; print('on')"
+    closed = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{code}" 2> >(true); echo $?'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert "on" not in closed.stdout, closed
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, cwd=ROOT)
+    assert done.stdout == "on\n"
 
 
 @pytest.mark.parametrize("primary", [True, False])

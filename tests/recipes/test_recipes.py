@@ -482,4 +482,4 @@ def test_candidates_are_the_recipe_for_other_parts() -> None:
     assert end == {"audit": ["probe", "last", "adapters", "all", "recipe", "student"]}
     # beside few true labels it stands too, without them
     _, _, _, alone, _ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
-    assert alone == {"name": "recipe", **recipe}
+    assert alone == {"name": "recipe", "unless_same": "student", **recipe}

@@ -53,8 +53,13 @@ def mae(decoder=False):
 def student(file, *flags, model="test_vit", kwargs=()):
     flags = ["--model", model, "--num-classes", "7", "--finetune", str(file), *flags]
     if model == "test_vit":
-        shape = [f"{k}={v}" for k, v in SHAPE.items()]
-        flags += ["--img-size", str(SIZE), "--model-kwargs", *shape, *kwargs]
+        shape = {**SHAPE, **dict(word.split("=") for word in kwargs)}
+        flags += [
+            "--img-size",
+            str(SIZE),
+            "--model-kwargs",
+            *(f"{k}={v}" for k, v in shape.items()),
+        ]
     torch.manual_seed(1)
     settings = train_settings(*flags)
     built = build_student(settings, WORLD, settings.data.num_classes)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from w2s_plugins.cli.forms import parse_tuning
+from w2s_plugins.errors import UserError
 from w2s_plugins.students.adapters import merge_adapters
 from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 
@@ -92,6 +93,30 @@ def test_last_blocks_of_a_transformer(share: str, blocks: set[str]) -> None:
     names = trained(tune(make("vit_tiny_patch16_224"), f"last:{share}"))  # of three
     assert {n.split(".")[0] for n in names} == {"blocks", "norm", "head"}
     assert {n.split(".")[1] for n in names if n.startswith("blocks")} == blocks
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_stem_is_no_block(count: int) -> None:
+    """Of two blocks above it as many can be trained, and a third one would be the stem."""
+    model = make("vit_tiny_patch16_224")
+    blocks = len(model.blocks)
+    assert blocks == 3
+    if count == blocks:
+        names = trained(tune(model, f"last:{count}"))
+        assert not [name for name in names if "embed" in name or "token" in name]
+        return
+    with pytest.raises(UserError, match=f"has {blocks} blocks above its stem; --tune all"):
+        tune(model, f"last:{count}")
+
+
+def test_dropout_of_adapters_reaches_them() -> None:
+    model = tune(make("vit_tiny_patch16_224"), "lora:rank=2,dropout=0.25")
+    rates = {
+        module.p
+        for name, module in model.named_modules()
+        if ".lora_dropout." in name and isinstance(module, nn.Dropout)
+    }
+    assert rates == {0.25}
 
 
 def test_two_heads() -> None:

@@ -96,6 +96,15 @@ def test_the_batch_fits_few_samples(
     assert begun.value.args[0]["batch_size"] == first
 
 
+def test_without_a_test_set_the_recipe_is_not_trained_for_its_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Weak labels alone do not say, either, which classes there are, if they are numbers."""
+    with caplog.at_level("INFO"), pytest.raises(FirstRunError):
+        begin(*PLUS_FEW, "--val-split ''")
+    assert not [text for text in caplog.messages if "recipe" in text]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -34,7 +34,7 @@ from w2s_plugins.registry import load_plugins
 from w2s_plugins.settings.flags import check_teacher_name
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.clip import read_prompts
-from w2s_plugins.teachers.hf import crop_share, input_of_processor
+from w2s_plugins.teachers.hf import TransformersClassifier, crop_share, input_of_processor
 from w2s_plugins.teachers.name import TeacherName, parse_teachers
 from w2s_plugins.teachers.openers import PROMPTS
 from w2s_plugins.teachers.stored import Pass, label_images
@@ -134,6 +134,34 @@ def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path)
     torch.testing.assert_close(
         answers(opened(f"hf:{folder}", list(NAMES))), expected, rtol=0, atol=1e-4
     )
+
+
+def test_what_identifies_a_network_of_transformers() -> None:
+    """Its settings count as well as its weights, and what differs between versions or dtypes does not."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    size = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+
+    def identity(**changes: object) -> str:
+        config = ViTConfig(image_size=16, patch_size=8, num_labels=3, **size, **changes)
+        return TransformersClassifier(ViTForImageClassification(config)).cache_identity()
+
+    assert identity() == identity()
+    assert identity() != identity(hidden_act="relu")
+    assert identity() != identity(layer_norm_eps=1e-3)
+
+
+def test_features_of_two_heads_are_those_of_both() -> None:
+    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+    size = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = DeiTConfig(image_size=16, patch_size=8, num_labels=3, **size)
+    network = DeiTForImageClassificationWithTeacher(config).eval()
+    model, images = TransformersClassifier(network), torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        tokens = network.deit(pixel_values=images).last_hidden_state
+        features = model.embed(images)
+    torch.testing.assert_close(features, torch.cat([tokens[:, 0], tokens[:, 1]], dim=1))
 
 
 @pytest.mark.parametrize("text", [None, "{}|a drawing of a {}"])

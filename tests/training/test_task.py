@@ -202,6 +202,22 @@ def test_groups_of_layer_decay_and_weight_decay_are_those_of_the_student_alone(n
     )
 
 
+def test_compiled_in_the_mode_that_was_asked_for():
+    """The step of training and the evaluation, which are compiled by themselves."""
+    modes = []
+
+    def compiler(graph, inputs, mode=None):
+        modes.append(mode)
+        return graph.forward
+
+    task, images = make(), random_images()
+    task.compile(backend=compiler, mode="max-autotune")
+    task(images, TARGET)
+    of_training = len(modes)
+    task.eval().get_eval_model()(images)
+    assert 0 < of_training < len(modes) and {*modes} == {"max-autotune"}
+
+
 def test_compiled():
     plain, compiled = make(), make()
     compiled.compile(backend="aot_eager")

@@ -154,6 +154,7 @@ def run_of_sheet(draw: str, folder: Path) -> str:
     # stages are in the folder of a run, beside which others are
     is_stage = (run.parent / "result.json").is_file()
     top = run.parent.parent if is_stage else run.parent
+    # the names of sheets begin with that of their draw
     for depth in ("*/*", "*/*/*"):
         for sheet in top.glob(f"{depth}/answers-{draw[:7]}*.csv"):
             return f"of RUN {os.path.relpath(sheet.parent.parent)}"

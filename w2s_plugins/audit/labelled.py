@@ -190,6 +190,7 @@ def test_set_of(learned: Learned) -> dict[str, object]:
     measured on none that have true labels, or on those that a person has answered about, of which there are more now.
     """
     # the settings of a run that is opened again measure nothing
+    # so they are read as they were written
     flags = read_run_args(learned.run, "RUN")
     root, split = flags.get("data_dir"), flags.get("val_split")
     # the images of a split that is downloaded, or streamed, are found by its name alone
@@ -215,6 +216,7 @@ def typed_for(run: Path) -> dict[str, Any]:
         words = shlex.split(str(content["command"] if isinstance(content, dict) else ""))
     except (OSError, ValueError, KeyError):
         return {}
+    # the words before are the script, and perhaps the folder of the data
     first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     try:
         return train_parser().take(words[first:])
@@ -239,7 +241,8 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     # as the run was trained, where its flags say otherwise than the defaults
     flags = train_parser().by_dest()
     of_run = learned.settings.flags
-    values = {name: of_run[name] for name in KEPT} | {"teacher": teacher_of_command(learned)}
+    values: dict[str, Any] = {name: of_run[name] for name in KEPT}
+    values["teacher"] = teacher_of_command(learned)
     values |= measured
     # without --amp a run has this of its defaults, and no use for it
     idle = () if of_run["amp"] else ("amp_dtype",)
@@ -259,6 +262,7 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     if typed_ones.get("batch_size", 0) > len([*folder.glob("train/*/*")]) // 2:
         others.append("batch_size")
     values |= {name: value for name, value in typed_ones.items() if name not in others}
+    # the labelled images take the place of the run's data folder, whatever that was
     words = [word for name, value in values.items() for word in words_of(flags[name], value)]
     words += ["--data-dir", str(folder), "--class-names", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]

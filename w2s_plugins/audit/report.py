@@ -105,6 +105,7 @@ def verdict_on_one(
     """
     # the interval of the difference decides, not its value
     low, high = result.lowest[1, 0], result.highest[1, 0]
+    # a student that knows its labels by heart is level with them here, and may be far below them elsewhere
     is_level = low <= 0 <= high or _are_shown_as_nothing(low, high)
     if agreement >= MEMORISED and is_level:
         return _of_what_is_known("the student", agreement, unit)

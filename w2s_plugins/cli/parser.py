@@ -36,14 +36,16 @@ FIRST_HELP = """\
 usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
 
 Train a strong student on what a weak teacher says of its images. Flags of a first run:
-
   --data-dir DIR          folder with train/CLASS/ and validation/CLASS/ of images (or set IMAGENET_DIR)
+  --train-labels FILE     table of the true labels, in place of class folders; so --val-labels FILE
+  --val-split NAME        folder to validate on (default: validation); --train-slice A:B: a part of train
   --unlabeled PATH        images without labels to train on: a folder, at any depth, or a tar file
   --dataset NAME          a data set by its name: torch/cifar100, hfds/ORG/NAME, w2s/digits
-  --class-names A,B,C     the classes, or a file with one name a line
+  --class-names A,B,C     the classes, or a file with one name a line; --num-classes N: how many
 
   --model NAME            the student: a model of timm, or hf-hub:ORG/NAME (default: resnet50)
-  --pretrained            start from its pretrained weights
+  --pretrained            start from its pretrained weights; --pretrained-path FILE: those of a file
+  --img-size N            side of the images in pixels; --scale MIN MAX: area of random crops
   --tune PART             train only a part of it: head, norm, bias, last:2, lora (default: all)
 
   --teacher NAME          who labels: labels:FILE, a model of timm, hf-hub:ORG/NAME, a run folder,
@@ -54,13 +56,13 @@ Train a strong student on what a weak teacher says of its images. Flags of a fir
 
   --config NAME ...       flags that belong together: weak-labels, another of hparams/README.md, or a
                           YAML file of yours; what you type wins over them
-  --epochs N              (default: 300), and the usual --batch-size N, --lr LR, --opt NAME, --amp
+  --epochs N              (default: 300); --val-interval N, --batch-size N, --lr LR, --opt NAME, --amp
   --protocol w2s          train teacher, student and ceiling, and report the gap recovered
+  --stages FILE           train several students in turn: weak-labels-plus-few-true, or your YAML file
   --experiment NAME       folder of the run, below --output DIR (default: ./output/train)
   --resume auto           go on where the run of this name was stopped
 
 Examples:
-
   {prog} --unlabeled photos --teacher labels:answers.csv \\
       --model vit_small_patch16_224 --pretrained --config weak-labels
   {prog} --teacher resnet18 --model vit_base_patch16_224 --data-dir IMAGENET

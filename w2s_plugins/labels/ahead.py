@@ -27,10 +27,13 @@ class Task(NamedTuple):
 
 def check_tables(flags: Flags) -> None:
     """Check the tables of ``train_w2s.py`` and ``validate.py``. Raises `UserError` for one that cannot be trained on."""
+    # the classes, as far as flags say them
     given = flags.get("class_names")
     names = read_class_names(given) if given else None
     unlabeled = bool(flags.get("unlabeled"))
     root = flags["data_dir"] or flags["data"]
+
+    # weak labels
     files, settings = parse_labels(flags["teacher"])
     # beside samples with labels these say which classes there are
     knows = unlabeled and bool(given or not (root or flags["dataset"]))
@@ -38,7 +41,8 @@ def check_tables(flags: Flags) -> None:
         if not _is_left(file):
             table = open_table(Path(file), f"--teacher {LABELS_PREFIX}{file}")
             _check(table, flags["task"], names, settings, knows)
-    # a list takes some classes of all
+
+    # true labels; a list takes some classes of all
     if flags.get("class_list"):
         names = None
     for flag, knows in (("--train-labels", True), ("--val-labels", unlabeled)):
@@ -55,8 +59,10 @@ def check_files(files: Sequence[str], task: str, class_names: str | None) -> Non
     paths, settings = parse_labels(",".join(prefixed), alone=True)
     names = read_class_names(class_names) if class_names else None
     for path in paths:
+        # what is left to the command is read by it in any case
         if _is_left(path):
             continue
+        # each by itself, because what they have in common is found when all are read
         table = open_table(Path(path), path)
         try:
             _check(table, task, names, settings, bool(names or len(paths) == 1))
@@ -88,6 +94,7 @@ def open_truth(
 
 def _is_left(name: str) -> bool:
     """Say whether a table is left to the training: on the Hub, or so large that it takes long to read it twice."""
+    # of a sheet or an array in a file the whole file counts
     file, _ = file_of(Path(name))
     return name.startswith("hf:") or (file.is_file() and file.stat().st_size > MOST_READ)
 

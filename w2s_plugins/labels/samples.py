@@ -5,11 +5,14 @@ Training, label noise and ``labels check`` all go this way, so a table means the
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from urllib.parse import unquote
 
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..data.keys import SampleKeys
-from ..errors import UserError, logger
+from ..errors import UserError, logger, quietly
 from ..files import file_sha256
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
@@ -144,6 +147,24 @@ class SampleLabels:
         if self.manifest.kind == "probabilities":
             return self.target_kind.from_probabilities(rows)
         return rows
+
+
+# tables of which is told what is in them, by the flag; a command begins with none
+TOLD: set[tuple[object, ...]] = set()
+
+
+@contextmanager
+def told_once(flag: str, paths: Sequence[Path]) -> Iterator[None]:
+    """Log what tables say once in a command, however many runs read them: of a crowd that is a dozen lines. Warnings are
+    logged each time, because each run records them.
+    """
+    files = [file_of(path)[0] for path in paths]
+    key = (flag, *((file, file.stat().st_mtime_ns) for file in files if file.exists()))
+    shows = logger.isEnabledFor(logging.INFO)
+    with quietly(logging.INFO) if shows and key in TOLD else nullcontext():
+        yield
+    if shows:
+        TOLD.add(key)
 
 
 def labels_of_samples(

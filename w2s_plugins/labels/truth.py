@@ -21,7 +21,7 @@ from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
 from .ahead import open_truth
 from .given import ROWS
-from .samples import SampleLabels, check_gaps, labels_of_samples
+from .samples import SampleLabels, check_gaps, labels_of_samples, told_once
 from .several import ListForm, are_several
 from .table import Names
 
@@ -64,20 +64,21 @@ def open_with_table(
     # rows find their images as those of weak labels do; whoever evaluates a model cannot add classes to it
     file, settings = open_truth(text, table_flag, root, may_name=flag != "--split")
     missing = settings["missing"]
-    table = file.labels(
-        class_names, missing or "error", target_kind=target_kind, lists=ListForm.of(settings)
-    )
-    place, images = images_of_split(root, split, flag)
-    keys = SampleKeys("filename", list(images), range(len(images)))
-    labels = labels_of_samples(
-        table,
-        keys,
-        table.names,
-        settings["combine"],
-        where,
-        target_kind=target_kind,
-        is_true=True,
-    )
+    with told_once(where, [file.path]):
+        table = file.labels(
+            class_names, missing or "error", target_kind=target_kind, lists=ListForm.of(settings)
+        )
+        place, images = images_of_split(root, split, flag)
+        keys = SampleKeys("filename", list(images), range(len(images)))
+        labels = labels_of_samples(
+            table,
+            keys,
+            table.names,
+            settings["combine"],
+            where,
+            target_kind=target_kind,
+            is_true=True,
+        )
     several, hard = are_several(target_kind), torch.empty(0)
     if several:
         hard = torch.from_numpy(labels.classes())

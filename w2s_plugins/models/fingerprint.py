@@ -9,6 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from ..files import file_sha256
 from ..private_names import onnx_tensors
 
 # packages whose models state_dict and repr identify
-KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")
+KNOWN_CODE = ("peft", "timm", "torch", "torchvision", "w2s_plugins")
 # begins the identity of code that does not say what it is: another one in every process
 THIS_RUN = "this run alone: "
 # what differs from device to device, or is compared as a flag, while the model is still the same one
@@ -43,8 +44,19 @@ def fingerprint(model: nn.Module, name: str | None = None) -> dict[str, object]:
         arguments=constructor_arguments(model),
         modules=hashlib.sha256(repr(model).encode()).hexdigest(),
         sha256=hash_tensors(model.state_dict()),
+        **adapters_identity(model),
         **plugin_identity(model, name),
     )
+
+
+def adapters_identity(model: nn.Module) -> dict[str, str]:
+    """Identify the code of PEFT's adapters in a model and what scales them, nothing for a model without."""
+    scales = [
+        str(getattr(part, "scaling", ""))
+        for part in model.modules()
+        if type(part).__module__.startswith("peft.")
+    ]
+    return {"adapters": f"peft {version('peft')} {' '.join(scales)}"} if scales else {}
 
 
 def constructor_arguments(model: nn.Module) -> dict[str, dict[str, object]]:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ..errors import UserError, logger
+from ..files import delete
 from ..models.loading import read_checkpoint
 from .checkpoint import Checkpoint, read_whole
 
@@ -66,6 +67,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if is_checkpoint_name(path.name) and path.exists()
     )
+
+
+def delete_older(folder: Path, keeps_best: bool) -> None:
+    """Delete the checkpoints of a run that is finished, but for the last one, milestones and perhaps the best one."""
+    # milestones were asked for by name, and the last one is what a repeated command finds
+    for path in checkpoints(folder):
+        if path.name.startswith("checkpoint-") or (path.name == BEST and not keeps_best):
+            delete(path)
 
 
 def is_checkpoint_name(name: object) -> bool:

@@ -228,6 +228,11 @@ def learns_nothing(settings: TrainSettings) -> bool:
     return loss.task_loss_weight == 0 and not source
 
 
+def unlearns_the_teacher(settings: TrainSettings) -> bool:
+    teacher = settings.teacher.teacher or settings.loss.kd_model_name
+    return bool(teacher) and settings.loss.weights[1] < 0
+
+
 def refines_what_is_not_stored(settings: TrainSettings) -> bool:
     teacher = settings.teacher
     return bool(teacher.refine_labels and teacher.teacher and not teacher.stores_targets)
@@ -319,6 +324,11 @@ RULES = (
     Rule(
         lambda settings: settings.loss.loss and not settings.teacher.teacher,
         "--loss {0.loss.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)",
+    ),
+    Rule(
+        unlearns_the_teacher,
+        "--task-loss-weight {0.loss.task_loss_weight} given alone leaves 1 minus it to distillation: give a weight up to "
+        "1, or --distill-loss-weight too",
     ),
     Rule(
         is_right_too_often,

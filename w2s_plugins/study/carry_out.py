@@ -16,6 +16,7 @@ from ..errors import UserError, kept_warnings, logger, near_folder, quietly, say
 from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
+from ..run.find import delete_older
 from ..run.record import PREDICTIONS, with_warnings
 from ..training.device import join_group
 from . import chain, folds, scores, w2s
@@ -75,7 +76,7 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train, audit: Audit
     plan.runs = [run for run in plan.runs if run.record]
 
     # of several ranks the others take part where models are asked, which --folds does
-    secondary = dist.is_initialized() and dist.get_rank() > 0
+    secondary = is_secondary()
     record = None
     if not secondary or plan.flag == "--folds":
         record, table = SUMMARIES[plan.flag](plan)
@@ -92,6 +93,11 @@ def carry_out(explicit_flags: Flags, typed: Set[str], train: Train, audit: Audit
     if audited and count_processes() > 1:
         barrier()
     return None if secondary else record
+
+
+def is_secondary() -> bool:
+    """Return whether this is another rank than the first one, which writes."""
+    return dist.is_initialized() and dist.get_rank() > 0
 
 
 class InThisProcess(Executor[LocalRun]):
@@ -165,7 +171,11 @@ class InThisProcess(Executor[LocalRun]):
         held_out = flags.get("select_split")
         but = f", of which it holds out {held_out}" if held_out else ""
         logger.info(f"{self.plan.flag}: {run.name} begins, on {part} of its training split{but}")
-        return self.train(flags)
+        record = self.train(flags)
+        # others need its export alone; with the last checkpoint it goes on, and --select best takes the best one
+        if "checkpoint_hist" not in run.flags and not is_secondary():
+            delete_older(run.folder, keeps_best=run.settings["select"] == "best")
+        return record
 
 
 # ---------------------------------------------------------------- runs that are there

@@ -199,8 +199,8 @@ def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     judges = {judge for stage in plan.runs for judge in (*stage.assign_by, *stage.tune_by)}
     students = [stage for stage in plan.runs if stage.name not in judges]
     first, last = students[0] if len(students) > 1 else plan.runs[0], plan.runs[-1]
-    # what is trained without a choice is what others are compared with
-    usual = (stage for stage in plan.runs if stage.unless_same or stage.stands_for)
+    # of candidates what is trained without a choice is what others are compared with
+    usual = (one for one in plan.runs if one.audited and (one.unless_same or one.stands_for))
     first = next(usual, first)
     above = {}
     for stage in plan.runs[:-1]:

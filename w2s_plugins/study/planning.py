@@ -188,6 +188,9 @@ def runs_of_stages(
             "image hardly differ in how often they say what weak labels say"
         )
         stages = without_judges(stages, "tune_by")
+    # without a test set nobody compares anything with what is there for that
+    if not flags["val_split"]:
+        stages = {n: stage for n, stage in stages.items() if stage.audited or not stage.unless_same}
     if "select_split" in typed:
         measured = [name for name, stage in stages.items() if stage.flags.get("select_split")]
         typed_split = f"--select-split {shown_value(flags['select_split'])}"

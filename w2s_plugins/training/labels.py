@@ -22,7 +22,7 @@ from ..files import file_sha256
 from ..labels.crowd import join_tables
 from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
-from ..labels.samples import SampleLabels, check_gaps, labels_of_samples
+from ..labels.samples import SampleLabels, check_gaps, labels_of_samples, told_once
 from ..labels.several import ListForm
 from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
@@ -123,26 +123,21 @@ def match_labels(
         keys = SampleKeys(keys.by, values, [*(keys.positions or ()), *(select.positions or ())])
     lists = ListForm(settings.labels_unlisted, settings.labels_delimiter)
     kind = data.target_kind
-    tables = [
-        of_name.file.labels(class_names, of_name.missing, target_kind=kind, lists=lists)
-        for of_name in labels
-    ]
+    # beside them there may be a teacher of its own in each of several runs
     flags = [of_name.flag for of_name in labels]
-    if settings.labels_combine and len(tables) > 1:
-        flag = ",labels:".join([flags[0], *(of_name.name for of_name in labels[1:])])
-        flags, tables = [flag], [join_tables(tables, flag)]
-    answers = [
-        labels_of_samples(
-            table,
-            keys,
-            class_names,
-            settings.labels_combine,
-            flag,
-            1.0 if confidence is None else confidence,
-            data.target_kind,
-        )
-        for table, flag in zip(tables, flags)
-    ]
+    with told_once(" ".join(flags), [of_name.place.path for of_name in labels]):
+        tables = [
+            of_name.file.labels(class_names, of_name.missing, target_kind=kind, lists=lists)
+            for of_name in labels
+        ]
+        if settings.labels_combine and len(tables) > 1:
+            flag = ",labels:".join([flags[0], *(of_name.name for of_name in labels[1:])])
+            flags, tables = [flag], [join_tables(tables, flag)]
+        sure, combine = 1.0 if confidence is None else confidence, settings.labels_combine
+        answers = [
+            labels_of_samples(table, keys, class_names, combine, flag, sure, kind)
+            for table, flag in zip(tables, flags)
+        ]
     # The mean of two that differ is a tie, which is for the reader to know of.
     first, *others = answers
     differ = sum(first.differs(other) for other in others)

@@ -98,6 +98,12 @@ def build_student(
     if starting.linear_probe:
         # a pretrained head knows the ground truth of its own data
         model.reset_classifier(model.num_classes)
+    # who trains a head alone asks for a probe; recipes train blocks or adapters
+    if source["init"] == "random" and starting.tune.is_partial and starting.tune.part != "head":
+        logger.warning(
+            f"WARNING: {name} with --tune {starting.tune.text}: starts from random weights, most of which stay as they "
+            "are, so it learns little; start from pretrained ones by --pretrained or --pretrained-path FILE"
+        )
     head_is_new = _has_new_head(model, source["init"], head_as_made)
     taught = bool(settings.teacher.teacher)
     _begin_head(starting, settings.loss, model, source["init"], head_is_new, taught)

@@ -11,17 +11,22 @@
                                      of the npm registry
     clothing-dataset-small/          a clone of github.com/alexeygrigorev/clothing-dataset-small
     GroceryStoreDataset/             a clone of github.com/marcusklasson/GroceryStoreDataset
+    CIFAR-100-dataset/               a clone of github.com/cyizhuo/CIFAR-100-dataset
+    crowd-embeddings/                a clone of github.com/pilot7747/crowd-embeddings, of which data/LabelMe is needed
 
-`DATA` gets a folder with train.tar and validation.tar for each set.
+`DATA` gets a folder with train.tar and validation.tar for each set. That of LabelMe also has crowd.csv, what people said
+of its training images, and official_validation.tar, 500 more.
 """
 
 import argparse
+import csv
 import gzip
+import hashlib
 import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +177,93 @@ def make_emoji(source: Path, data: Path) -> None:
         write(data / "emoji" / f"{part}.tar", members)
 
 
+# SHA-256 of the pixels of all images of a part, by name, before anything is scaled: what others have is the same
+PIXELS = {
+    "cifar100/train": "cce1187db8e646fa52dfddf6b2a8d344af19e241a925d5385bb92f7ffb1f0315",
+    "cifar100/validation": "9001de3e24541a7a9bce8db9bd09464528ee16c7657514896d6ea3b9b898bf5f",
+    "labelme/train": "858bc37bc6aff6de1b5279c20194d69f42867de8d237783b24a8e163aee3a373",
+    "labelme/validation": "6ac30057e4c49949a22647d75545daf03e97beea9f392a02d2882ca3f9f826f1",
+    "labelme/official_validation": "b11ee4a17732922fe8cb2a20cfde9481c3bae2c5a50e1d3ca4f2be073ee8a9e4",
+}
+COUNTS = {
+    "cifar100/train": 50_000,
+    "cifar100/validation": 10_000,
+    "labelme/train": 1_000,
+    "labelme/validation": 1_188,
+    "labelme/official_validation": 500,
+}
+LABELME_SIDE = 128  # pixels of the shorter side
+
+
+def check(part: str, files: Sequence[Path]) -> None:
+    """Raise a `ValueError` unless a part of a set has the images that the studies were made with."""
+    if len(files) != COUNTS[part]:
+        raise ValueError(f"{part}: {len(files)} images, expected {COUNTS[part]}")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.parent.name}/{file.name}".encode())
+        with Image.open(file) as image:
+            digest.update(image.convert("RGB").tobytes())
+    if digest.hexdigest() != PIXELS[part]:
+        raise ValueError(f"{part}: its pixels are others, {digest.hexdigest()}")
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """Return the images in the class folders of a folder, in order."""
+    files = sorted(folder.glob(f"*/*.{suffix}"))
+    if not files:
+        raise FileNotFoundError(f"{folder} is not there")
+    return files
+
+
+def make_cifar100(source: Path, data: Path) -> None:
+    """Write the images of 32 pixels as they are."""
+    for part, split in (("train", "train"), ("validation", "test")):
+        files = files_of(source / "CIFAR-100-dataset" / split, "png")
+        check(f"cifar100/{part}", files)
+        members = ((f"{file.parent.name}/{file.name}", file.read_bytes()) for file in files)
+        write(data / "cifar100" / f"{part}.tar", members)
+
+
+def make_labelme(source: Path, data: Path) -> None:
+    """Write the photographs of scenes at 128 pixels, and what people said of the first 1,000."""
+    folder = source / "crowd-embeddings" / "data" / "LabelMe"
+    for part, split in (
+        ("train", "train"),
+        ("validation", "test"),
+        ("official_validation", "valid"),
+    ):
+        files = files_of(folder / split, "jpg")
+        check(f"labelme/{part}", files)
+        members = ((f"{file.parent.name}/{file.stem}.png", scaled(file)) for file in files)
+        write(data / "labelme" / f"{part}.tar", members)
+
+    # a line an image, a column a person; the names of the classes follow from their numbers in another file
+    names, numbers, lines = (
+        (folder / f"{name}.txt").read_text().splitlines()
+        for name in ("labels_train_names", "labels_train", "answers")
+    )
+    class_of = dict(zip(numbers, names))
+    images = (folder / "filenames_train.txt").read_text().splitlines()
+    with (data / "labelme" / "crowd.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["filename", "annotator", "label"])
+        for image, name, line in zip(images, names, lines):
+            for person, answer in enumerate(line.split()):
+                if answer != "-1":
+                    key = f"{name}/{Path(image).stem}.png"
+                    writer.writerow([key, f"person{person:02}", class_of[answer]])
+
+
+def scaled(file: Path) -> bytes:
+    """Return a photograph with its shorter side at 128 pixels, as a PNG file."""
+    with Image.open(file) as image:
+        factor = LABELME_SIDE / min(image.size)
+        size = [max(LABELME_SIDE, round(side * factor)) for side in image.size]
+        small = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    return png(np.asarray(small))
+
+
 def read_tgz(file: Path, keep: str) -> dict[str, bytes]:
     """Return the pictures in a folder of an npm package by the code points of their emoji."""
     found = {}
@@ -242,7 +334,15 @@ def main() -> None:
     args.data.mkdir(parents=True)
     for missing in link(args.source, args.data, ("cifar10", "grocery", "gtsrb")):
         print(f"{args.source / missing} is not there")
-    for make in (make_pacs, make_fashion, make_emoji, make_clothes, make_large_groceries):
+    for make in (
+        make_pacs,
+        make_fashion,
+        make_emoji,
+        make_clothes,
+        make_large_groceries,
+        make_cifar100,
+        make_labelme,
+    ):
         try:
             make(args.source, args.data)
         except FileNotFoundError as error:
