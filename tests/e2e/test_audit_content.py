@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from tests.parts import small_model, write_digits
 from w2s_plugins.audit import estimate as module
-from w2s_plugins.audit.answers import find_gap
+from w2s_plugins.audit.answers import find_gap, run_of_sheet
 from w2s_plugins.audit.draw import Step, chances, drawing_order
 from w2s_plugins.audit.estimate import estimate
 from w2s_plugins.labels.table_writer import write_label_table
@@ -260,6 +260,26 @@ def test_answers_of_another_draw_are_refused(here: Run, two: dict[str, str]) -> 
     Path("mixed.csv").write_text("\n".join([header, *rows, *others.read_text().splitlines()[1:]]))
     error = audit(here, "run", "--answers mixed.csv").error
     assert error.startswith("mixed.csv: ") and ("2 draws" in error or "another draw" in error)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "run"),
+    [
+        ("chain/two/audit", "chain/one/audit"),
+        ("other/one/audit-held-out", "chain/one/audit"),
+        ("other/audit", "chain/one/audit"),
+        ("other/one/next", "run/next"),
+    ],
+)
+def test_whose_a_sheet_is(tmp_path: Path, sheet: str, run: str) -> None:
+    """That of a run or of a stage is known to another run or stage beside it."""
+    for folder in (sheet, run):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "chain").mkdir(exist_ok=True)
+    (tmp_path / "chain/result.json").touch()
+    (tmp_path / sheet / "answers-a123456-30.csv").touch()
+    found = run_of_sheet("a123456789abcdef", tmp_path / run).removeprefix("of RUN ")
+    assert found and Path(found).resolve() == (tmp_path / sheet).parent
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.parts import small_model
 from w2s_plugins.audit import next_images as module
-from w2s_plugins.audit.labelled import write_labelled
+from w2s_plugins.audit.labelled import typed_for, write_labelled
 from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
 from w2s_plugins.audit.next_round import Round, answers_before
 from w2s_plugins.labels.table_writer import write_label_table
@@ -110,17 +110,22 @@ def test_the_printed_command_keeps_the_test_set(
     write_label_table(Path("truth.csv"), [truth])
     write_label_table(Path("two.csv"), [truth | {"label": names[::-1] * 20}])
     given = "" if has_folders else "--val-labels truth.csv"
+    # a rate is kept where the optimizer is that of the stages
+    part = "--opt adamw --lr 0.002" if has_folders else "--opt sgd --lr 0.01 --tune norm"
     here(
         f"--unlabeled photos --teacher labels:two.csv?missing=skip --data-dir tests {given}",
         *BRIEF,
-        "--model w2s_cnn2 --loss kd --val-slice 0:30 --batch-size 8 --opt adamw --lr 0.002 --output . --experiment two",
+        "--model w2s_cnn2 --loss kd --val-slice 0:30 --batch-size 8 --output . --experiment two",
+        part,
     ).ok()
     write_label_table(Path("answers.csv"), [{key: truth[key][:20] for key in truth}])
     done = labels("--answers answers.csv", run="two").ok()
     assert "answered images: two/next/answered; classes with" in done.out
     assert len(images_in("two/next/answered/train")) == 20
     command = done.out.splitlines()[-1]
-    assert "--batch-size 8" in command and "--lr 0.002" in command and "--val-slice 0:30" in command
+    assert "--batch-size 8" in command and "--val-slice 0:30" in command
+    assert ("--lr 0.002" if has_folders else "--tune norm") in command
+    assert has_folders or "--lr" not in command
     here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
     result = json.loads(Path("two-answered/student/result.json").read_text())
     val = result["data"]["splits"]["val"]
@@ -178,6 +183,12 @@ def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
     write_labelled(folder, [image], [0], "id", [0], classes)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpeg"))
     assert found == ["train/a/00001.jpeg", "train/a/20241231.jpeg", "train/b/00001.jpeg"]
+
+
+@pytest.mark.parametrize("words", ["--version", "--nothing 3", "'"])
+def test_a_record_of_others_has_no_typed_flags(tmp_path: Path, words: str) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"command": f"python x.py {words}"}))
+    assert typed_for(tmp_path) == {}
 
 
 def test_a_class_that_no_folder_can_be_called(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person has answered about the images of a draw: read from a table, and kept beside the plan."""
 
 import itertools
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,15 @@ def run_of_sheet(draw: str, folder: Path) -> str:
         draw: its name, as sheets have it in a column and, shortened, in their names.
         folder: where this run has such sheets.
     """
+    run = folder.resolve().parent
+    # stages are in the folder of a run, beside which others are
+    is_stage = (run.parent / "result.json").is_file()
+    top = run.parent.parent if is_stage else run.parent
     # the names of sheets begin with that of their draw
-    sheets = folder.resolve().parent.parent.glob(f"*/{folder.name}/answers-{draw[:7]}*.csv")
-    found = next((sheet.parent.parent for sheet in sheets), None)
-    return "" if found is None else f"of RUN {folder.parent.parent / found.name}"
+    for depth in ("*/*", "*/*/*"):
+        for sheet in top.glob(f"{depth}/answers-{draw[:7]}*.csv"):
+            return f"of RUN {os.path.relpath(sheet.parent.parent)}"
+    return ""
 
 
 def first_steps(steps: Sequence[Step], count: int) -> list[Step]:

@@ -220,7 +220,7 @@ def typed_for(run: Path) -> dict[str, Any]:
     first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     try:
         return train_parser().take(words[first:])
-    except UserError:  # of a program in Python
+    except (UserError, SystemExit):  # of a program in Python, or by others
         return {}
 
 
@@ -253,12 +253,15 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     }
     # what the stages would choose otherwise stays as it was trained, or typed
     values |= flags_of_part(of_run)
-    if not of_run["linear_probe"] and of_run["opt"] == "adamw":
-        typed_ones = typed_for(learned.run)
-        values |= {name: typed_ones[name] for name in TYPED if name in typed_ones}
+    typed_ones = {name: value for name, value in typed_for(learned.run).items() if name in TYPED}
+    # a probe trains no part, and a rate is that of an optimizer
+    others = [*OF_PART] if of_run["linear_probe"] else []
+    if of_run["opt"] != "adamw":
+        others += OF_PART[1:]
     # stages that measure themselves learn from half of the labelled images
-    if values.get("batch_size", 0) > len([*folder.glob("train/*/*")]) // 2:
-        del values["batch_size"]
+    if typed_ones.get("batch_size", 0) > len([*folder.glob("train/*/*")]) // 2:
+        others.append("batch_size")
+    values |= {name: value for name, value in typed_ones.items() if name not in others}
     # the labelled images take the place of the run's data folder, whatever that was
     words = [word for name, value in values.items() for word in words_of(flags[name], value)]
     words += ["--data-dir", str(folder), "--class-names", str(listed)]
