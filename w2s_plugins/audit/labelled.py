@@ -189,8 +189,7 @@ def test_set_of(learned: Learned) -> dict[str, object]:
     """Return the flags by which another run is measured on the images that a run was measured on; none where it was
     measured on none that have true labels, or on those that a person has answered about, of which there are more now.
     """
-    # the settings of a run that is opened again measure nothing
-    # so they are read as they were written
+    # a run that is opened again measures nothing, so that its flags are read as they were written
     flags = read_run_args(learned.run, "RUN")
     root, split = flags.get("data_dir"), flags.get("val_split")
     # the images of a split that is downloaded, or streamed, are found by its name alone
