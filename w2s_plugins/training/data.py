@@ -139,10 +139,6 @@ def open_labelled(
     # A list takes some classes of all that the table has.
     if settings.class_list:
         known = None
-    # A class map beside the table is that of labelled training images in class folders.
-    has_folders = settings.semi_supervised or not settings.unlabeled
-    if flag == "--val-split" and has_folders and not settings.train_labels:
-        how["class_map"] = ""
     kind = kind_of_task(settings.task)
     dataset = open_with_table(
         table, known, settings.data_dir, split, flag=flag, target_kind=kind, **how
@@ -271,11 +267,7 @@ def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, A
     else:
         splits["train"] = open_train_split(settings, channels, seed)
     if settings.val_split:
-        # a class map says all classes, those of no labelled image too
-        has_all = settings.val_labels and settings.semi_supervised and settings.class_map
         known = classes_of_table(settings, splits["train"])
-        if known is None and has_all:
-            known = names_of_labelled(settings, splits["labelled"])[0]
         splits["val"] = open_val_split(settings, channels, known)
     return splits
 
