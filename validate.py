@@ -40,6 +40,7 @@ from w2s_plugins.metrics.figures import (
     OF_ONE_MODEL,
     format_figures,
     headline_name,
+    of_few,
 )
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.feature_extraction import pooled_features
@@ -227,6 +228,7 @@ def validate(
             teacher,
             **parts.unlike_training(settings),
         ),
+        images=len(dataset),
         weights=subject.weights,
     )
     if candidate.checkpoint:
@@ -320,6 +322,8 @@ def results_table(results: list[dict]) -> str:
         name = result["model"]
         if len(results) > 1 and "checkpoint" in result:
             name = Path(result["checkpoint"]).name
+        # a figure on few images stands with their number
+        name += of_few(result.get("images"))
         of_episodes = {
             key: value for key, value in result.items() if key.removesuffix("_ci95") in shapes
         }

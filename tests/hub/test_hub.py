@@ -607,6 +607,13 @@ def test_interrupted_export_leaves_the_earlier_one(student, tmp_path):
 # ---------------------------------------------------------------- card
 
 
+def test_a_figure_on_few_images_says_how_many_in_the_card() -> None:
+    few, many = ({**RECORD, "data": {**RECORD["data"], "val_samples": n}} for n in (6, 600))
+    assert "(n = 6)" in model_card(few) and "(n =" not in model_card(many)
+    row = dict(dataset="d", split="s", top1=50.0, images=7, weights="w")
+    assert "(n = 7)" in model_card({"results": [row]})
+
+
 def test_card_says_what_was_measured():
     metrics = {**RECORD["metrics"], "copied": 12.5}
     card = model_card({**RECORD, "metrics": metrics})

@@ -287,5 +287,8 @@ def test_validate() -> None:
     beside = teacher_figures(student, teacher, 67.0)
     assert beside["teacher_map"] == 55.0 and beside["ceiling_map"] == 67.0 and beside["pgr"] == 0.5
     assert "teacher_micro_f1" in beside and "teacher_loss" not in beside
-    table = results_table([dict(model="m", **figures, **beside)])
+    table = results_table([dict(model="m", images=6, **figures, **beside)])
+    assert "m (n = 6)" in table and "n =" not in results_table(
+        [dict(model="m", images=600, **figures)]
+    )
     assert "mAP" in table and "teacher mAP" in table and "top-1" not in table

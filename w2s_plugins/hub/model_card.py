@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..metrics.figures import of_few
 from ..target_kind import SEVERAL_CLASSES
 from .client import valid_id
 from .markdown import code, fenced, markdown_table, plain
@@ -159,6 +160,7 @@ def card_environment() -> jinja2.Environment:
         count=lambda value: f"{value:,.0f}" if is_number(value) else "",
         fenced=fenced,
         is_number=is_number,
+        of_few=lambda images: of_few(images) if is_number(images) else "",
         pairs=lambda value: list(value.items()) if isinstance(value, dict) else [],
     )
     environment.tests["has_figures"] = lambda row: any(row[1:])
