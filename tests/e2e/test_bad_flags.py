@@ -479,6 +479,7 @@ CNN --train-img-sizes 24 32 --train-size-schedule progressive --train-size-rando
 CNN --gaussian-blur-prob 1  ->  no training view can be made  Padding  --img-size
 CNN --input-img-mode I --in-chans 1  ->  no training view can be made  wrong mode  --input-img-mode
 CNN --input-img-mode RGBX  ->  --input-img-mode RGBX  4 channels  takes 3  --in-chans 4
+CNN --in-chans 2  ->  --input-img-mode L: its images have 1 channel, and the model takes 2 (--in-chans 1)
 CNN --tta 16  ->  --tta 16  a batch of 12  --validation-batch-size
 
 # folders of images, and their classes

@@ -11,8 +11,12 @@ from pathlib import Path
 from ..errors import UserError, near_path, one_line
 from ..files import read_text
 
-# soft hyphens, spaces and joints of no width, marks of direction, byte order marks
-_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+# what Unicode ignores where it is not drawn, fillers that are drawn as nothing, and control characters; the two joiners
+# stay, because they change letters and emoji
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
 
 
 def read_class_names(text: str) -> list[str]:
@@ -47,7 +51,7 @@ def read_class_names(text: str) -> list[str]:
 
 def visible(text: str) -> str:
     """Return a text without what nobody sees: spaces around it, byte order marks, spaces of no width."""
-    return (text if text.isascii() else _UNSEEN.sub("", text)).strip()
+    return (text if text.isprintable() and text.isascii() else _UNSEEN.sub("", text)).strip()
 
 
 def same_text(name: str) -> str:

@@ -87,11 +87,9 @@ def reading(
     # PIL reads images in any mode; the model says what it takes, and a mode that was asked for must have as many bands.
     mode = settings.input_img_mode or ("RGB" if channels == 3 else "L")
     bands = len(Image.new(mode, (1, 1)).getbands())
-    if settings.input_img_mode and bands != channels:
-        raise UserError(
-            f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} (--in-chans "
-            f"{bands})"
-        )
+    if bands != channels:
+        wrong = f"--input-img-mode {mode}: its images have {bands} channel{'s' * (bands > 1)}"
+        raise UserError(f"{wrong}, and the model takes {channels} (--in-chans {bands})")
     options = DatasetOptions(
         class_map=settings.class_map,
         download=settings.dataset_download,

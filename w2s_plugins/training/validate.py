@@ -236,6 +236,14 @@ def create_loader(
 ) -> Iterable:
     """Create timm's evaluation loader, of images or of NaFlex patches."""
     config = subject.data_config
+    border = form.crop_border_pixels
+    if border and isinstance(dataset, MapDataset):
+        # timm would cut everything off an image that is too small, and fail at an image of no pixels
+        size = dataset[0][0].size
+        if 2 * border >= min(size):
+            raise UserError(
+                f"--crop-border-pixels {border}: leaves nothing of the first image, which has {size[0]} x {size[1]}"
+            )
     if not form.naflex_loader:
         return create_eval_loader(
             dataset,
