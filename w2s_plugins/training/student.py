@@ -47,7 +47,7 @@ from ..students.published import (
 from ..students.tuning import choose_trained
 from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import CachedTargets
-from .device import first_device, place_model
+from .device import first_device, note_faster_dtype, place_model
 
 ROWS = 8192  # images at a time
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
@@ -131,6 +131,8 @@ def build_student(
     compute = settings.compute
     if starting.linear_probe:
         compute = replace(compute, channels_last=False)
+    else:
+        note_faster_dtype(model, world.device, compute)
     model, layout = _move(
         starting, settings.views, compute, model, data_config["input_size"], world
     )
