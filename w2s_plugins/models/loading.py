@@ -108,12 +108,6 @@ def is_transformer(model: nn.Module) -> bool:
     return any(name in ATTN or ("Attention" in name and "Pool" not in name) for name in names)
 
 
-def is_convolutional(model: nn.Module) -> bool:
-    """Return whether a network has more convolutions than the one that cuts images into patches, and no attention."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    return len(convolutions) > 1 and not is_transformer(model)
-
-
 def create_model(
     flag: str,
     name: str,

@@ -17,7 +17,7 @@ from torch import nn
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
 from ..models.inference import CompileOptions, cpu_has_bfloat16_units
-from ..models.loading import is_convolutional
+from ..models.loading import is_transformer
 from ..settings.concerns import ComputeSettings
 
 
@@ -115,7 +115,8 @@ def choose_layout(
     if channels_last is None and not settings.fsdp:
         in_half = settings.amp or settings.model_dtype in ("float16", "bfloat16")
         is_faster = device.type == "cpu" or (device.type == "cuda" and in_half)
-        channels_last = is_faster and is_convolutional(model)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        channels_last = is_faster and len(convolutions) > 1 and not is_transformer(model)
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
