@@ -78,6 +78,7 @@ from w2s_plugins.training.loaders import (
 )
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
 from w2s_plugins.training.run_files import (
+    in_layout_of,
     ingredients,
     new_folder_name,
     open_run_files,
@@ -202,6 +203,7 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
     if settings.run.push_to_hub and world.primary:
         check_login(settings.run.push_to_hub)  # else nobody would notice it before the end
     checkpoint = run_folder.lock_existing_run(location, world)
+    settings = in_layout_of(settings, checkpoint)
     labels = find_label_files(settings.teacher, world)
 
     # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
@@ -214,7 +216,7 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
         model, data_config = student.model, student.data_config
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
         answers = match_labels(settings.teacher, data, labels, data.class_names)
-        precision = create_precision(settings.compute, world)
+        precision = create_precision(settings.compute, world, student.layout)
         names, kind = data.class_names, data.target_kind
         teacher = build_teacher(settings, model, data_config, precision, names, opened, kind)
     data.warnings = warnings
@@ -255,9 +257,7 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
     views = student_views(settings, data_config, precision, world)
     store = answer_store(settings.data, settings.teacher.target_cache, world)
     train_split = settings.data.train_split
-    targets = cached_targets(
-        settings.teacher, teacher, data, train_split, store, views, settings.compute.channels_last
-    )
+    targets = cached_targets(settings.teacher, teacher, data, train_split, store, views)
     if refining and targets:
         targets = refined_targets(targets, refining, data, train_split, store, views)
 
@@ -385,9 +385,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         exchange = contextlib.nullcontext()
         if distributed and not completes_update:
             exchange = task.no_sync()
-        images = batch.input
-        if compute.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = batch.input.contiguous(memory_format=precision.layout)
         with exchange:
             with precision.autocast():
                 if isinstance(task, WeakToStrongTask):

@@ -145,14 +145,14 @@ def validate(
     counted = parts.read_valid_labels(form.valid_labels)
     subject = parts.create_subject(settings, candidate, world.device)
     dataset = parts.open_dataset(settings, subject, counted)
-    precision = create_precision(compute, world)
+    precision = create_precision(compute, world, subject.layout)
     teacher = parts.reference_teacher(settings, subject, dataset, precision)
     loading = loader_settings(settings.data, precision, world)
     loading = dataclasses.replace(loading, batch_size=batch_size)
     progress = Console(world.primary, 0).wrap(candidate.model)
     loader = parts.create_loader(form, dataset, subject, loading)
     kind = subject.target_kind
-    how = EvaluationOptions(world.distributed, compute.channels_last, target_kind=kind)
+    how = EvaluationOptions(world.distributed, target_kind=kind)
 
     # On episodes the frozen encoder is tested, and its teacher's: both are asked for features alone.
     figures: dict[str, object] = {}

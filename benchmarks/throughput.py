@@ -159,8 +159,8 @@ def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
             ],
         )
     )
-    student, config, *_ = build_student(settings, world, settings.data.num_classes)
-    precision = create_precision(settings.compute, world)
+    student, config, _, _, layout = build_student(settings, world, settings.data.num_classes)
+    precision = create_precision(settings.compute, world, layout)
     teacher = build_teacher(settings, student, config, precision)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
 
@@ -173,7 +173,7 @@ def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
                 part.to(world.device)
                 for part in (
                     torch.randn(args.batch_size, *config["input_size"]).contiguous(
-                        memory_format=layout(settings)
+                        memory_format=layout
                     ),
                     torch.randint(100, (args.batch_size,)),
                     torch.arange(args.batch_size),
@@ -183,10 +183,6 @@ def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
         for _ in range(args.steps)
     ]
     return Pair(student, teacher, task, precision, world, settings, batches)
-
-
-def layout(settings: TrainSettings) -> torch.memory_format:
-    return torch.channels_last if settings.compute.channels_last else torch.contiguous_format
 
 
 class MemoryLoader(list[Batch]):
@@ -349,7 +345,7 @@ def task_loop(kind: str, name: str, pair: Pair) -> Callable[[], object]:
     else:
         # timm's task has a teacher of its own
         theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
-        theirs.to(device, memory_format=layout(pair.settings))
+        theirs.to(device, memory_format=pair.precision.layout)
         task = LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
     return create_epoch(task, pair)
 

@@ -4,6 +4,7 @@
 import contextlib
 import difflib
 import errno
+import importlib.util
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from logging.handlers import BufferingHandler
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -151,6 +153,9 @@ def run_main(main: Callable[[], T], prog: str) -> T:
 
     With ``--debug`` on the command line the traceback is shown as well; of any other error it always is.
     """
+    put_off_import(
+        "wandb"
+    )  # timm imports it wherever it is installed, which takes a second of each start
     # What is logged before a program has chosen where to is written as everything else is; names may hold anything,
     # which a terminal need not be able to encode.
     if logging.lastResort is not None:
@@ -180,6 +185,24 @@ def run_main(main: Callable[[], T], prog: str) -> T:
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {shown(message)}", file=sys.stderr, flush=True)
         _exit(EXIT_USER_ERROR)
+
+
+def put_off_import(name: str) -> None:
+    """Have a package, if it is installed, imported by the first use of what is in it, not by ``import``."""
+    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+        sys.modules[name] = _Later(name)
+
+
+class _Later(ModuleType):
+    """Stands for a package until something of it is used."""
+
+    def __getattr__(self, name: str) -> object:
+        # inspect asks every module for it, and would import them all
+        if name == "__file__":
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _exit(code: int) -> NoReturn:

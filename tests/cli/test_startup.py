@@ -1,5 +1,6 @@
 """The parser answers before torch and all that needs it is imported: ``--help``, wrong flags, types and files."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.e2e.conftest import ROOT, Done, environment
 from tests.parts import lines
 from w2s_plugins import __version__
 from w2s_plugins.cli.forms import TORCH_NAMES
+from w2s_plugins.errors import put_off_import
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow")
 
@@ -165,6 +167,35 @@ def test_right_flags_go_on_to_the_imports(light):
     """What the others show is not that nothing is ever imported."""
     done = light("--dataset", "w2s/digits", "--epochs", 1)
     assert done.code == 1 and done.err.endswith("RuntimeError: torch was imported\n")
+
+
+@pytest.mark.parametrize("light_env", [["wandb"]], indirect=True)
+def test_what_timm_imports_and_no_command_needs_waits_for_its_use(light):
+    """Its import takes a second, and would fail here."""
+    assert "adaptconf" in light("--list-losses").ok().out
+
+
+def test_a_put_off_package_is_imported_by_its_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "__init__.py").write_text("VALUE = 7")
+    (tmp_path / "late" / "part.py").write_text("VALUE = 8")
+    monkeypatch.syspath_prepend(tmp_path)
+    put_off_import("late")
+    put_off_import("no_such_package")
+    assert "no_such_package" not in sys.modules
+    later = importlib.import_module("late")
+    assert not hasattr(later, "__file__") and sys.modules["late"] is later
+    assert later.VALUE == 7 and sys.modules["late"] is not later
+    for name in ("late", "late.part"):
+        sys.modules.pop(name, None)
+    put_off_import("late")
+    assert importlib.import_module("late.part").VALUE == 8
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        print(later.other)
+    for name in ("late", "late.part"):
+        del sys.modules[name]
 
 
 def test_names_that_the_parser_knows_are_those_of_timm():

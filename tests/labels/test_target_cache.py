@@ -70,7 +70,6 @@ class Parts:
             "train",
             store,
             views,
-            settings.compute.channels_last,
         )
 
 
@@ -213,14 +212,15 @@ CASES = {
     "erasing": "--reprob 0.7 --remode pixel",
     "erasing in the workers": "--reprob 0.7 --no-prefetcher",
     "workers": "--workers 2 --reprob 0.5",
-    "channels_last": "--channels-last",
+    "channels_last and another size": "--teacher-img-size 24",
 }
 
 
 @pytest.mark.parametrize("flags", CASES.values(), ids=CASES)
 def test_cached_views_are_what_a_teacher_beside_the_student_says(make, flags: str) -> None:
-    """To the last bit, in the epochs that were cached and in those that repeat them."""
+    """To the last bit, in the epochs that were cached and in those that repeat them, in any memory layout."""
     parts = make(VIEWS, "--teacher-cache-dtype float32 --train-slice 0:300", flags)
+    layout = torch.channels_last if "size" in flags else torch.contiguous_format
     targets = parts.targets()
     loader = build_loaders(
         parts.settings, parts.data, parts.data_config, parts.precision, parts.world
@@ -230,9 +230,7 @@ def test_cached_views_are_what_a_teacher_beside_the_student_says(make, flags: st
         targets.set_epoch(epoch)
         seen = {}
         for batch in loader.epoch(epoch):
-            images = batch.input
-            if parts.settings.compute.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+            images = batch.input.contiguous(memory_format=layout)
             assert torch.equal(targets(batch.index), parts.teacher(images))
             seen.update(zip(batch.index.tolist(), images))
         views.append(seen)

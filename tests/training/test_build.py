@@ -1,5 +1,6 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,13 @@ from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.models.inference import cpu_has_bfloat16_units
+from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.training.create_task import build_extractor, build_task
 from w2s_plugins.training.data import build_data
-from w2s_plugins.training.device import create_precision
+from w2s_plugins.training.device import choose_layout, create_precision
 from w2s_plugins.training.optimisation import create_optimizer
+from w2s_plugins.training.run_files import in_layout_of
 from w2s_plugins.training.student import build_student
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
@@ -149,6 +153,75 @@ def test_layout_dtype_and_kwargs():
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert [f["num_chs"] for f in model.feature_info] == [8, 8]
+
+
+LAST, PLAIN = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "flags", "layout"),
+    [
+        ("test_resnet", "cpu", "", LAST),
+        ("test_resnet", "cpu", "--no-channels-last", PLAIN),
+        ("test_resnet", "cpu", "--linear-probe --channels-last", PLAIN),
+        ("test_resnet", "cpu", "--fsdp", PLAIN),
+        ("test_vit", "cpu", "", PLAIN),
+        ("test_vit", "cpu", "--channels-last", LAST),
+        ("mixer_s32_224", "cpu", "", PLAIN),
+        ("test_resnet", "cuda", "", PLAIN),
+        ("test_resnet", "cuda", "--amp", LAST),
+        ("test_resnet", "cuda", "--model-dtype bfloat16", LAST),
+        ("test_vit", "cuda", "--amp", PLAIN),
+        ("test_resnet", "mps", "--amp", PLAIN),
+    ],
+)
+def test_the_memory_layout_follows_from_network_device_and_precision(
+    model: str, device: str, flags: str, layout: torch.memory_format
+) -> None:
+    settings = train_settings("--model", model, flags)
+    if device != "cpu":  # which need not be here
+        network = timm.create_model(model)
+        assert choose_layout(network, torch.device(device), settings.compute) is layout
+        return
+    made = build_student(settings, WORLD, 10)
+    assert made.layout is layout
+    assert made.resolved["channels_last"] == (layout is LAST)
+    weight = next(p for p in made.model.parameters() if p.ndim == 4 and p.shape[2] > 1)
+    assert weight.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "is_noted"),
+    [
+        ("test_resnet", "", True),
+        ("test_vit", "", True),
+        ("test_resnet", "--amp", False),
+        ("test_resnet", "--model-dtype float32", False),
+        ("test_resnet", "--linear-probe", False),
+        ("test_efficientnet", "", False),
+    ],
+)
+def test_bfloat16_is_named_once_where_it_is_faster(
+    model: str, flags: str, is_noted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    student(flags, model=model)
+    count = caplog.text.count("--amp --amp-dtype bfloat16")
+    assert count == (is_noted and cpu_has_bfloat16_units())
+
+
+@pytest.mark.parametrize(
+    ("flags", "recorded", "expected"),
+    [("", False, False), ("", True, True), ("--no-channels-last", True, False), ("", None, None)],
+)
+def test_a_run_goes_on_in_the_layout_in_which_it_was_begun(
+    flags: str, recorded: bool | None, expected: bool | None
+) -> None:
+    args = Namespace(channels_last=recorded)
+    content = {"version": 2, "epoch": 0, "state_dict": {}, "args": args}
+    checkpoint = Checkpoint.from_content(Path("last.pth.tar"), content)
+    goes_on = in_layout_of(train_settings(flags), checkpoint)
+    assert goes_on.compute.channels_last is expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import few_shot
-from w2s_plugins.training.evaluation import EvaluationOptions, extract_features
+from w2s_plugins.training.evaluation import extract_features
 from w2s_plugins.training.few_shot import (
     SCALE,
     FewShotTest,
@@ -97,8 +97,7 @@ def test_features_come_in_the_order_of_the_data():
     found = extract_features(
         lambda x: pooled_features(model, x),
         loader,
-        Precision(torch.device("cpu")),
-        EvaluationOptions(channels_last=True),
+        Precision(torch.device("cpu"), layout=torch.channels_last),
     )
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(images), pre_logits=True)

@@ -39,19 +39,21 @@ class World:
 
 @dataclass
 class Precision:
-    """Autocast and loss scaling.
+    """Autocast, loss scaling, and how images lie in memory.
 
     Args:
         device: where the model runs.
         dtype: dtype of images and model.
         amp_dtype: dtype of autocast, None without mixed precision.
         scaler: timm's loss scaler, for float16.
+        layout: memory format of images and model.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     amp_dtype: torch.dtype | None = None
     scaler: NativeScaler | None = None
+    layout: torch.memory_format = torch.contiguous_format
 
     def autocast(self) -> contextlib.AbstractContextManager:
         # entered anew at each step: an autocast keeps the weights that it has cast for as long as it is entered

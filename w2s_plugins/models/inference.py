@@ -92,7 +92,6 @@ def run_over(
     model: Callable[[Any], Any],
     batches: Iterable[tuple[Any, Tensor]],
     precision: Precision,
-    channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what a model gives for each batch, and the labels: the one way in which a model goes over a loader.
 
@@ -101,15 +100,13 @@ def run_over(
     Args:
         model: from images to logits (B, C) or features (B, D).
         batches: images and labels.
-        precision: device and dtype of the images, and autocast.
-        channels_last: memory layout of the images.
+        precision: device, dtype and memory layout of the images, and autocast.
     """
     for images, labels in batches:
         # NaFlex patches, and the views of several teachers, come together and are on the device already.
         if isinstance(images, Tensor):
             images = images.to(device=precision.device, dtype=precision.dtype)
-            if channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=precision.layout)
         with precision.autocast():
             output = first_output(model(images))
         yield output, labels.to(precision.device)

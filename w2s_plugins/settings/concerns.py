@@ -696,8 +696,8 @@ class ComputeSettings(Concern):
     """Its dtype: ``float16`` or ``bfloat16``."""
     model_dtype: str | None
     """Dtype of the model; None is float32."""
-    channels_last: bool
-    """Memory layout of images and model."""
+    channels_last: bool | None
+    """Memory layout of images and model; None is the one that is faster."""
     # Several processes, and what they wait for.
     no_ddp_bb: bool
     """Processes do not share their buffers."""

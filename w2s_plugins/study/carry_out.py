@@ -229,9 +229,9 @@ def read_finished(run: LocalRun, flag: str) -> Record:
     """Return the record of a run that is there. Raises `UserError` if it is not complete, or has other flags."""
     # flags that may change, such as workers, are left out by `other_values`
     record = read_result(run.folder, flag)
-    # compared as they are written down; what is left open to the data, or to published weights, is not compared
+    # compared as they are written down; what is left open to data, published weights or device is not compared
     ours = yaml.safe_load(yaml.safe_dump(run.settings))
-    left_open = {name for name in ("num_classes", "gp") if ours[name] is None}
+    left_open = {name for name in ("num_classes", "gp", "channels_last") if ours[name] is None}
     changed = other_values(read_run_args(run.folder, flag), without(ours, left_open))
     if changed:
         raise UserError(

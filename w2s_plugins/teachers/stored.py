@@ -225,12 +225,11 @@ def _ask_on_cpu(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 class _Stored(NamedTuple):
-    """What is stored of each image, see `Manifest`, and the memory layout of the student's views."""
+    """What is stored of each image, see `Manifest`."""
 
     kind: str
     width: int
     dtype: torch.dtype
-    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,6 @@ class AnswerStore:
         views: StudentViews | None = None,
         *,
         dtype: torch.dtype,
-        channels_last: bool = False,
     ) -> LabelReader:
         """Return the logits that a model gives for each sample.
 
@@ -265,12 +263,11 @@ class AnswerStore:
             split: its name.
             views: the student's views are what it is asked about, not the plain images.
             dtype: of what is stored.
-            channels_last: memory layout of these views.
 
         Raises:
             UserError: some answers are not finite, or a file cannot be written.
         """
-        stored = _Stored("logits", member.num_classes, dtype, channels_last)
+        stored = _Stored("logits", member.num_classes, dtype)
         return self._ensure(member, member, stored, dataset, split, views)
 
     def exact(self, member: TeacherModel, dataset: MapDataset, split: str) -> LabelReader:
@@ -336,12 +333,10 @@ class AnswerStore:
             asked = in_full_batches(ask, size) if member.fills_batches else ask
             if views is None:
                 return label_images(asked, member.data_config, dataset, self.how, parts)
-            # Of the student's own views it is asked as it would be beside the student, in the same memory layout:
-            # another one rounds otherwise.
-            layout = torch.channels_last if stored.channels_last else torch.contiguous_format
 
+            # Of the student's own views it is asked as it would be beside the student.
             def ask_of_views(images: Tensor) -> Tensor:
-                return asked(member.adapt(images.contiguous(memory_format=layout)))
+                return asked(member.adapt(images))
 
             chosen = StretchBatches(parts, size)
             loaded = views.load(dataset, chosen).epoch(0)

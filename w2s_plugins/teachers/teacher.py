@@ -162,7 +162,9 @@ class TeacherModel(nn.Module):
 
     def adapt(self, images: Tensor) -> Tensor:
         """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
+        # In one memory layout, whatever the student's is, so that both hear the same: another layout rounds otherwise.
         # Where nothing has to change, images stay in their dtype, without a pass over them.
+        images = images.contiguous(memory_format=torch.channels_last)
         if not self.same_normalization:
             images = torch.addcmul(self.shift, images.float(), self.scale)
         if tuple(images.shape[-2:]) != self.size:

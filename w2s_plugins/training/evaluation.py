@@ -65,7 +65,6 @@ class EvaluationOptions:
 
     Args:
         distributed: sum over all ranks.
-        channels_last: memory layout of the images.
         tta: consecutive views of a sample whose logits are averaged.
         valid_labels: classes that count, for a model with more.
         groups: also measure the accuracy on these classes.
@@ -74,7 +73,6 @@ class EvaluationOptions:
     """
 
     distributed: bool = False
-    channels_last: bool = False
     tta: int = 0
     valid_labels: Sequence[int] | None = None
     groups: ShotGroups | None = None
@@ -109,7 +107,7 @@ def evaluate(
     Args:
         model: maps images to logits.
         loader: timm's evaluation loader.
-        precision: autocast.
+        precision: device, dtype, autocast and memory layout.
         settings: what is averaged, counted and shared.
         teacher: classes (N,) that it has predicted of the same split, in the same order.
         on_logits: called with the logits of each batch.
@@ -127,7 +125,7 @@ def evaluate(
     # Kept on the device until the end: each copy to the CPU would wait for the batch.
     rows: dict[str, list[Tensor]] = defaultdict(list)
     batches = loader if progress is None else progress(loader)
-    for output, target in run_over(model, batches, precision, settings.channels_last):
+    for output, target in run_over(model, batches, precision):
         # With several views of a sample there is one row for all of them.
         logits = settings.of_samples(output)
         target = target[:: max(1, settings.tta)][: len(logits)]
@@ -209,12 +207,12 @@ def extract_features(
     Args:
         encode: maps a normalised batch (B, 3, H, W) to features (B, D).
         loader: timm's evaluation loader.
-        precision: device, dtype and autocast.
-        settings: of them the layout of the images, and whether each rank computes its share.
+        precision: device, dtype, autocast and memory layout.
+        settings: of them whether each rank computes its share.
         progress: wraps the loader.
     """
     batches = loader if progress is None else progress(loader)
-    asked = run_over(encode, batches, precision, settings.channels_last)
+    asked = run_over(encode, batches, precision)
     features = torch.cat([rows.float().cpu() for rows, _ in asked])
     # The last batches of some ranks are filled up, so that all ranks have equally many.
     return gather_in_dataset_order(
@@ -463,7 +461,6 @@ def split_settings(run: Run, split: str) -> EvaluationOptions:
     """Return how ``val`` or ``select`` is evaluated, as the flags say."""
     return EvaluationOptions(
         run.world.distributed,
-        run.settings.compute.channels_last,
         run.settings.evaluation.tta,
         groups=run.data.groups,
         has_truth=not is_unlabeled(getattr(run.data, split)),
@@ -480,7 +477,7 @@ def evaluate_few_shot(
     """Test a student on the episodes of ``--few-shot-eval``."""
     # A compiled model is asked through the one in it, whose methods are not compiled.
     encoder = unwrap_model(model).eval()
-    settings = EvaluationOptions(run.world.distributed, run.settings.compute.channels_last)
+    settings = EvaluationOptions(run.world.distributed)
     features = extract_features(
         lambda images: pooled_features(encoder, images),
         run.loaders["few_shot"],

@@ -84,7 +84,6 @@ class Learned:
             settings.data.train_split,
             answer_store(settings.data, settings.teacher.target_cache, self.world),
             student_views(settings, config, precision, self.world),
-            settings.compute.channels_last,
         )
         if targets is None:
             several = classes_of_samples(data.train)

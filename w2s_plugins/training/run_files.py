@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -59,6 +60,14 @@ def recorded_flags(
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
     known = train_parser().by_dest()
     return {name: value for name, value in {**flags, **resolved}.items() if name in known}
+
+
+def in_layout_of(settings: TrainSettings, checkpoint: Checkpoint | None) -> TrainSettings:
+    """Return settings with the memory layout that a run was begun in, if it goes on and no flag asks for one."""
+    layout = None if checkpoint is None else checkpoint.flags.get("channels_last")
+    if settings.compute.channels_last is not None or not isinstance(layout, bool):
+        return settings
+    return replace(settings, compute=replace(settings.compute, channels_last=layout))
 
 
 def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None) -> None:

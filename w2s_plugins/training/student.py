@@ -1,6 +1,7 @@
 """The student and how it starts."""
 
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ from ..students.published import (
 from ..students.tuning import choose_trained
 from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import CachedTargets
-from .device import first_device, place_model
+from .device import first_device, note_faster_dtype, place_model
 
 ROWS = 8192  # images at a time
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
@@ -61,12 +62,14 @@ class Student(NamedTuple):
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
         resolved: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
+        layout: memory format of the model.
     """
 
     model: TimmModel
     data_config: dict[str, Any]
     source: dict[str, Any]
     resolved: dict[str, object]
+    layout: torch.memory_format = torch.contiguous_format
 
 
 def build_student(
@@ -124,10 +127,18 @@ def build_student(
         _warn_of_fast_blocks(starting, settings.optim, model)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         source |= dict(tune=starting.tune.text, trained=trained)
-    model = _move(
-        starting, settings.views, settings.compute, model, data_config["input_size"], world
+    # a probe is trained on features, which are no images
+    compute = settings.compute
+    if starting.linear_probe:
+        compute = replace(compute, channels_last=False)
+    else:
+        note_faster_dtype(model, world.device, compute)
+    model, layout = _move(
+        starting, settings.views, compute, model, data_config["input_size"], world
     )
-    return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
+    resolved: dict[str, object] = dict(num_classes=model.num_classes, gp=pool)
+    resolved["channels_last"] = layout is torch.channels_last
+    return Student(model, data_config, source, resolved, layout)
 
 
 def _create_model(
@@ -189,19 +200,21 @@ def _move(
     model: TimmModel,
     input_size: tuple[int, int, int],
     world: World,
-) -> TimmModel:
-    """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
+) -> tuple[TimmModel, torch.memory_format]:
+    """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images; return
+    the layout, too.
+    """
     # Batch norms are exchanged before the model is moved: the new ones come along.
     if starting.split_bn:
         model = of_timm(convert_splitbn_model(model, max(views.aug_splits, 2)))
-    place_model(model, first_device(compute.fsdp, world), compute)
+    layout = place_model(model, first_device(compute.fsdp, world), compute)
     # Every size that training uses is tried once, so that none fails epochs later.
     channels, *size = input_size
     for shape in {tuple(size), *((side, side) for side in views.train_img_sizes or ())}:
         check_input_size(model, (channels, *shape), f"--model {starting.model}")
     if starting.sync_bn and world.distributed:
-        return of_timm(convert_sync_batchnorm(model))
-    return model
+        model = of_timm(convert_sync_batchnorm(model))
+    return model, layout
 
 
 def plain_batch_norm(model: nn.Module) -> None:

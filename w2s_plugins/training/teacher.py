@@ -96,7 +96,6 @@ def cached_targets(
     split: str,
     store: AnswerStore,
     views: StudentViews | None,
-    channels_last: bool = False,
 ) -> CachedTargets | None:
     """Find the teacher's cached targets, or let it make them; None if it is asked in every step.
 
@@ -107,7 +106,6 @@ def cached_targets(
         split: name of the training split.
         store: keeps the answers.
         views: of an image that the teacher is asked about; None is the plain image.
-        channels_last: memory layout of the images.
     """
     if not settings.stores_targets:
         return None
@@ -119,7 +117,6 @@ def cached_targets(
             data.samples,
             split,
             views,
-            channels_last=channels_last,
             dtype=DTYPES[settings.teacher_cache_dtype],
         )
         for member in (teacher.members if teacher else ())

@@ -46,8 +46,8 @@ from .teacher import teacher_from_settings
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, ready on the device, how its input is made, the hash of its weights as they were loaded, and what its labels
-    are.
+    """A model, ready on the device, how its input is made, the hash of its weights as they were loaded, what its labels
+    are, and how it lies in memory.
     """
 
     candidate: Candidate
@@ -57,6 +57,7 @@ class Subject:
     weights: str
     class_names: list[str] | None
     target_kind: TargetKind
+    layout: torch.memory_format
 
 
 # ---------------------------------------------------------------- model
@@ -108,8 +109,8 @@ def create_subject(
         model = of_timm(model)
         if pooled:
             data_config = {**data_config, "crop_pct": 1.0}
-    place_model(model, device, compute)
-    return Subject(candidate, model.eval(), data_config, params, weights, class_names, kind)
+    layout = place_model(model, device, compute)
+    return Subject(candidate, model.eval(), data_config, params, weights, class_names, kind, layout)
 
 
 def _kind_of_labels(
