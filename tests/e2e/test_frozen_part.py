@@ -34,7 +34,7 @@ def taught(weak: Path) -> list[object]:
     "flags",
     [
         pytest.param([CNN, "--loss elr --refine-labels"], id="refined labels"),
-        pytest.param([CNN, "--amp --amp-dtype bfloat16 --channels-last"], id="amp"),
+        pytest.param([CNN, "--amp --amp-dtype bfloat16"], id="amp"),
         pytest.param([CNN, "--model-ema --model-ema-decay 0.5 --mixup 0"], id="average"),
         pytest.param([CNN, "--select-split 20 --select best --val-interval 2"], id="held out"),
         pytest.param([VIT, "--drop 0.1 --grad-accum-steps 2"], id="transformer"),

@@ -16,6 +16,7 @@ from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 
 SIZE = (3, 32, 32)
 PLAIN = Precision(torch.device("cpu"))
+LAST = Precision(PLAIN.device, layout=torch.channels_last)
 AMP = Precision(PLAIN.device, amp_dtype=torch.bfloat16)
 VIT = dict(img_size=32, num_classes=5)
 
@@ -30,12 +31,13 @@ def make(name: str, tune: str = "last:0.3", **kwargs: object) -> nn.Module:
 
 
 def find(student: nn.Module, precision: Precision = PLAIN) -> FrozenPart | None:
-    return find_frozen_part(student, SIZE, precision, channels_last=False)
+    return find_frozen_part(student, SIZE, precision)
 
 
 def step(student: nn.Module, batch: Tensor, precision: Precision) -> list[Tensor]:
     """Logits in training, with dropout where the student has some, and the gradients of its trained weights."""
     freeze_batchnorm(student.train())
+    batch = batch.contiguous(memory_format=precision.layout)
     student.zero_grad()
     torch.manual_seed(1)
     with precision.autocast():
@@ -45,7 +47,9 @@ def step(student: nn.Module, batch: Tensor, precision: Precision) -> list[Tensor
     return [logits.detach(), *gradients]
 
 
-@pytest.mark.parametrize("precision", [PLAIN, AMP], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", [PLAIN, LAST, AMP], ids=["float32", "channels last", "bfloat16"]
+)
 @pytest.mark.parametrize(
     ("name", "tune", "kwargs", "until"),
     [

@@ -93,8 +93,7 @@ class FrozenPart:
         calls: its frozen modules that the others call, in order, with their outputs for some images; the last one ends
             the part.
         images: these (B, C, H, W).
-        precision: device, dtype and autocast.
-        channels_last: memory layout of the images.
+        precision: device, dtype, layout and autocast.
     """
 
     stores: torch.dtype
@@ -106,9 +105,8 @@ class FrozenPart:
         calls: list[tuple[nn.Module, Tensor]],
         images: Tensor,
         precision: Precision,
-        channels_last: bool,
     ):
-        self.student, self.precision, self.channels_last = student, precision, channels_last
+        self.student, self.precision = student, precision
         self.last, output = calls[-1]
         self.stores, self.width = output.dtype, output[0].numel()
         layout = torch.contiguous_format
@@ -135,7 +133,7 @@ class FrozenPart:
             until=self.name,
             dtype=str(precision.dtype).removeprefix("torch."),
             amp_dtype=str(precision.amp_dtype).removeprefix("torch."),
-            channels_last=self.channels_last,
+            layout=str(precision.layout).removeprefix("torch."),
             device=precision.device.type,
             batch_size=batch_size,
         )
@@ -152,12 +150,10 @@ class FrozenPart:
             found.append(output)
             raise _Reached
 
-        hook, layout = self.last.register_forward_hook(end), torch.contiguous_format
-        if self.channels_last:
-            layout = torch.channels_last
+        hook = self.last.register_forward_hook(end)
         try:
             with self.precision.autocast():
-                self.student.eval()(images.contiguous(memory_format=layout))
+                self.student.eval()(images.contiguous(memory_format=self.precision.layout))
         except _Reached:
             pass
         finally:
@@ -181,7 +177,6 @@ def find_frozen_part(
     student: TimmModel,
     input_size: tuple[int, int, int],
     precision: Precision,
-    channels_last: bool,
 ) -> FrozenPart | None:
     """Return the frozen beginning of a student if its output is the same in every epoch, and all that the rest needs, else
     None, as with dropout in it.
@@ -189,14 +184,12 @@ def find_frozen_part(
     Args:
         student: a timm model of which a part is trained; only its mode may be another one afterwards.
         input_size: (C, H, W) of its images.
-        precision: device, dtype and autocast.
-        channels_last: memory layout of the images.
+        precision: device, dtype, layout and autocast.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_IMAGES, *input_size, generator=generator)
     images = images.to(device=precision.device, dtype=precision.dtype)
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=precision.layout)
     watch = partial(_watch, student, precision)
     calls, later = watch(images, training=False)
     of_training, later_of_training = watch(images, training=True)
@@ -208,7 +201,7 @@ def find_frozen_part(
         )
         if is_fixed and _has_rows(output):
             kept = [(call.module, call.output) for call in calls[:count] if _has_rows(call.output)]
-            part = FrozenPart(student, kept, images, precision, channels_last)
+            part = FrozenPart(student, kept, images, precision)
             with torch.inference_mode():
                 rows = part.encode(images)
             # The rest has to give the same on what is stored, in evaluations and in training.

@@ -50,8 +50,7 @@ def run_frozen_part_once(
     part, config = None, student.data_config
     reason = _needs_images(settings, data)
     if reason is None:
-        layout = settings.compute.channels_last
-        part = find_frozen_part(model, config["input_size"], precision, layout)
+        part = find_frozen_part(model, config["input_size"], precision)
         reason = "its output is not all that the rest needs, or changes from epoch to epoch"
     if part is not None:
         reason = broadcast_from_rank0(_needs_room(settings, data, part), world.distributed)
