@@ -67,6 +67,7 @@ from w2s_plugins.training.finish import (
     stop_outside_of_runs,
     trained_student,
 )
+from w2s_plugins.training.frozen_part import run_frozen_part_once
 from w2s_plugins.training.labels import attach_labels, find_label_files, match_labels
 from w2s_plugins.training.loaders import (
     answer_store,
@@ -267,6 +268,9 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
     # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. The optimizer
     # is made after FSDP, because sharding replaces the parameters by new objects.
     task = build_task(settings, model, teacher, targets, data, data_config, precision, world)
+    # Blocks that stay as they are give the same for an image in every epoch, so they run once, and the others see what
+    # they have given.
+    loaders = run_frozen_part_once(settings, data, student, precision, world) or loaders
     optim, sharded = settings.optim, settings.compute.fsdp
     # The average of the weights begins with those of now, so it is made before they are sharded.
     if optim.model_ema:

@@ -50,7 +50,7 @@ KINDS = (
     "logits",
     "features",
 )  # that are stored; those of tables are hard and probabilities as well
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
 REMEDY = "delete this file, and the next run makes it anew"
 

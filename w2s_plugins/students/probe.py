@@ -33,6 +33,8 @@ from .adapters import heads_of
 class TrainFeatures:
     """The batches of an epoch, as `TrainLoader` has them: same order of samples, features in place of images.
 
+    Features come as images of one pixel (B, D, 1, 1), which have a memory layout as others have.
+
     Args:
         read: features (B, D) by position.
         labels: (N,), negative where there is none.
@@ -71,14 +73,14 @@ class TrainFeatures:
         for keys in self.batches:
             index = torch.tensor([key.index for key in keys])
             yield Batch(
-                self.read(index, device).to(self.precision.dtype),
+                self.read(index, device).to(self.precision.dtype)[..., None, None],
                 self.labels[index].to(device),
                 index,
             )
 
 
 class EvalFeatures:
-    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does.
+    """The features (B, D, 1, 1) and labels of an evaluation split, dealt out to the ranks as timm's loader does.
 
     Args:
         read: features (B, D) by position.
@@ -106,7 +108,8 @@ class EvalFeatures:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in self.batches:
             self.index = index
-            yield self.read(index, self.device), self.labels[index].to(self.device)
+            features = self.read(index, self.device)[..., None, None]
+            yield features, self.labels[index].to(self.device)
 
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
@@ -116,7 +119,7 @@ class EvalFeatures:
 
 
 class Probe(TimmModel):
-    """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
+    """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D) or (B, D, 1, 1).
 
     Its parameters and buffers are the student's, under the student's names.
 
@@ -138,7 +141,7 @@ class Probe(TimmModel):
         heads_of(student)[0].requires_grad_(True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return heads_of(self.student)[0](features)
+        return heads_of(self.student)[0](features.flatten(1))
 
 
 def create_encoder(

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from timm.data.loader import PrefetchLoader
@@ -34,7 +34,7 @@ from ..models.inference import in_full_batches, run_over
 from ..monitor import Console
 from ..no_label import UNREADABLE
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind
-from .teacher import Encoder, Teacher, TeacherModel
+from .teacher import Teacher, TeacherModel
 
 Loader = DataLoader | PrefetchLoader
 
@@ -54,6 +54,29 @@ class Pass:
     batch_size: int
     workers: int = 0
     decoder: str = "fast"
+
+
+class Asked(Protocol):
+    """A frozen model whose answers are stored; see `TeacherModel`."""
+
+    data_config: dict[str, Any]
+    fingerprint: dict[str, object]
+
+    @property
+    def fills_batches(self) -> bool: ...
+
+    def adapt(self, images: Tensor, /) -> Tensor: ...
+
+
+class Encodes(Asked, Protocol):
+    """One whose answers are features (B, D), stored in a dtype."""
+
+    stores: torch.dtype
+
+    @property
+    def width(self) -> int: ...
+
+    def encode(self, images: Tensor, /) -> Tensor: ...
 
 
 class StudentViews(NamedTuple):
@@ -253,7 +276,7 @@ class AnswerStore:
 
     def features(
         self,
-        encoder: Encoder,
+        encoder: Encodes,
         dataset: MapDataset,
         split: str,
         views: StudentViews | None = None,
@@ -261,12 +284,12 @@ class AnswerStore:
         """Return the features of each image, unrounded, whatever labels the images were given; arguments as for
         `answers`.
         """
-        stored = _Stored("features", encoder.width, torch.float32)
+        stored = _Stored("features", encoder.width, encoder.stores)
         return self._ensure(encoder, encoder.encode, stored, _images(dataset), split, views)
 
     def _ensure(
         self,
-        member: TeacherModel,
+        member: Asked,
         ask: Callable[[Tensor], Tensor],
         stored: "_Stored",
         dataset: MapDataset,
@@ -307,8 +330,7 @@ class AnswerStore:
 
         def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
             size = self.how.batch_size if views is None else views.batch_size
-            # what is compiled is compiled anew for another number of images
-            asked = in_full_batches(ask, size) if member.compile_options else ask
+            asked = in_full_batches(ask, size) if member.fills_batches else ask
             if views is None:
                 return label_images(asked, member.data_config, dataset, self.how, parts)
 

@@ -173,6 +173,11 @@ class TeacherModel(nn.Module):
             )
         return images
 
+    @property
+    def fills_batches(self) -> bool:
+        """Whether it is always asked about equally many images: what is compiled is compiled anew for another number."""
+        return self.compile_options is not None
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
         return self._student_classes(first_output(self.run(self._arrange(images))))
@@ -244,6 +249,8 @@ class TeacherModel(nn.Module):
 
 class Encoder(TeacherModel):
     """A model without its head: what it gives are the features (B, D) of images, so that D stands for its classes."""
+
+    stores = torch.float32
 
     @property
     def width(self) -> int:

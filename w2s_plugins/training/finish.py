@@ -23,6 +23,7 @@ from ..run import record as report
 from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..students.adapters import has_adapters, merge_adapters
+from ..students.frozen import run_whole
 from ..students.probe import Probe
 from ..target_kind import SEVERAL_CLASSES, kind_of_task
 from .fsdp import ShardedModel
@@ -39,6 +40,7 @@ def trained_student(run: Run) -> TimmModel | None:
     if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
+    run_whole(model)
     # A probe is its whole student, whose frozen part whoever loads it may train.
     return of_timm(model.student.requires_grad_(True) if isinstance(model, Probe) else model)
 

@@ -1,7 +1,7 @@
 """Settings of loaders, made of flags, and the loaders of a run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from ..settings.resolve import BATCHES_OF_EPISODES
 from ..settings.rules import in_use, shown_as
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..target_kind import SEVERAL_CLASSES
-from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
-from ..teachers.teacher import Teacher
+from ..teachers.stored import AnswerStore, CachedTargets, Encodes, Pass, StudentViews
+from ..teachers.teacher import Teacher, TeacherModel
 
 # what asks for samples by their numbers, as `in_use` reads it
 NEEDS_INDEX = (
@@ -41,6 +41,9 @@ NEEDS_INDEX = (
     "--train-img-sizes",
     "--epoch-slice",
 )
+
+# what of the views of `student_views` decides those without augmentation
+UNCHANGING = ("input_size", "dtype", "prefetcher", "no_aug", "interpolation", "mean", "std")
 
 
 def loader_settings(settings: DataSettings, precision: Precision, world: World) -> LoaderSettings:
@@ -272,9 +275,14 @@ def student_views(
     data_config: dict,
     precision: Precision,
     world: World,
+    unchanging: bool = False,
 ) -> StudentViews | None:
-    """Return the training views about which models are asked once, None if these see plain images."""
-    epochs, loading = settings.teacher.view_epochs, loader_settings(settings.data, precision, world)
+    """Return the training views about which models are asked once, None if these see plain images.
+
+    With ``unchanging`` these are the views of ``--no-aug``, which are the same in every epoch.
+    """
+    epochs = 1 if unchanging else settings.teacher.view_epochs
+    loading = loader_settings(settings.data, precision, world)
     if not epochs:
         return None
     # What is stored is found again by all that decides what a model sees. Answers are mixed later.
@@ -290,6 +298,8 @@ def student_views(
     erases_noise = settings.views.reprob and settings.views.remode != "const"
     if loading.prefetch and loading.device.type != "cpu" and erases_noise:
         seen["device"] = loading.device.type  # where timm draws what it fills an erased part with
+    if unchanging:
+        seen = {name: seen[name] for name in UNCHANGING}
 
     def load(dataset: MapDataset, chosen: StretchBatches) -> TrainLoader:
         return create_train_loader(dataset, views, data_config, loading, chosen=chosen)
@@ -365,14 +375,41 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
-    # The frozen part of the student is asked about each image once; its head sees what is stored. Of the training set
-    # there are features of each view if views are stored.
+    # Of the training set there are features of each view if views are stored.
+    encoder = create_encoder(student, data_config, precision, f"--model {settings.student.model}")
+    views = student_views(settings, data_config, precision, world)
+    labellers: Sequence[TeacherModel] = ()
+    if teacher is not None and not settings.evaluation.no_teacher_eval:
+        labellers = teacher.members
+    return load_stored(settings, data, encoder, views, precision, world, labellers)
+
+
+def load_stored(
+    settings: TrainSettings,
+    data: Data,
+    encoder: Encodes,
+    views: StudentViews | None,
+    precision: Precision,
+    world: World,
+    labellers: Sequence[TeacherModel] = (),
+) -> Loaders:
+    """Compute or find what a frozen part of a student gives for all splits, which the rest of it sees; return loaders of
+    that.
+
+    Args:
+        settings: of the run.
+        data: its splits; of none of them a stream.
+        encoder: the frozen part.
+        views: those of the training set; None is the plain image.
+        precision: device and dtype.
+        world: all processes take part.
+        labellers: label each image of the evaluation splits once.
+    """
+    # The frozen part is asked about each image once.
     loading = settings.data
     store = answer_store(loading, settings.teacher.target_cache, world)
-    encoder = create_encoder(student, data_config, precision, f"--model {settings.student.model}")
     samples = data.samples
     labels = _label_tensor(samples)
-    views = student_views(settings, data_config, precision, world)
     features = store.features(encoder, samples, loading.train_split, views)
     order = KeyedSampler(
         len(samples), settings.run.seed, world.rank, world.size, size=data.epoch_size
@@ -381,9 +418,6 @@ def build_feature_loaders(
     loaders: Loaders = {"train": train, "val": None, "select": None, "few_shot": None}
 
     # The other splits are measured on plain images, beside what the teacher says of these.
-    labellers = []
-    if teacher is not None and not settings.evaluation.no_teacher_eval:
-        labellers = list(teacher.members)
     for role, dataset, split in (
         ("val", data.val, loading.val_split),
         ("select", data.select, loading.train_split),
