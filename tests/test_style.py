@@ -191,18 +191,18 @@ def test_the_longest_tests_come_first(pytestconfig):
 # reason gets it here, in the commit that says why.
 TOKENS = {
     "settings": 9_200,
-    "training": 30_000,
+    "training": 30_700,
     "study": 25_200,
     "labels": 29_800,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
     "cli": 8_700,
-    "teachers": 11_600,
+    "teachers": 11_700,
     "root": 10_500,
     "run": 6_100,
     "hub": 6_800,
-    "students": 5_500,
+    "students": 6_100,
     "scripts": 5_000,
     "predictions": 2_800,
     "audit": 20_600,
@@ -210,7 +210,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 242_000
+SLACK, ALL_TOKENS = 1.1, 245_000
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

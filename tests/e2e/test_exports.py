@@ -317,7 +317,10 @@ def test_other_images_and_other_settings_do_not_take_the_place_of_the_runs_own(
     assert names[top1["crop"]] == ", crop_pct 0.5" and names[top1["mean"]] == ", mean 0.1 0.2 0.3"
     assert names[top1["size"]] == ", input_size 3 48 48"
     assert names[top1["all"]].startswith(", crop_pct 0.5, other samples, fingerprint ")
-    assert "split `validation`, with `crop_pct 0.5`:" in text and f"| {top1['crop']:.2f} |" in text
+    assert (
+        "split `validation` (n = 40), with `crop_pct 0.5`:" in text
+        and f"| {top1['crop']:.2f} |" in text
+    )
     # of the same other evaluation the later
     Path("later.json").write_text(Path("crop.json").read_text().replace(f"{top1['crop']}", "77.0"))
     assert ("Top-1 accuracy (%), crop_pct 0.5", 77.0) in card("crop", "later")[1]

@@ -160,7 +160,7 @@ def card_environment() -> jinja2.Environment:
         count=lambda value: f"{value:,.0f}" if is_number(value) else "",
         fenced=fenced,
         is_number=is_number,
-        of_few=lambda images: of_few(images) if is_number(images) else "",
+        of_few=lambda images: of_few(int(images)) if is_number(images) else "",
         pairs=lambda value: list(value.items()) if isinstance(value, dict) else [],
     )
     environment.tests["has_figures"] = lambda row: any(row[1:])

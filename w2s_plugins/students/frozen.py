@@ -106,13 +106,16 @@ class FrozenPart:
         images: Tensor,
         precision: Precision,
     ):
+        # What is stored of an image: the output of the last module, in its own dtype.
         self.student, self.precision = student, precision
         self.last, output = calls[-1]
         self.stores, self.width = output.dtype, output[0].numel()
+        # A layout that the rest would change rounds otherwise.
         layout = torch.contiguous_format
         if output.ndim == 4 and not output.is_contiguous():
             layout = torch.channels_last
         self.rows = _Rows(output.shape[1:], output.dtype, layout)
+        # The student takes what is stored, the last module returns it, and those before it have nothing to do.
         self.forwards: dict[nn.Module, Callable] = {
             student: _FromRows(student, self.rows, images.shape[1:]),
             **{m: _Nothing(self.rows, out.shape[1:], out.dtype) for m, out in calls},
@@ -124,6 +127,7 @@ class FrozenPart:
         """Note what images are made by and how many are seen at a time, and who the part is: by what its outputs are found
         again. ``name`` is timm's of the model.
         """
+        # The trained weights do not change what is stored.
         trained = {n for n, p in self.student.named_parameters() if p.requires_grad}
         state = {n: t for n, t in self.student.state_dict().items() if n not in trained}
         precision = self.precision
@@ -144,6 +148,7 @@ class FrozenPart:
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the outputs (B, D) of the last frozen module, in the precision of training."""
+        # The student ends where the last frozen module has returned.
         found: list[Tensor] = []
 
         def end(module: nn.Module, args: object, output: Tensor) -> None:
@@ -186,6 +191,7 @@ def find_frozen_part(
         input_size: (C, H, W) of its images.
         precision: device, dtype, layout and autocast.
     """
+    # Random images show which modules are called, in evaluations and in training.
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_IMAGES, *input_size, generator=generator)
     images = images.to(device=precision.device, dtype=precision.dtype)
@@ -223,8 +229,10 @@ def _watch(
     """Run a student; return the calls of frozen modules, as long as no module with a trained weight was called, and the
     outputs of all modules from there on.
     """
+    # A module with a trained weight of its own ends what is frozen; one is frozen if no weight below it is trained.
     trained = {m for m in student.modules() if any(p.requires_grad for p in m.parameters(False))}
     frozen = {m for m in student.modules() if not any(p.requires_grad for p in m.parameters())}
+    # How often each was called, what was called before the first trained one, and what came out from there on.
     counts: Counter[nn.Module] = Counter()
     calls: list[_Call] = []
     later: list[Tensor] = []
@@ -245,6 +253,7 @@ def _watch(
             kept = output.clone() if isinstance(output, Tensor) else output
             calls.append(_Call(module, kept, not _are_equal(start, _generators(precision))))
 
+    # As in training, with generators that are put back.
     student.train(training)
     freeze_batchnorm(student)
     devices = [precision.device] if precision.device.type == "cuda" else []

@@ -44,9 +44,11 @@ def run_frozen_part_once(
 
     It is None where images are needed in each step, which the log says if the student has a frozen part.
     """
+    # Probes have a way of their own; of adapters, biases and norms no beginning is frozen.
     tuning, model = settings.student.tune, student.model
     if settings.student.linear_probe or tuning.part not in ("last", "head"):
         return None
+    # Whether it may begin after its frozen part, by flags, network and room; the same on all ranks.
     part, config = None, student.data_config
     reason = _needs_images(settings, data)
     if reason is None:
@@ -71,6 +73,7 @@ def run_frozen_part_once(
 
 def _needs_images(settings: TrainSettings, data: Data) -> str | None:
     """Return why images are needed in each step; None if what is stored of them will do."""
+    # A view, an answer or a target that changes from epoch to epoch needs the images.
     if not settings.views.no_aug:
         return "images are augmented (no --no-aug)"
     if settings.teacher.teacher and not settings.teacher.stores_targets:
@@ -87,6 +90,7 @@ def _needs_images(settings: TrainSettings, data: Data) -> str | None:
 
 def _needs_room(settings: TrainSettings, data: Data, part: FrozenPart) -> str | None:
     """Return why what a part gives cannot be stored; None if there is room for it."""
+    # As much as is to stay in memory, and half of what the disk has.
     folder = answer_store(settings.data, settings.teacher.target_cache, World.alone("cpu")).folder
     # The folder may be made later.
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -105,5 +109,6 @@ def _tells_labels(split: AnyDataset) -> bool:
     """Return whether the label of each sample is known without reading it."""
     if isinstance(split, IterableDataset):
         return False
+    # Images without labels, a data set of files, and slices of both.
     known = is_unlabeled(split) or labels_of(split) is not None
     return known or classes_of_samples(split) is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data.naflex_loader import create_naflex_loader
 from timm.data.real_labels import RealLabelsImagenet
 from timm.layers.test_time_pool import apply_test_time_pool
@@ -240,10 +241,11 @@ def create_loader(
     border = form.crop_border_pixels
     if border and isinstance(dataset, MapDataset):
         # timm would cut everything off an image that is too small, and fail at an image of no pixels
-        size = dataset[0][0].size
-        if 2 * border >= min(size):
+        image = dataset[0][0]
+        if isinstance(image, Image.Image) and 2 * border >= min(image.size):
+            shape = " x ".join(map(str, image.size))
             raise UserError(
-                f"--crop-border-pixels {border}: leaves nothing of the first image, which has {size[0]} x {size[1]}"
+                f"--crop-border-pixels {border}: leaves nothing of the first image, which has {shape}"
             )
     if not form.naflex_loader:
         return create_eval_loader(
