@@ -76,7 +76,8 @@ def test_the_end_is_a_page(here: Run, flags: list[object]) -> None:
     best = verdict.split(": ")[1].split()[0].rstrip(",")
     if best != "labels":
         assert f"* {best} is exported to chain/{best}/export" in lines
-    assert lines[-1].endswith("--stages weak-labels-plus-few-true --experiment chain-checked")
+        end = "--stages weak-labels-plus-few-true --output . --experiment chain-checked"
+        assert lines[-1].endswith(end)
     words = shlex.split(lines[-1])
     words = words[words.index("--unlabeled") :]
     here(*words, "--epochs 1 --workers 0 --output .").ok()

@@ -126,7 +126,14 @@ def test_the_printed_command_keeps_the_test_set(
     assert "--batch-size 8" in command and "--val-slice 0:30" in command
     assert ("--lr 0.002" if has_folders else "--tune norm") in command
     assert has_folders or "--lr" not in command
-    here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
+    # beside the run, whose folder was typed
+    assert "--output . --experiment two-answered" in command
+    here(*shlex.split(command)[2:], "--epochs 1 --workers 0").ok()
+    # images of an older version are not told from a person's
+    Path("two/next/answered/written.json").unlink()
+    error = labels("--answers answers.csv", run="two").error
+    assert "answered: no written.json says which of its 20 images are written anew; move" in error
+    assert len(images_in("two/next/answered/train")) == 20
     result = json.loads(Path("two-answered/student/result.json").read_text())
     val = result["data"]["splits"]["val"]
     # others may read it, whom folders of this disk tell nothing

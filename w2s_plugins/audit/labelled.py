@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def write_labelled(
     validation: int = VALIDATION,
 ) -> None:
     """Write images as ``train/CLASS/`` and ``validation/CLASS/``, and the answers about them, in place of earlier ones.
-    Images that a person has put there stay.
+    Images that a person has put there stay; where nothing says which these are, nothing is written.
 
     Args:
         folder: where to.
@@ -108,7 +109,17 @@ def write_labelled(
         labels: their classes; images with `NO_LABEL` are left out.
         classes: their names.
         validation: every so many-th image is for validation; 0 for none.
+
+    Raises:
+        UserError: there are answers and images, and no list of those that were written, as by an older version.
     """
+    before, present = written_images(folder), images_in(folder)
+    if before is None and present and (folder / ANSWERS).exists():
+        raise UserError(
+            f"{folder}: no {WRITTEN} says which of its {len(present)} images are written anew; move the folder away, "
+            "and repeat the command"
+        )
+    before = before or set()
     # The answers first, whatever happens then: they cannot be made again. A run that learns from these images is not
     # asked about them again.
     with write_errors(folder):
@@ -129,8 +140,7 @@ def write_labelled(
             f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out"
         )
     # by its number in the draw, so that more answers leave each image in its part; a person's images keep their names
-    before = written_images(folder) or set()
-    others = images_in(folder) - before
+    others = present - before
     names: list[str | None] = []
     for number, label in enumerate(labels, start=1):
         is_left_out = label == NO_LABEL or classes[label] in unfit
@@ -265,7 +275,11 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     words = [word for name, value in values.items() for word in words_of(flags[name], value)]
     words += ["--data-dir", str(folder), "--class-names", str(listed)]
     words += ["--stages", "weak-labels-plus-few-true"]
-    words += ["--experiment", name_of_next(learned, folder.name)]
+    # beside the run, where its name is free
+    runs, name = name_of_next(learned, folder.name)
+    if runs != Path("./output/train").resolve():
+        words += ["--output", os.path.relpath(runs)]
+    words += ["--experiment", name]
     return f"{typed('train')} {shlex.join(words)}"
 
 
@@ -321,13 +335,13 @@ def teacher_of_command(learned: Learned) -> str | None:
     return ",".join(typed_ones) or teacher
 
 
-def name_of_next(learned: Learned, purpose: str) -> str:
-    """Return a name for the run that learns from more answers, such as student-answered and then student-answered-2,
-    which no run beside this one has.
+def name_of_next(learned: Learned, purpose: str) -> tuple[Path, str]:
+    """Return the folder of this run, and a name for the one that learns from more answers, such as student-answered and
+    then student-answered-2, which no run there has.
     """
     run = learned.run.resolve()
     run = run.parent if is_stage(run) else run
     before = re.fullmatch(f"(.*)-{purpose}(?:-([0-9]+))?", run.name)
     begin, number = (run.name, 1) if before is None else (before[1], int(before[2] or 1) + 1)
     names = (f"{begin}-{purpose}" + f"-{k}" * (k > 1) for k in itertools.count(number))
-    return next(name for name in names if not (run.parent / name).exists())
+    return run.parent, next(name for name in names if not (run.parent / name).exists())
