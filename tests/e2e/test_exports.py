@@ -160,10 +160,10 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
         [f"| teacher `{name}` |" in part for part in results] for name in ("weak", "other")
     )
     assert [*zip((part.split(":\n")[0] for part in results), weak_in, other_in)] == [
-        ("`grocery`, split `validation[0:30]`", True, False),
-        ("`grocery`, split `test`", False, True),
-        ("`w2s/digits`, split `train[0:30]`", False, False),
-        ("`grocery`, split `test`", False, False),
+        ("`grocery`, split `validation[0:30]` (n = 30)", True, False),
+        ("`grocery`, split `test` (n = 40)", False, True),
+        ("`w2s/digits`, split `train[0:30]` (n = 30)", False, False),
+        ("`grocery`, split `test` (n = 40)", False, False),
     ]
     assert (
         f"| student (this model) | {test['top1']:.2f} |" in results[1]
