@@ -58,8 +58,7 @@ Train a strong student on what a weak teacher says of its images. Flags of a fir
                           YAML file of yours; what you type wins over them
   --epochs N              (default: 300); --val-interval N, --batch-size N, --lr LR, --opt NAME, --amp
   --protocol w2s          train teacher, student and ceiling, and report the gap recovered
-  --stages FILE           train several students in turn: weak-labels-candidates, weak-labels-plus-few-true, or
-                          your YAML file
+  --stages FILE           several students: weak-labels-candidates, weak-labels-plus-few-true, or a file
   --experiment NAME       folder of the run, below --output DIR (default: ./output/train)
   --resume auto           go on where the run of this name was stopped
 
