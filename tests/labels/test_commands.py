@@ -124,8 +124,8 @@ def test_the_labels_of_a_crowd_as_a_table(labels, data):
     write("wide.csv", "image,anna,bob,carl", *said)
     crowd = "wide.csv#anna,bob,carl"
     done = labels("check", crowd, "--output", "all.csv").ok()
-    assert done.out.splitlines()[1:] == ["all.csv: labels of 4 samples"]
-    rows = ["0,cat,1.0", "1,,0.5", "4,dog,1.0", "9,dog,1.0"]
+    assert done.out.splitlines()[1:] == ["all.csv: labels of 3 samples; 1 ties have none"]
+    rows = ["0,cat,1.0", "4,dog,1.0", "9,dog,1.0"]
     assert Path("all.csv").read_text().splitlines() == ["filename,label,confidence", *rows]
     beside = "--data-dir", data, "--output", "mean.csv"
     labels("check", f"{crowd}?combine=mean&missing=skip", *beside).ok()

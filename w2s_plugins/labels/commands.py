@@ -109,8 +109,14 @@ def check(
     if against is None:
         if output is not None:
             found = known.nonzero().flatten()
+            # a row without a label would be no label for who reads the table
+            ties = torch.zeros(len(found), dtype=torch.bool)
+            if not are_several(target_kind):
+                ties = labels[0].best(found).sum(dim=1) > 1
+            found = found[~ties]
             write_label_table(output, [_said_of(labels[0], found, names, are_several(target_kind))])
-            say(f"{output}: labels of {len(found)} samples")
+            left_out = f"; {int(ties.sum())} ties have none" if ties.any() else ""
+            say(f"{output}: labels of {len(found)} samples{left_out}")
         return
 
     # the samples of which the other one says something else
