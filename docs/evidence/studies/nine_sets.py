@@ -53,7 +53,7 @@ from w2s_plugins.files import recipe_path  # noqa: E402
 from w2s_plugins.study.chain import choose_assign, right_of  # noqa: E402
 
 PIXELS = 64
-LITE0 = f"--model tf_efficientnet_lite0 --finetune {{weights}} --img-size {PIXELS} --channels-last"
+LITE0 = f"--model tf_efficientnet_lite0 --finetune {{weights}} --img-size {PIXELS}"
 
 
 def stages_of(flags: str, whole: str) -> dict[str, tuple[str, str]]:
