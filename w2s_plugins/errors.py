@@ -153,9 +153,8 @@ def run_main(main: Callable[[], T], prog: str) -> T:
 
     With ``--debug`` on the command line the traceback is shown as well; of any other error it always is.
     """
-    put_off_import(
-        "wandb"
-    )  # timm imports it wherever it is installed, which takes a second of each start
+    # timm imports it wherever it is installed, which takes a second of each start
+    put_off_import("wandb")
     # What is logged before a program has chosen where to is written as everything else is; names may hold anything,
     # which a terminal need not be able to encode.
     if logging.lastResort is not None:
@@ -189,8 +188,11 @@ def run_main(main: Callable[[], T], prog: str) -> T:
 
 def put_off_import(name: str) -> None:
     """Have a package, if it is installed, imported by the first use of what is in it, not by ``import``."""
-    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is not None:
         sys.modules[name] = _Later(name)
+        # whoever looks whether the package is there, as accelerate does, asks for this
+        sys.modules[name].__spec__ = spec
 
 
 class _Later(ModuleType):

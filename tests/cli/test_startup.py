@@ -1,6 +1,7 @@
 """The parser answers before torch and all that needs it is imported: ``--help``, wrong flags, types and files."""
 
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -187,6 +188,7 @@ def test_a_put_off_package_is_imported_by_its_first_use(
     assert "no_such_package" not in sys.modules
     later = importlib.import_module("late")
     assert not hasattr(later, "__file__") and sys.modules["late"] is later
+    assert importlib.util.find_spec("late") is later.__spec__ and sys.modules["late"] is later
     assert later.VALUE == 7 and sys.modules["late"] is not later
     for name in ("late", "late.part"):
         sys.modules.pop(name, None)
