@@ -4,6 +4,8 @@ they agree.
 
 import numpy as np
 
+from .annotators import MOST_STEPS, TOLERANCE, Crowd, Votes, fit_crowd
+
 ANSWERS_PER_CELL, FEWEST_ANSWERS = 4, 64  # of an annotator, for a matrix to be learned of them
 LEVEL = 0.1  # within which annotators are about as reliable
 
@@ -98,14 +100,10 @@ def dawid_skene(
     annotators: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    max_steps: int = 200,
-    tolerance: float = 1e-7,
+    max_steps: int = MOST_STEPS,
+    tolerance: float = TOLERANCE,
 ) -> np.ndarray:
-    """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes.
-
-    Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979 (Applied
-    Statistics 28, 20). It starts from the shares of votes and ends when the likelihood of a sample grows by less than
-    ``tolerance``.
+    """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes, see `fit_crowd`.
 
     Args:
         samples: (R,) sample of each answer, in [0, N).
@@ -113,35 +111,11 @@ def dawid_skene(
         labels: (R,) class of each answer, in [0, C).
         num_classes: C.
         max_steps: steps of expectation and maximisation at most.
-        tolerance: see above.
+        tolerance: by which the likelihood of a sample has to grow for another one.
     """
-    # a start at random would name the classes in any order; the shares of votes name them as people do
-    tiny = np.finfo(float).tiny
-    posterior = combine_annotators(samples, annotators, labels, num_classes, "mean")
-    likelihood = -np.inf
-    people = int(annotators.max()) + 1
-    cell = annotators * num_classes + labels
-    about = np.concatenate([np.arange(len(posterior)), samples])
-    for _ in range(max_steps):
-        # maximisation: how frequent each class is, and what each annotator says of each
-        prior = posterior.mean(axis=0)
-        # by annotator, answer and true class
-        confusion = _sums(cell, posterior[samples], people * num_classes)
-        confusion = confusion.reshape(people, num_classes, num_classes)
-        confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
-
-        # expectation: what each sample is, if they are so; the peak is taken out before exp, which would underflow
-        log_prior = np.tile(np.log(np.maximum(prior, tiny)), (len(posterior), 1))
-        log_said = np.log(np.maximum(confusion[annotators, labels], tiny))
-        log_joint = _sums(about, np.concatenate([log_prior, log_said]), len(posterior))
-        peak = log_joint.max(axis=1, keepdims=True)
-        posterior = np.exp(log_joint - peak)
-        total = posterior.sum(axis=1, keepdims=True)
-        posterior /= total
-        before, likelihood = likelihood, float((peak + np.log(total)).mean())
-        if likelihood - before < tolerance:
-            break
-    return posterior
+    shape = (int(samples.max()) + 1, int(annotators.max()) + 1, num_classes)
+    votes = Votes(samples, annotators, labels, shape)
+    return fit_crowd(votes, Crowd("dawid-skene"), max_steps, tolerance).posterior
 
 
 def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, logger
+from ..labels.annotators import alternate, shrink
 from ..target_kind import UNMAPPED_LOGIT
 from .stored import CachedTargets
 
@@ -171,21 +172,23 @@ class PosteriorTargets(CachedTargets):
 
     def _fit(self) -> None:
         """Find the confusion matrix of each other teacher."""
-        for _ in range(_STEPS):
-            sums = [torch.zeros_like(matrix) for matrix in self.matrices]
-            for index in torch.arange(self.count).split(_ROWS):
-                # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
-                # once for both, because reading is what takes long.
-                evidence = [*self._evidence(index)]
-                logits = self._combine(self._prior_of(index), evidence)
-                shares = self.target_kind.probabilities(logits)
-                # Maximisation: how often a teacher says a class of images that are of another one.
-                for total, (answers, rows, _) in zip(sums, evidence):
-                    total += shares[rows].T @ answers
-            before, self.matrices = self.matrices, [smooth(total) for total in sums]
-            changes = [(a - b).abs().max() for a, b in zip(before, self.matrices)]
-            if max(changes) < _TOLERANCE:
-                break
+        self.matrices = alternate(self._step, self.matrices, _STEPS, _TOLERANCE)
+
+    def _step(self, before: list[Tensor]) -> tuple[list[Tensor], float]:
+        """Return the matrices after another step, and the largest change of a share in them."""
+        self.matrices = before
+        sums = [torch.zeros_like(matrix) for matrix in before]
+        for index in torch.arange(self.count).split(_ROWS):
+            # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
+            # once for both, because reading is what takes long.
+            evidence = [*self._evidence(index)]
+            logits = self._combine(self._prior_of(index), evidence)
+            shares = self.target_kind.probabilities(logits)
+            # Maximisation: how often a teacher says a class of images that are of another one.
+            for total, (answers, rows, _) in zip(sums, evidence):
+                total += shares[rows].T @ answers
+        after = [smooth(total) for total in sums]
+        return after, max(float((a - b).abs().max()) for a, b in zip(before, after))
 
     def _measure(self) -> dict[str, object]:
         """Return the `figures`, and log them."""
@@ -230,4 +233,4 @@ def smooth(counts: Tensor) -> Tensor:
     """Return the rows of a matrix of counts (C, C) as shares. A class that is hardly seen is taken to be half right."""
     overall = counts.sum(dim=0) / counts.sum().clamp(min=torch.finfo(torch.float32).tiny)
     assumed = (torch.eye(len(counts), device=counts.device) + overall) / 2
-    return (counts + _PSEUDO * assumed) / (counts.sum(dim=1, keepdim=True) + _PSEUDO)
+    return shrink(counts, assumed, _PSEUDO)

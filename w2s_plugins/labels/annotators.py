@@ -1,0 +1,201 @@
+"""Expectation and maximisation for annotators: what each confuses, and what then is true of each sample.
+
+Whoever answers, a person of a crowd or a teacher, has a confusion matrix, whose rows are true classes. Expectation takes
+the matrices as known and says what is true of each sample; maximisation counts answers by what is then true (Dawid &
+Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979, Applied Statistics 28, 20).
+`teachers.posterior` goes over stored answers of teachers in this way, and `fit_crowd` over the votes of a crowd.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from scipy import sparse
+from torch import Tensor
+
+TINY = float(np.finfo(float).tiny)
+MOST_STEPS, TOLERANCE = 200, 1e-7  # of the likelihood of a sample, below which they end
+_NEARLY = 1e-10  # from 0 and 1, for a reliability: a single other answer is possible
+_FROM_COIN = 1.0  # answers of a class that are assumed to be confused evenly, in the confusion that is common
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+State = TypeVar("State")
+
+
+def alternate(
+    step: Callable[[State], tuple[State, float]], state: State, max_steps: int, tolerance: float
+) -> State:
+    """Repeat a step of expectation and maximisation until what it changes is below ``tolerance``.
+
+    Args:
+        step: returns the next state, and how much it changed.
+        state: to begin with.
+        max_steps: steps at most.
+        tolerance: see above.
+    """
+    for _ in range(max_steps):
+        state, change = step(state)
+        if change < tolerance:
+            break
+    return state
+
+
+def shrink(counts: Array, towards: Array, strength: float) -> Array:
+    """Return rows of counts (..., C) as shares, with ``strength`` answers more, which are as ``towards`` (..., C) says."""
+    return (counts + strength * towards) / (counts.sum(-1)[..., None] + strength)
+
+
+class Crowd(NamedTuple):
+    """A model of a crowd.
+
+    Args:
+        name: ``majority``: all people are as reliable, and all classes as frequent. ``one-coin``: each is right with a
+            probability of their own, and wrong answers are spread evenly. ``dawid-skene``: each has a confusion matrix.
+            ``pooled``: these are drawn towards the confusion that all have in common, as in Paun et al., Comparing
+            Bayesian Models of Annotation, 2018 (TACL 6, 571).
+        strength: of ``pooled``, how many answers about a class what is common weighs as much as.
+        is_even: of ``pooled``, whether all classes are as frequent.
+    """
+
+    name: str
+    strength: float = 0.0
+    is_even: bool = True
+
+
+class Votes:
+    """Answers of a crowd, each a class.
+
+    Args:
+        samples: (R,) sample of each answer, in [0, N).
+        annotators: (R,) annotator of each answer, in [0, A).
+        labels: (R,) class of each answer, in [0, C).
+        shape: N, A and C.
+    """
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        annotators: np.ndarray,
+        labels: np.ndarray,
+        shape: tuple[int, int, int],
+    ):
+        self.samples, self.annotators, self.labels, self.shape = samples, annotators, labels, shape
+        samples_, annotators_, classes = shape
+        cells = annotators * classes + labels
+        ones = np.ones(len(samples))
+        # by sample, and by annotator and class: expectation and maximisation are products with it
+        self.cells = sparse.csr_array(
+            (ones, (samples, cells)), shape=(samples_, annotators_ * classes)
+        )
+        counted = sparse.csr_array((ones, (samples, labels)), shape=(samples_, classes)).toarray()
+        self.answers = counted.sum(axis=1)
+        # nobody says anything of a sample whose answers are all held out
+        self.has = self.answers > 0
+        self.shares = np.full(counted.shape, 1 / classes)
+        self.shares[self.has] = counted[self.has] / self.answers[self.has, None]
+
+    def take(self, rows: np.ndarray) -> "Votes":
+        """Return some of the answers, of the same samples, annotators and classes."""
+        return Votes(self.samples[rows], self.annotators[rows], self.labels[rows], self.shape)
+
+
+class Fit(NamedTuple):
+    """What a model makes of answers.
+
+    Args:
+        posterior: (N, C) probabilities of the true classes.
+        confusion: (A, C, C) by annotator, true class and answer, or how often each is right (A,).
+        likelihood: mean log-likelihood of a sample.
+    """
+
+    posterior: np.ndarray
+    confusion: np.ndarray
+    likelihood: float
+
+
+def fit_crowd(
+    votes: Votes, crowd: Crowd, max_steps: int = MOST_STEPS, tolerance: float = TOLERANCE
+) -> Fit:
+    """Fit a model of a crowd; it ends when the likelihood of a sample grows by less than ``tolerance``.
+
+    A start at random would name the classes in any order; the shares of votes name them as people do.
+    """
+
+    def step(before: Fit) -> tuple[Fit, float]:
+        confusion = _maximise(votes, before.posterior, crowd)
+        # how frequent each class is, and what each sample is, if people are so; the peak is taken out before exp,
+        # which would underflow
+        shares = before.posterior[votes.has].mean(axis=0)
+        if crowd.name == "majority" or (crowd.name == "pooled" and crowd.is_even):
+            shares = np.full_like(shares, 1 / len(shares))
+        log_joint = np.log(np.maximum(shares, TINY)) + _log_likelihood(votes, confusion)
+        peak = log_joint.max(axis=1, keepdims=True)
+        posterior = np.exp(log_joint - peak)
+        total = posterior.sum(axis=1, keepdims=True)
+        likelihood = float((peak + np.log(total)).mean())
+        return Fit(posterior / total, confusion, likelihood), likelihood - before.likelihood
+
+    start = Fit(votes.shares, np.empty(0), -np.inf)
+    return alternate(step, start, max_steps, tolerance)
+
+
+def _maximise(votes: Votes, posterior: np.ndarray, crowd: Crowd) -> np.ndarray:
+    """Return the confusion of each annotator, see `Fit`, if the samples are what ``posterior`` (N, C) says."""
+    people, classes = votes.shape[1:]
+    if crowd.name in ("majority", "one-coin"):
+        right = posterior[votes.samples, votes.labels]
+        overall = right.mean()
+        answers = np.bincount(votes.annotators, minlength=people)
+        reliability = np.bincount(votes.annotators, right, minlength=people) / np.maximum(
+            answers, 1
+        )
+        # of whom nothing is known is taken to be as all are
+        is_as_all = (answers == 0) | (crowd.name == "majority")
+        return np.where(is_as_all, overall, reliability).clip(_NEARLY, 1 - _NEARLY)
+
+    # by annotator, true class and answer
+    counts = (votes.cells.T @ posterior).reshape(people, classes, classes).transpose(0, 2, 1)
+    if crowd.name == "dawid-skene":
+        return shrink(counts, np.zeros_like(counts), TINY)
+    total = counts.sum(axis=0)
+    overall = np.trace(total) / total.sum()
+    common = shrink(total, _coins(np.array([overall]), classes)[0], _FROM_COIN)
+    return shrink(counts, np.broadcast_to(common, counts.shape), crowd.strength)
+
+
+def _coins(reliability: np.ndarray, classes: int) -> np.ndarray:
+    """Return the matrices (A, C, C) of people who are right so often (A,), and else say any other class."""
+    others = (1 - reliability) / max(1, classes - 1)
+    same = np.eye(classes)
+    return reliability[:, None, None] * same + others[:, None, None] * (1 - same)
+
+
+def _log_likelihood(votes: Votes, confusion: np.ndarray) -> np.ndarray:
+    """Return how likely the answers about each sample are under each true class, (N, C)."""
+    samples, _, classes = votes.shape
+    if confusion.ndim == 3:
+        logs = np.log(np.maximum(confusion, TINY)).transpose(0, 2, 1)
+        return votes.cells @ logs.reshape(-1, classes)
+    # of coins only the class that is answered differs
+    wrong = np.log((1 - confusion) / max(1, classes - 1))
+    gain = (np.log(confusion) - wrong)[votes.annotators]
+    places = votes.samples * classes + votes.labels
+    gains = np.bincount(places, gain, minlength=samples * classes).reshape(samples, classes)
+    base = np.bincount(votes.samples, wrong[votes.annotators], minlength=samples)
+    return base[:, None] + gains
+
+
+def foretell(fit: Fit, held_out: Votes) -> np.ndarray:
+    """Return how likely each class is as each of the answers ``held_out``, (R, C), by a model that has not seen them."""
+    classes = held_out.shape[2]
+    truth = fit.posterior[held_out.samples]
+    if fit.confusion.ndim == 1:
+        right = fit.confusion[held_out.annotators, None]
+        return truth * right + (1 - truth) * (1 - right) / max(1, classes - 1)
+    # one annotator after the other, as there are too many matrices for all answers at once
+    forecast = np.empty_like(truth)
+    order = np.argsort(held_out.annotators, kind="stable")
+    ends = np.bincount(held_out.annotators, minlength=held_out.shape[1]).cumsum()
+    for person, rows in enumerate(np.split(order, ends[:-1])):
+        forecast[rows] = truth[rows] @ fit.confusion[person]
+    return forecast
