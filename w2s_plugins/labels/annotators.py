@@ -42,7 +42,8 @@ def alternate(
 
 def shrink(counts: Array, towards: Array, strength: float) -> Array:
     """Return rows of counts (..., C) as shares, with ``strength`` answers more, which are as ``towards`` (..., C) says."""
-    return (counts + strength * towards) / (counts.sum(-1)[..., None] + strength)
+    total = counts.sum(-1)[..., None] + strength
+    return (counts + strength * towards) / total.clip(TINY)
 
 
 class Crowd(NamedTuple):
@@ -156,7 +157,7 @@ def _maximise(votes: Votes, posterior: np.ndarray, crowd: Crowd) -> np.ndarray:
     # by annotator, true class and answer
     counts = (votes.cells.T @ posterior).reshape(people, classes, classes).transpose(0, 2, 1)
     if crowd.name == "dawid-skene":
-        return shrink(counts, np.zeros_like(counts), TINY)
+        return shrink(counts, np.zeros_like(counts), 0.0)
     total = counts.sum(axis=0)
     overall = np.trace(total) / total.sum()
     common = shrink(total, _coins(np.array([overall]), classes)[0], _FROM_COIN)
