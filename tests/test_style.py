@@ -107,7 +107,7 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     "code",
     [
-        "import w2s_plugins.settings.resolve",
+        "import w2s_plugins.resolve.fill_in",
         "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)",
     ],
 )

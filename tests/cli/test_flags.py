@@ -14,7 +14,7 @@ from tests.parts import assert_refused, lines
 from tests.test_documents import commands
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role, words_of
-from w2s_plugins.cli.forms import share_or_count
+from w2s_plugins.settings.forms import share_or_count
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.parts import assert_refused
-from w2s_plugins.cli.forms import parse_shapes
+from w2s_plugins.settings.forms import parse_shapes
 from w2s_plugins.data.episodes import (
     Episodes,
     EpisodeSampler,

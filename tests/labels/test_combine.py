@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from w2s_plugins.cli.forms import MEANS
+from w2s_plugins.settings.forms import MEANS
 from w2s_plugins.labels.combine import (
     choose_means,
     combine_annotators,

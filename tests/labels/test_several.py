@@ -14,7 +14,7 @@ from timm.data.loader import fast_collate
 from torch import Tensor
 
 from tests.parts import assert_refused, calm, lines, write_digits
-from w2s_plugins.cli.forms import parse_labels
+from w2s_plugins.settings.forms import parse_labels
 from w2s_plugins.data.datasets import class_names_of, labels_of
 from w2s_plugins.data.keys import SampleKeys, describe
 from w2s_plugins.data.map_style import classes_of_samples

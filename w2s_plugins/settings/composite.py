@@ -93,17 +93,22 @@ class TrainSettings:
 
 def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
     """Return the values of fields that are no flags, or that have a type of their own."""
-    # Without a teacher nothing is stored of the views, but for the features of a linear probe.
-    kind, _, number = flags["teacher_targets"].partition(":")
-    stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
     # What `labels:FILE?combine=mean` says behind the name holds for all files of labels.
     of_labels = parse_labels(flags["teacher"])[1]
     return dict(
         semi_supervised=bool(flags["unlabeled"] and flags["task_loss_weight"]),
         crop_mode=None,
-        view_epochs=int(number) if stores_views else 0,
+        view_epochs=count_view_epochs(flags),
         **{f"labels_{name}": value for name, value in of_labels.items()},
     )
+
+
+def count_view_epochs(flags: Mapping[str, Any]) -> int:
+    """Return the N of ``--teacher-targets cached-views:N``, 0 where no views are stored."""
+    # Without a teacher nothing is stored of the views, but for the features of a linear probe.
+    kind, _, number = flags["teacher_targets"].partition(":")
+    stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
+    return int(number) if stores_views else 0
 
 
 # ---------------------------------------------------------------- an evaluation

@@ -65,6 +65,7 @@ class Role(enum.Flag):
 
 # another value gives the same weights
 NEUTRAL = Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS
+NO_ROLE = Role(0)
 
 
 # ---------------------------------------------------------------- types with a range
@@ -132,7 +133,7 @@ class Flag:
     required: bool = False
     low: float | None = None
     high: float | None = None
-    role: Role = Role(0)
+    role: Role
     names: tuple[str, ...] = ()
     parse: Callable[[Any], object] | None = None
     span: bool = False
@@ -283,9 +284,9 @@ class Concern:
     A subclass says which role those of its flags have that name none.
     """
 
-    role: typing.ClassVar[Role] = Role(0)
+    role: typing.ClassVar[Role] = NO_ROLE
 
-    def __init_subclass__(cls, role: Role = Role(0), **kwargs: Any):
+    def __init_subclass__(cls, role: Role = NO_ROLE, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.role = role
 

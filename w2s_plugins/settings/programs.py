@@ -106,8 +106,7 @@ def train_program() -> Program:
         "few-shot learning": "few_shot_eval",
         "noisy labels": "label_noise",
         "optimizer": "opt",
-        "learning-rate schedule": "sched lr_base lr_noise epoch_repeats start_epoch "
-        "decay_milestones",
+        "learning-rate schedule": "sched epoch_repeats start_epoch decay_milestones",
         "augmentation and regularisation": "no_aug jsd_loss bce_sum reprob smoothing "
         "train_interpolation drop",
         "batch norm": "bn_momentum",

@@ -95,9 +95,7 @@ NOTHING_TO_SPLIT = Term(
     lambda settings: not settings.views.reprob and not settings.student.split_bn,
 )
 # the teacher
-STORED_TARGETS = Term(
-    "--teacher-targets cached", lambda settings: settings.teacher.stores_targets
-)
+STORED_TARGETS = Term("--teacher-targets cached", lambda settings: settings.teacher.stores_targets)
 STORED_VIEWS = Term("--teacher-targets cached-views:N", stores_views)
 LABELS = Term("--teacher labels:PATH", lambda settings: settings.teacher.has_labels)
 LABELS_ALONE = Term(

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from torch.utils.data import IterableDataset
 
-from ..cli.declare import Role
-from ..cli.forms import DIGITS, LABELS_PREFIX, parse_selection
 from ..cli.parser import fill, train_parser
-from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
 from ..distributed.world import World
 from ..errors import logger, quietly
 from ..labels.splits import Data
 from ..made_of import Ingredient
+from ..resolve.fill_in import check_paths
+from ..resolve.train import resolve_train_args
 from ..settings.composite import TrainSettings
 from ..settings.concerns import label_paths
-from ..settings.flags import resolve_train_args
-from ..settings.resolve import check_paths
+from ..settings.field import Role
+from ..settings.forms import DIGITS, LABELS_PREFIX, parse_selection
+from ..settings.values import split_names
 from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_label_files, match_labels

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import pandas
 
-from ..cli.declare import read_table
-from ..cli.forms import OF_PART
 from ..errors import UserError, logger, quietly
 from ..metrics.figures import HEADINGS, allows_advice, figure_of_few, headline_name, no_advice
 from ..monitor import format_table
 from ..run.record import HELD_OUT, headline_of_record, images_of
+from ..settings.concerns.subcommands import LabelsAudit
+from ..settings.field import flags_of
+from ..settings.forms import OF_PART
 from .ahead import settle
 from .controls import without
 from .planning import LocalPlan, LocalRun
@@ -282,7 +283,7 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
 
 def count_answers(stages: Sequence[LocalRun]) -> int:
     """Return about how many images a person is asked: those that ``labels audit`` draws, if there are so many."""
-    drawn = read_table("commands.yaml")["labels"]["audit"]["--images"]["default"]
+    drawn = next(flag.default for flag in flags_of(LabelsAudit) if flag.name == "images")
     # of a stream nobody knows how many there are
     seen = [stage.record["data"]["splits"]["train"]["num_samples"] for stage in stages]
     return min([drawn, *filter(None, seen)])

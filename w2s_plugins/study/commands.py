@@ -26,8 +26,8 @@ def open_study(spec: Path) -> list[StudyRun]:
     Raises:
         UserError: one line for the first thing that is wrong, naming the run.
     """
-    from ..settings.flags import resolve_train_args  # it imports torch and timm
-    from ..settings.resolve import check_paths
+    from ..resolve.fill_in import check_paths
+    from ..resolve.train import resolve_train_args  # it imports torch and timm
     from ..training.weights import START
     from .ahead import about_data, check_data
     from .w2s import check_runs_behind, check_teachers

@@ -24,10 +24,10 @@ from ..metrics.evaluator import create_evaluator
 from ..metrics.figures import HEADINGS, figure_of_few, headline_of
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_classifier
-from ..teachers.name import TeacherName
 from ..teachers.openers import Request
 from ..teachers.teacher import open_alone
 from ..training.data import build_data

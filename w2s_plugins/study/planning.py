@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Role, option, shown_value, words_of
-from ..cli.forms import MULTILABEL, parse_slice
+from ..cli.declare import words_of
 from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
-from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, nearest, said_of
+from ..resolve.fill_in import resolve_data_dir
 from ..settings.concerns import label_paths
-from ..settings.resolve import note_idle, resolve_data_dir
+from ..settings.field import Role, option, shown_value
+from ..settings.forms import MULTILABEL, parse_slice
+from ..settings.programs import train_program
+from ..settings.rules import note_idle
+from ..settings.values import check_values, split_names
 from .controls import (
     CONTROLS,
     LABELS_OF_KIND,
@@ -662,9 +665,9 @@ def encode(flags: Mapping[str, object]) -> list[str]:
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
     # the order is part of a run's name, by which a study finds again what it has made: it may not change
-    actions = train_parser().by_dest()
+    known = train_program().flags
     words: list[str] = []
     for name in sorted(flags):
         if flags[name] not in (None, [], {}):
-            words += words_of(actions[name], flags[name])
+            words += words_of(known[name], flags[name])
     return words

@@ -14,8 +14,6 @@ out for student and ceiling; epochs of the student are ranked against its teache
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..cli.declare import Role
-from ..cli.parser import train_parser
 from ..data import take_slice
 from ..data.keys import count_copies, describe
 from ..errors import UserError, logger
@@ -23,6 +21,8 @@ from ..made_of import Ingredient
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..settings.composite import TrainSettings
+from ..settings.field import Role
+from ..settings.programs import train_program
 from ..training.data import classes_of_table, open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
@@ -74,7 +74,7 @@ def check_runs_behind(student: Flags, models: Sequence[tuple[str, str, Path]]) -
     """Raise a `UserError` where a model, or what it was made of, has seen samples of the student's part or the test
     set; ``models`` are those of `models_of`.
     """
-    data = train_parser().names(Role.DATA) | {"train_slice"}
+    data = train_program().flags.names(Role.DATA) | {"train_slice"}
     for flag, name, folder in models:
         for earlier, flags in runs_behind(folder, flag):
             # a run folder has the flags that decide on its data; nothing is fetched that they name

@@ -7,9 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import PREFIXES
 from ..cli.parser import fill, train_parser
-from ..cli.values import split_names
 from ..data.datasets import known_labels
 from ..data.keys import describe
 from ..data.map_style import classes_of_samples
@@ -23,10 +21,12 @@ from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..models.loading import of_timm
 from ..no_label import NO_LABEL
+from ..resolve.fill_in import check_paths
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..settings.composite import TrainSettings
-from ..settings.resolve import check_paths
+from ..settings.forms import PREFIXES
+from ..settings.values import split_names
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data

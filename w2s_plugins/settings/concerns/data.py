@@ -31,6 +31,12 @@ from ..forms import (
 )
 
 
+def has_no_truth(unlabeled: str | None, dataset: str, data_dir: str | None) -> bool:
+    """Return whether there are only images without labels; a folder of torchvision's is not one of a labelled split."""
+    downloaded = str(unlabeled).lower().startswith("torch/")
+    return bool(unlabeled and not dataset and (downloaded or not data_dir))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Concern, role=Role.DATA):
     """Which samples there are, how they are read and how they come in batches."""
@@ -258,9 +264,8 @@ class DataSettings(Concern, role=Role.DATA):
 
     @property
     def has_no_truth(self) -> bool:
-        """Whether there are only images without labels; a folder of torchvision's is not one of a labelled split."""
-        downloaded = str(self.unlabeled).lower().startswith("torch/")
-        return bool(self.unlabeled and not self.dataset and (downloaded or not self.data_dir))
+        """Whether there are only images without labels."""
+        return has_no_truth(self.unlabeled, self.dataset, self.data_dir)
 
     @property
     def learns_weak_labels_alone(self) -> bool:

@@ -1,6 +1,5 @@
 """What only an evaluation by ``validate.py`` can be told, or what has another default there."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,9 +88,7 @@ class EvaluatedSettings(Concern, role=Role.DATA):
     dataset: str = flag("", "TYPE/NAME, inat2018 or inat2021; empty: image folders or tar files")
     split: str = flag("validation", "split to evaluate on")
     num_samples: Count | None = flag(None, "size of the split of an iterable dataset")
-    batch_size: Count = flag(
-        256, "batch size", role=Role.TRAINING, names=("-b", "--batch-size")
-    )
+    batch_size: Count = flag(256, "batch size", role=Role.TRAINING, names=("-b", "--batch-size"))
     crop_mode: str | None = flag(None, "center, squash or border")
     few_shot: str | None = flag(
         None,

@@ -45,6 +45,19 @@ class OptimSettings(Concern, role=Role.SCHEDULE):
         "learning rate; without it --lr-base is scaled by the batch size",
         role=Role.SCHEDULE | Role.TUNING,
     )
+    # the learning rate by the size of the batch
+    lr_base: NonNegative = flag(
+        0.1, "learning rate at --lr-base-size", role=Role.ALIAS | Role.SCHEDULE
+    )
+    lr_base_size: Count = flag(
+        256, "batch size that --lr-base is meant for", role=Role.ALIAS | Role.SCHEDULE
+    )
+    lr_base_scale: Literal["", "linear", "sqrt"] = flag(
+        "",
+        "linear or sqrt (default: by optimizer)",
+        role=Role.ALIAS | Role.SCHEDULE,
+        metavar="RULE",
+    )
     # noise and cycles
     lr_noise: Sequence[NonNegative] | None = flag(
         None, "range of epochs with noise on the learning rate"

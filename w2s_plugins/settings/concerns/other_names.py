@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..field import Concern, Count, HIDDEN, NonNegative, Role, Whole, flag
+from ..field import HIDDEN, Concern, NonNegative, Role, Whole, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +32,6 @@ class AliasSettings(Concern, role=Role.ALIAS | Role.TEACHER):
         "with --task multilabel these flags are B where they would be A (recipes use it, because "
         "some losses know one class an image alone)",
         role=Role.ALIAS,
-    )
-    # the learning rate by the size of the batch
-    lr_base: NonNegative = flag(
-        0.1, "learning rate at --lr-base-size", role=Role.ALIAS | Role.SCHEDULE
-    )
-    lr_base_size: Count = flag(
-        256, "batch size that --lr-base is meant for", role=Role.ALIAS | Role.SCHEDULE
-    )
-    lr_base_scale: Literal["", "linear", "sqrt"] = flag(
-        "",
-        "linear or sqrt (default: by optimizer)",
-        role=Role.ALIAS | Role.SCHEDULE,
-        metavar="RULE",
     )
     jsd_loss: bool = flag(False, "Jensen-Shannon criterion over the splits", role=Role.TRAINING)
     # the criterion on ground truth

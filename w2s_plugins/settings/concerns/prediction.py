@@ -26,9 +26,7 @@ class Prediction(Concern, role=Role.WHERE):
         names="dir",
         metavar="DIR",
     )
-    checkpoint: str | None = flag(
-        None, "weights of MODEL: a file or a run folder", metavar="PATH"
-    )
+    checkpoint: str | None = flag(None, "weights of MODEL: a file or a run folder", metavar="PATH")
     class_names: str | None = flag(
         None,
         "file with one name a line, or a,b,c; for a model that knows none of its own",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from .. import terms
-from ..field import Concern, Count, HIDDEN, Percent, ProperShare, Range, Role, Seed, Whole, flag
+from ..field import HIDDEN, Concern, Count, Percent, ProperShare, Range, Role, Seed, Whole, flag
 from ..forms import share_or_count
 
 

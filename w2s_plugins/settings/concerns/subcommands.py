@@ -6,47 +6,38 @@ arguments are called like the flags. They stand here because ``--help`` must not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ...files import recipe_path
 from ..field import Concern, Count, flag
 
-# flags that several commands have
-SPEC = partial(
-    flag,
+# fields that several commands have
+SPEC = flag(
     None,
     "the specification, the name of one of the package's, or the folder of a study",
     read=recipe_path,
     names="spec",
     metavar="STUDY.yaml",
 )
-STUDY_OUTPUT = partial(
-    flag,
+STUDY_OUTPUT = flag(
     None,
     "folder of the study (default: output/studies/NAME, after the file; `plan` makes a folder "
     "only where it is given)",
     metavar="DIR",
 )
-CLASS_NAMES = partial(
-    flag, None, "file with one name a line, or a,b,c: what labels may be", metavar="NAMES"
+CLASS_NAMES = flag(None, "file with one name a line, or a,b,c: what labels may be", metavar="NAMES")
+TASK = flag("classification", "multilabel: an image may have several classes")
+ANSWERS = flag(None, "table of the answers, in place of a draw", metavar="FILE")
+IMAGES_NOW = flag(
+    None, "where the images lie now (default: where they lay in training)", metavar="DIR"
 )
-TASK = partial(flag, "classification", "multilabel: an image may have several classes")
-ANSWERS = partial(flag, None, "table of the answers, in place of a draw", metavar="FILE")
-IMAGES_NOW = partial(
-    flag, None, "where the images lie now (default: where they lay in training)", metavar="DIR"
-)
-PLUGINS = partial(flag, [], "modules or files to import", metavar="FILE")
-REPO_ID = partial(
-    flag, None, "repository, created when missing", names="repo_id", metavar="ORG/NAME"
-)
-PRIVATE = partial(flag, False, "create the repository private")
-REVISION = partial(
-    flag, None, "branch to push to, created when missing (default: main)", metavar="R"
-)
-MESSAGE = partial(flag, None, "first line of the commit", metavar="M")
-DRY_RUN = partial(flag, False, "write what would be pushed into a folder and send nothing")
+PLUGINS = flag([], "modules or files to import", metavar="FILE")
+REPO_ID = flag(None, "repository, created when missing", names="repo_id", metavar="ORG/NAME")
+PRIVATE = flag(False, "create the repository private")
+REVISION = flag(None, "branch to push to, created when missing (default: main)", metavar="R")
+MESSAGE = flag(None, "first line of the commit", metavar="M")
+DRY_RUN = flag(False, "write what would be pushed into a folder and send nothing")
 Task = Literal["classification", "multilabel"]
 
 
@@ -57,8 +48,8 @@ Task = Literal["classification", "multilabel"]
 class StudyPlan(Concern):
     """Check every command of a study and show its runs; with --output its folder is made."""
 
-    spec: Path = SPEC()
-    output: Path | None = STUDY_OUTPUT()
+    spec: Path = SPEC
+    output: Path | None = STUDY_OUTPUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +58,8 @@ class StudyRun(Concern):
     again, it goes on; exit code 1 when a run failed.
     """
 
-    spec: Path = SPEC()
-    output: Path | None = STUDY_OUTPUT()
+    spec: Path = SPEC
+    output: Path | None = STUDY_OUTPUT
     jobs: Count | None = flag(
         None,
         "runs at a time (default: one for each GPU in CUDA_VISIBLE_DEVICES, else one for each "
@@ -121,8 +112,8 @@ class LabelsCheck(Concern):
         "relative to",
         metavar="DIR",
     )
-    class_names: str | None = CLASS_NAMES()
-    task: Task = TASK()
+    class_names: str | None = CLASS_NAMES
+    task: Task = TASK
     against: str | None = flag(
         None,
         "another table, of labels or of predictions, that it is compared with",
@@ -143,8 +134,8 @@ class LabelsStats(Concern):
     files: Sequence[str] = flag(
         None, "tables of labels; several are one crowd", names="files", metavar="FILE"
     )
-    class_names: str | None = CLASS_NAMES()
-    task: Task = TASK()
+    class_names: str | None = CLASS_NAMES
+    task: Task = TASK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +155,10 @@ class LabelsAudit(Concern):
         "images to draw, or, where an image may have several classes, questions about one of "
         "these; more of them include the fewer",
     )
-    answers: str | None = ANSWERS()
-    data_dir: str | None = IMAGES_NOW()
-    task: Task = TASK()
-    plugins: Sequence[str] = PLUGINS()
+    answers: str | None = ANSWERS
+    data_dir: str | None = IMAGES_NOW
+    task: Task = TASK
+    plugins: Sequence[str] = PLUGINS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +169,9 @@ class LabelsNext(Concern):
 
     run: str = flag(None, "folder of a run that has ended", names="run", metavar="RUN")
     images: Count = flag(50, "images to draw; more of them include the fewer")
-    answers: str | None = ANSWERS()
-    data_dir: str | None = IMAGES_NOW()
-    plugins: Sequence[str] = PLUGINS()
+    answers: str | None = ANSWERS
+    data_dir: str | None = IMAGES_NOW
+    plugins: Sequence[str] = PLUGINS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,16 +189,16 @@ class LabelsPush(Concern):
     path: str = flag(
         None, "table of labels, or folder of stored answers", names="path", metavar="PATH"
     )
-    repo_id: str = REPO_ID()
+    repo_id: str = REPO_ID
     license: str | None = flag(
         None, "license in the card (default: the card says nothing of it)", metavar="ID"
     )
-    class_names: str | None = CLASS_NAMES()
-    task: Task = TASK()
-    private: bool = PRIVATE()
-    revision: str | None = REVISION()
-    commit_message: str | None = MESSAGE()
-    dry_run: bool = DRY_RUN()
+    class_names: str | None = CLASS_NAMES
+    task: Task = TASK
+    private: bool = PRIVATE
+    revision: str | None = REVISION
+    commit_message: str | None = MESSAGE
+    dry_run: bool = DRY_RUN
 
 
 # ---------------------------------------------------------------- hub
@@ -220,14 +211,14 @@ class HubPush(Concern):
     run: str = flag(
         None, "run folder, or its export/, which is published", names="run", metavar="RUN"
     )
-    repo_id: str = REPO_ID()
-    private: bool = PRIVATE()
-    revision: str | None = REVISION()
+    repo_id: str = REPO_ID
+    private: bool = PRIVATE
+    revision: str | None = REVISION
     hub_license: str | None = flag(
         None, "license in the card (default: what the run's card says)", metavar="ID"
     )
-    commit_message: str | None = MESSAGE()
-    dry_run: bool = DRY_RUN()
+    commit_message: str | None = MESSAGE
+    dry_run: bool = DRY_RUN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,10 +246,8 @@ class HubExport(Concern):
         metavar="MODEL",
     )
     onnx: Path = flag(None, "file that is written", metavar="FILE", required=True)
-    checkpoint: str | None = flag(
-        None, "weights of MODEL: a file or a run folder", metavar="PATH"
-    )
-    plugins: Sequence[str] = PLUGINS()
+    checkpoint: str | None = flag(None, "weights of MODEL: a file or a run folder", metavar="PATH")
+    plugins: Sequence[str] = PLUGINS
 
 
 # by the command, what it is for, and its sub-commands in the order of the help

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from .. import terms
 from ..field import Concern, Count, NonNegative, Pixels, Positive, Range, Role, Share, flag
 from ..forms import LABELS_PREFIX, loss_weights, teacher_names
-from ..teacher_name import TeacherName, parse_teachers, label_paths, teacher_models
+from ..teacher_name import TeacherName, label_paths, parse_teachers, teacher_models
 
 Part = TypeVar("Part")
 
@@ -107,7 +107,7 @@ class WeakTeacherSettings(Concern, role=Role.TEACHER):
     labels_unlisted: str | None
     """Of several labels an image, what a list says of the classes that it does not name: ``no`` or ``unknown``."""
     labels_delimiter: str | None
-    """What stands between the labels of a cell, a name or key of `cli.forms.DELIMITERS`; None finds it out."""
+    """What stands between the labels of a cell, a name or key of `settings.forms.DELIMITERS`; None finds it out."""
 
     @property
     def names(self) -> tuple[TeacherName, ...]:
