@@ -14,9 +14,9 @@ from ..made_of import Ingredient
 from ..resolve.fill_in import check_paths
 from ..resolve.train import resolve_train_args
 from ..settings.composite import TrainSettings
-from ..settings.concerns import label_paths
 from ..settings.field import Role
 from ..settings.forms import DIGITS, LABELS_PREFIX, parse_selection
+from ..settings.teacher_name import label_paths
 from ..settings.values import split_names
 from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group

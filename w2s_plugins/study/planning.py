@@ -14,11 +14,11 @@ from ..cli.declare import words_of
 from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
 from ..errors import UserError, logger, nearest, said_of
 from ..resolve.fill_in import resolve_data_dir
-from ..settings.concerns import label_paths
 from ..settings.field import Role, option, shown_value
 from ..settings.forms import MULTILABEL, parse_slice
 from ..settings.programs import train_program
 from ..settings.rules import note_idle
+from ..settings.teacher_name import label_paths
 from ..settings.values import check_values, split_names
 from .controls import (
     CONTROLS,

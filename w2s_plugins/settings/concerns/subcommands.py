@@ -70,7 +70,6 @@ class StudyRun(Concern):
         {},
         "parameters of submitit: timeout_min=240 slurm_partition=gpu gpus_per_node=1 "
         "cpus_per_task=8",
-        metavar="NAME=VALUE",
     )
 
 
