@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Unpack
 
-    # a stub alone, made of flags.yaml
+    # a stub alone, made of the flags
     from .keywords import (  # pyright: ignore[reportMissingModuleSource]
         PredictFlags,
         ProtocolFlags,

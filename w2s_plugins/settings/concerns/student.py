@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..field import Concern, NonNegative, Role, Share, flag
-from ..forms import Tuning
+from ..forms import Tuning, parse_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class StudentSettings(Concern, role=Role.START):
         "lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all but "
         "the first train the head too",
         role=Role.START | Role.SHAPE | Role.STATE,
+        parse=parse_tuning,
     )
     gp: str | None = flag(
         None,
