@@ -102,7 +102,9 @@ def is_same(run: LocalRun, other: LocalRun, part: Mapping[str, Any]) -> bool:
     with_part = replace(other, flags={**other.flags, **part})
     with quietly():
         settle(with_part)
-    return without(run.settings, ["experiment"]) == without(with_part.settings, ["experiment"])
+    return without(run.settings.flags, ["experiment"]) == without(
+        with_part.settings.flags, ["experiment"]
+    )
 
 
 def best_part(run: LocalRun, plan: LocalPlan) -> str:
@@ -166,7 +168,7 @@ def choose_part(run: LocalRun, plan: LocalPlan) -> dict[str, Any]:
 
 def flags_of_part(best: str, names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
     """Return the flags of what a stage (``best`` of some ``names``) trains, as `choose_part` does."""
-    settings = {stage.name: stage.settings for stage in plan.runs if stage.name in names}
+    settings = {stage.name: stage.settings.flags for stage in plan.runs if stage.name in names}
     flags = {name: settings[best][name] for name in OF_PART}
     # where all have equally many, these are of half of the samples
     if len({settings[name]["epochs"] for name in names}) > 1:

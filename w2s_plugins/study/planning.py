@@ -14,6 +14,7 @@ from ..cli.declare import words_of
 from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
 from ..errors import UserError, logger, nearest, said_of
 from ..resolve.fill_in import resolve_data_dir
+from ..settings.composite import TrainSettings
 from ..settings.field import Role, option, shown_value
 from ..settings.forms import MULTILABEL, parse_slice
 from ..settings.programs import train_program
@@ -48,7 +49,7 @@ class LocalRun(PlannedRun):
 
     Args:
         flags: that are set.
-        settings: all of its flags, as it writes them.
+        settings: what its flags come to; there once `ahead.settle` has checked them.
         assign_by: earlier stages, by whose figures its ``teacher_assign`` is chosen.
         tune_by: earlier stages; it trains the same part of the student as the best of these.
         audited: a person is asked at the end whether this stage, or another one of these, is best.
@@ -57,7 +58,7 @@ class LocalRun(PlannedRun):
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: TrainSettings = field(init=False, repr=False, compare=False)
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False

@@ -155,7 +155,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         world = World.alone(settings.compute.device)
         labels = find_label_files(teaching, world)
         # A stream is refused as one, and not because answers about it cannot be stored.
-        plain = TrainSettings.from_flags({**vars(args), "teacher_targets": "online"})
+        plain = settings.with_flags(teacher_targets="online")
         data = build_data(plain, labels)
         if isinstance(data.train, IterableDataset):
             raise UserError(
