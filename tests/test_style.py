@@ -212,7 +212,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 245_000
+SLACK, ALL_TOKENS = 1.1, 253_500  # with the flags, which were 1,500 lines of YAML
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -41,6 +41,7 @@ def has_no_truth(unlabeled: str | None, dataset: str, data_dir: str | None) -> b
 class DataSettings(Concern, role=Role.DATA):
     """Which samples there are, how they are read and how they come in batches."""
 
+    # where the images are
     data_dir: str | None = flag(
         None,
         "folder of the data (default: the one that IMAGENET_DIR names)",
@@ -60,6 +61,7 @@ class DataSettings(Concern, role=Role.DATA):
         role=Role.WHERE | Role.DATA | Role.PLACE,
         metavar="PATH[,PATH]",
     )
+    # a part of each batch with true labels
     labeled_share: Share = flag(
         0.25,
         "share of each batch that is labelled, with --unlabeled and --task-loss-weight: at least "
@@ -114,6 +116,7 @@ class DataSettings(Concern, role=Role.DATA):
         metavar="FILE[#COLUMN]",
         evaluation="val_labels",
     )
+    # of iterable data sets, whose length is not known
     train_num_samples: Count | None = flag(
         None, "size of the training split of an iterable dataset"
     )
@@ -123,6 +126,7 @@ class DataSettings(Concern, role=Role.DATA):
     dataset_download: bool = flag(
         False, "allow torch/ and tfds/ datasets to download themselves", role=Role.WHERE
     )
+    # names of the classes
     class_map: str = flag(
         "",
         "file that maps class names to indices",
@@ -166,6 +170,7 @@ class DataSettings(Concern, role=Role.DATA):
         None, "PIL mode that images are converted to", metavar="MODE", evaluation="input_img_mode"
     )
     input_key: str | None = flag(None, "column of the images", evaluation="input_key")
+    # columns of a table with images in it
     target_key: str | None = flag(
         None,
         "column of the labels; with --task multilabel also the columns of classes, A,B,C",
@@ -183,6 +188,7 @@ class DataSettings(Concern, role=Role.DATA):
         "the network needs, whose pixels differ by half a level; pil: Pillow, as timm",
         evaluation="decoder",
     )
+    # code of others is never run
     dataset_trust_remote_code: bool = flag(
         False, "let a Hub dataset run code from its repository", role=Role.WHERE
     )
@@ -234,6 +240,7 @@ class DataSettings(Concern, role=Role.DATA):
     slice_seed: Seed = flag(
         0, "seed of the slices, the same for teacher and student", evaluation="slice_seed"
     )
+    # held out of training, for the choice of an epoch
     select_split: float | int | None = flag(
         None,
         "hold out this share (0.1) or count (500) of the training slice and let it, not the "
@@ -242,6 +249,7 @@ class DataSettings(Concern, role=Role.DATA):
         read=share_or_count,
         needs="select",
     )
+    # the order of an epoch, and who reads it
     epoch_repeats: NonNegative = flag(
         0.0, "repeats of an iterable dataset in an epoch", role=Role.SCHEDULE, in_study="epochs"
     )
@@ -256,6 +264,7 @@ class DataSettings(Concern, role=Role.DATA):
         names=("-j", "--workers"),
         evaluation="workers",
     )
+    # how batches reach the device
     pin_mem: bool = flag(False, "pin host memory (on CUDA always so)", role=Role.WHERE)
     no_prefetcher: bool = flag(False, "normalise images in the workers", role=Role.TRAINING)
     # no flags: what follows from several

@@ -11,6 +11,7 @@ from ..field import Concern, Count, Factor, NonNegative, Positive, Range, Role, 
 class OptimSettings(Concern, role=Role.SCHEDULE):
     """Optimizer, schedule, and the average of the weights."""
 
+    # one step of the optimizer
     grad_accum_steps: Count = flag(1, "batches per update", role=Role.MODEL)
     opt: str = flag("sgd", "optimizer, one of timm's", role=Role.STATE | Role.OPTIMIZER)
     opt_eps: NonNegative | None = flag(None, "epsilon of the optimizer", role=Role.OPTIMIZER)
@@ -33,9 +34,11 @@ class OptimSettings(Concern, role=Role.SCHEDULE):
     layer_decay_no_opt_scale: Share | None = flag(
         None, "layers below this scale are not trained", role=Role.OPTIMIZER
     )
+    # whatever else the optimizer of timm takes
     opt_kwargs: Mapping[str, Any] = flag(
         {}, "more optimizer arguments", role=Role.STATE | Role.OPTIMIZER
     )
+    # the learning rate, and how it falls
     sched: Literal[
         "constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd"
     ] = flag("cosine", "learning-rate schedule", metavar="NAME")
@@ -75,6 +78,7 @@ class OptimSettings(Concern, role=Role.SCHEDULE):
     lr_stable_timescale: Positive | None = flag(
         None, "time scale of rsqrt in epochs (default: --warmup-epochs)"
     )
+    # the two ends of the schedule
     warmup_lr: NonNegative = flag(1e-05, "learning rate at the start of the warm-up")
     min_lr: NonNegative = flag(0, "lowest learning rate of cyclic schedules")
     # how long
@@ -91,6 +95,7 @@ class OptimSettings(Concern, role=Role.SCHEDULE):
     cooldown_epochs: Whole = flag(0, "epochs at the lowest rate, after the schedule")
     patience_epochs: Whole = flag(10, "patience of plateau")
     decay_rate: NonNegative = flag(0.1, "factor of a decay", names=("--decay-rate", "--dr"))
+    # a second set of weights, which follows the first
     model_ema: bool = flag(
         False, "keep an exponential moving average of the weights", role=Role.SHAPE | Role.TRAINING
     )
@@ -99,6 +104,7 @@ class OptimSettings(Concern, role=Role.SCHEDULE):
     )
     model_ema_decay: Share = flag(0.9998, "its decay", role=Role.TRAINING)
     model_ema_warmup: bool = flag(False, "warm its decay up", role=Role.TRAINING)
+    # with --train-img-sizes
     variable_batch_loss_scale: Literal["none", "sqrt", "linear"] = flag(
         "none", "scale of the loss with the batch size of --train-img-sizes", role=Role.TRAINING
     )

@@ -26,6 +26,7 @@ class Prediction(Concern, role=Role.WHERE):
         names="dir",
         metavar="DIR",
     )
+    # weights, and the names of the classes
     checkpoint: str | None = flag(None, "weights of MODEL: a file or a run folder", metavar="PATH")
     class_names: str | None = flag(
         None,
@@ -38,6 +39,7 @@ class Prediction(Concern, role=Role.WHERE):
     prompts: str | None = flag(
         None, "templates of a clip: model, such as 'a photo of a {}|a {}'", metavar="TEXTS"
     )
+    # the model's, unless it is given here
     img_size: Pixels | None = flag(None, "input size (default: the model's own)")
     # what is written; without any file the best classes of one image are printed
     output: Path | None = flag(
@@ -71,11 +73,13 @@ class Prediction(Concern, role=Role.WHERE):
     # how it is done
     batch_size: Count = flag(64, "images at a time", names=("-b", "--batch-size"))
     workers: Processes = flag(4, "processes that decode images", names=("-j", "--workers"))
+    # another decoder gives other pixels, by a little
     decoder: Literal["pil", "fast"] = flag(
         "fast",
         "what decodes images and makes the first crop or resize; fast: JPEG files no larger than "
         "the network needs, whose pixels differ by half a level; pil: Pillow, as timm",
     )
+    # where, and with whose code
     device: str | None = flag(
         None, "cpu, cuda, ... (default: cuda where there is one)", metavar="D"
     )

@@ -32,6 +32,7 @@ class EvaluationSettings(Concern, role=Role.EVALUATION):
     val_interval: Count = flag(
         1, "epochs between evaluations", names=("--val-interval", "--eval-interval")
     )
+    # more checkpoints than the best
     save_epochs: Sequence[Count] = flag(
         [], "keep milestone-N.pth.tar after N epochs, for each N; each is evaluated too"
     )
@@ -51,6 +52,7 @@ class EvaluationSettings(Concern, role=Role.EVALUATION):
         idle="--task classification",
         evaluation="multilabel_threshold",
     )
+    # groups of classes by how often they occur in training
     long_tail: str = flag(
         "auto",
         "also measure accuracy on classes with many, medium and few training samples: always, "
@@ -60,6 +62,7 @@ class EvaluationSettings(Concern, role=Role.EVALUATION):
         idle=terms.NO_EVALUATION,
         evaluation="long_tail",
     )
+    # several views of an image
     tta: Whole = flag(0, "test-time augmentations, as consecutive samples", idle="--linear-probe")
 
 
@@ -67,6 +70,7 @@ class EvaluationSettings(Concern, role=Role.EVALUATION):
 class ComputeSettings(Concern, role=Role.TRAINING):
     """Device, precision, processes and compilation."""
 
+    # memory layout, and fast layers
     channels_last: bool | None = flag(
         None,
         "channels_last memory layout (default: for convolutional networks on a CPU, and on CUDA "
@@ -90,6 +94,7 @@ class ComputeSettings(Concern, role=Role.TRAINING):
         idle="--linear-probe",
         one_of="compiler",
     )
+    # where, and in which precision
     device: str = flag("cuda", "device; without CUDA the CPU is used", role=Role.WHERE)
     amp: bool = flag(False, "mixed precision", evaluation="amp")
     amp_dtype: Literal["float16", "bfloat16"] = flag(
@@ -112,6 +117,7 @@ class ComputeSettings(Concern, role=Role.TRAINING):
         "on CUDA: the same command gives the same weights to the last bit, in more time "
         "(docs/scale.md)",
     )
+    # accelerators that torch does not know by itself
     device_modules: Sequence[str] | None = flag(
         None, "Python modules of device backends to import", role=Role.WHERE, metavar="MODULE"
     )
@@ -149,7 +155,9 @@ class RunSettings(Concern, role=Role.REPORT):
     nan_patience: Count = flag(
         10, "bad (NaN or infinite) steps in a row, each skipped, before the run stops"
     )
+    # what is written beside the log
     log_tensorboard: bool = flag(False, "write TensorBoard events to the run folder")
+    # all that is drawn depends on it
     seed: Seed = flag(42, "random seed", role=Role.TUNING, in_study="the key seeds")
     # how often something is logged, measured and saved
     log_interval: Count = flag(50, "updates between log lines")
@@ -179,6 +187,7 @@ class RunSettings(Concern, role=Role.REPORT):
         "its run to continue, another than the one that --resume continues by itself",
         metavar="ID",
     )
+    # publication of the end
     push_to_hub: str | None = flag(
         None,
         "publish the exported student on the Hugging Face Hub",
@@ -210,6 +219,7 @@ class ProtocolSettings(Concern, role=Role.PROTOCOL):
         read=share_or_count,
         needs="protocol",
     )
+    # how the two others are trained, where it differs
     weak_config: Sequence[str] = flag(
         [],
         "YAML files with the flags in which the teacher's training differs with --protocol",
@@ -269,11 +279,13 @@ class ProtocolSettings(Concern, role=Role.PROTOCOL):
 class CommandSettings(Concern, role=Role.REPORT):
     """What the command does beside a run."""
 
+    # these answer at once, in place of a training
     list_losses: bool = flag(
         False,
         "list the distillation losses with their kwargs, and exit",
         in_study="it trains nothing",
     )
+    # set by launchers that are older than torchrun
     local_rank: int = flag(
         0,
         "set by old launchers; torchrun's environment wins",
@@ -287,4 +299,5 @@ class CommandSettings(Concern, role=Role.REPORT):
 class Debugging(Concern, role=Role.REPORT):
     """What every command has."""
 
+    # of every command
     debug: bool = flag(False, "show the traceback of errors")

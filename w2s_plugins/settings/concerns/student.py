@@ -31,6 +31,7 @@ class StudentSettings(Concern, role=Role.START):
         "DINOv2 and CLIP publish theirs",
         metavar="PATH",
     )
+    # which part of it is trained
     linear_probe: bool = flag(
         False,
         "train the last layer only, on features of the frozen student that are computed once, "
@@ -47,12 +48,14 @@ class StudentSettings(Concern, role=Role.START):
         role=Role.START | Role.SHAPE | Role.STATE,
         parse=parse_tuning,
     )
+    # the network itself
     gp: str | None = flag(
         None,
         "global pooling: fast, avg, max, avgmax, catavgmax",
         role=Role.MODEL | Role.SHAPE,
         evaluation="gp",
     )
+    # less memory for more time
     grad_checkpointing: bool = flag(
         False,
         "recompute activations in the backward pass",
@@ -69,6 +72,7 @@ class StudentSettings(Concern, role=Role.START):
     # the new head
     head_init_scale: NonNegative | None = flag(None, "factor on the initial head")
     head_init_bias: float | None = flag(None, "initial bias of the head")
+    # regularisation: of units, of paths, of regions
     drop: Share = flag(0.0, "dropout", role=Role.TRAINING, idle="--linear-probe")
     drop_connect: Share | None = flag(
         None, "old name of --drop-path", role=Role.TRAINING, idle="--linear-probe"
@@ -77,6 +81,7 @@ class StudentSettings(Concern, role=Role.START):
         None, "stochastic depth", role=Role.TRAINING, idle="--linear-probe"
     )
     drop_block: Share | None = flag(None, "drop block", role=Role.TRAINING, idle="--linear-probe")
+    # batch norm, in one process and in several
     bn_momentum: Share | None = flag(None, "momentum of batch norm", role=Role.MODEL)
     bn_eps: NonNegative | None = flag(None, "epsilon of batch norm", role=Role.MODEL)
     sync_bn: bool = flag(

@@ -83,7 +83,7 @@ class StudyStatus(Concern):
 @dataclass(frozen=True, kw_only=True)
 class StudyReport(Concern):
     """Compare the finished runs of a study and print the table; writes index.html, one page that needs no network,
-    README.md with the same in Markdown, the figures, table.csv and table.tex.
+    README.md with the same in Markdown, the figures and table.csv.
     """
 
     folder: Path = flag(None, "folder of the study", names="folder", metavar="DIR")

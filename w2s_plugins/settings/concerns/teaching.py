@@ -40,6 +40,7 @@ class WeakTeacherSettings(Concern, role=Role.TEACHER):
         form="PATH",
         in_study="`checkpoint` of an item of weak",
     )
+    # a CLIP is asked in words
     prompts: str | None = flag(
         None,
         "with --teacher clip:...: templates with {} for the name of a class, a file with one a "
@@ -48,6 +49,7 @@ class WeakTeacherSettings(Concern, role=Role.TEACHER):
         needs="teacher",
         idle=terms.LABELS_ALONE,
     )
+    # how it is built, if its checkpoint does not say it
     teacher_img_size: Pixels | None = flag(
         None,
         "input size of the teacher (default: its own)",
@@ -69,6 +71,7 @@ class WeakTeacherSettings(Concern, role=Role.TEACHER):
         choices=("online", "cached", "cached-views:N"),
         metavar="KIND",
     )
+    # on disk
     target_cache: str = flag(
         "output/targets",
         "where cached targets are kept; other runs with the same data and teacher find them there",
@@ -200,9 +203,11 @@ class LossSettings(Concern, role=Role.TRAINING):
     distill_loss_weight: NonNegative | None = flag(
         None, "weight of the distillation loss", role=Role.TEACHER | Role.TUNING
     )
+    # the criterion of several classes an image
     bce_sum: bool = flag(False, "sum it over classes")
     bce_target_thresh: Share | None = flag(None, "binarise its soft targets")
     bce_pos_weight: NonNegative | None = flag(None, "its weight of positives")
+    # classes that are rare
     loss_pos_weight: str = flag(
         "",
         "its weight of positives: a number, one for each class (1,2,...), a file with them, or "
@@ -222,6 +227,7 @@ class LossSettings(Concern, role=Role.TRAINING):
         "class_weights.py writes it",
         metavar="FILE",
     )
+    # arguments of single criteria
     asl_gamma_pos: NonNegative = flag(1.0, "focus of the asl criterion on the true class")
     asl_gamma_neg: NonNegative = flag(4.0, "and on the others")
     poly_epsilon: Annotated[float, Range(-1)] = flag(
@@ -231,6 +237,7 @@ class LossSettings(Concern, role=Role.TRAINING):
     smoothing: Annotated[float, Range(0, 0.999999)] = flag(
         0.1, "label smoothing of the criterion (default with --task multilabel: 0)"
     )
+    # the teacher of timm, beside its own flags
     kd_model_name: str | None = flag(
         None, "teacher of timm's own distillation tasks", role=Role.TEACHER, in_study="the key weak"
     )

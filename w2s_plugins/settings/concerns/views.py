@@ -13,6 +13,7 @@ from ..forms import augmentation_policy
 class ViewSettings(Concern, role=Role.TRAINING):
     """What becomes of an image before training sees it."""
 
+    # what is done at all
     no_aug: bool = flag(False, "no training augmentation")
     train_crop_mode: Literal["rrc", "rkrc", "rkrr"] | None = flag(
         None, "rrc, rkrc or rkrr", role=Role.VIEW, idle=terms.PLAIN
@@ -49,6 +50,7 @@ class ViewSettings(Concern, role=Role.TRAINING):
     gaussian_blur_prob: Share | None = flag(
         None, "probability of blur", role=Role.VIEW, idle=terms.PLAIN
     )
+    # a policy of several changes
     aa: str | None = flag(
         None, "AutoAugment, RandAugment or AugMix policy", role=Role.VIEW, idle=terms.PLAIN
     )
@@ -56,6 +58,7 @@ class ViewSettings(Concern, role=Role.TRAINING):
     aug_repeats: NonNegative = flag(
         0, "views of a sample in an epoch", role=Role.MIXING, idle="--linear-probe", neutral=0
     )
+    # a second view, for losses that compare two
     strong_views: str | None = flag(
         None,
         "show each image without a label a second time, augmented like this (such as "
@@ -93,10 +96,12 @@ class ViewSettings(Concern, role=Role.TRAINING):
         span=True,
         idle="--linear-probe",
     )
+    # how often, and on what
     mixup_prob: Share = flag(1.0, "probability of mixing")
     mixup_switch_prob: Share = flag(0.5, "share of cutmix where both are on")
     mixup_mode: Literal["batch", "pair", "elem"] = flag("batch", "batch, pair or elem")
     mixup_off_epoch: Whole = flag(0, "no mixing from this epoch on")
+    # how an image is resized
     train_interpolation: Literal[
         "", "random", "nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"
     ] = flag("random", "interpolation of random crops", metavar="NAME")
