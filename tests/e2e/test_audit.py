@@ -36,7 +36,6 @@ from w2s_plugins.audit.draw import (
 )
 from w2s_plugins.audit.estimate import Estimate, estimate, simultaneous
 from w2s_plugins.audit.page import write_page
-from w2s_plugins.audit.run import MAY_BE_BEST
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.training.learned import open_learned
@@ -529,10 +528,10 @@ def family(count: int, seed: int) -> tuple[np.ndarray, Opinions]:
 
 
 def narrowed(opinions: Opinions, truth: np.ndarray, seed: int) -> list[Step]:
-    """The steps of who draws on for those that may be best by the answers so far."""
+    """The steps of who draws on for the two that are best by the answers so far."""
     first = Step([*range(6)], 50)
     is_best = audit_of(opinions, truth, [first], seed).is_best
-    left = np.union1d((is_best >= MAY_BE_BEST).nonzero()[0], np.argsort(-is_best)[:2])
+    left = np.argsort(-is_best)[:2]
     return [first, Step(left.tolist(), 100)]
 
 

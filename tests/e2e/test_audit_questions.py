@@ -131,7 +131,6 @@ def test_a_draw_and_its_answers(audit: Audit) -> None:
     done = audit("run --answers", answer("some.csv", 60, unsure=3)).ok()
     assert "answers about 60 of the 80 drawn questions, 1 of them '?' (cannot tell)" in done.out
     assert re.search("^difference ", done.out, re.MULTILINE) and "answers of yes say so" in done.out
-    assert "temperature of student" not in done.out or "mean confidence" in done.out
     assert (
         "--train-labels run/audit/checked.csv?missing=skip" in done.out
         and not Path("run/audit/checked").exists()
@@ -145,23 +144,6 @@ def test_a_draw_and_its_answers(audit: Audit) -> None:
     assert "about 100 of the 100" in done.out
     # the table is what both have learned from, and has its own name
     assert "labels" not in rows_of(done.out) and len(rows_of(done.out)) > 2
-
-
-def test_a_student_that_is_right_is_as_sure_as_it_should_be(audit: Audit) -> None:
-    """Its temperature is said where it is the best one, and is wrong on some."""
-    audit("run --images 2000").ok()
-    own = said("run", 1)
-    rows = [
-        (image, name, "yes" if (own.ravel()[key] == 1) != (number % 5 == 0) else "no")
-        for number, (key, (image, name)) in enumerate(
-            zip(page_of("run")["keys"], page_of("run")["questions"])
-        )
-    ]
-    columns = dict(zip(("filename", "class", "answer"), map(list, zip(*rows))))
-    write_label_table(Path("own.csv"), [columns])
-    done = audit("run --answers own.csv").ok()
-    assert "Better: the student is right more often" in done.out
-    assert "* temperature of student: " in done.out
 
 
 def test_several_people(audit: Audit) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from PIL import Image
 from selenium.webdriver.common.by import By
@@ -22,7 +21,6 @@ from w2s_plugins.audit.report import (
     by_class,
     class_shares,
     confusion_of,
-    fit_temperature,
     verdict_on_one,
     verdict_on_several,
 )
@@ -150,19 +148,6 @@ def test_answers_stay_when_a_run_is_added(here: Run, runs: dict[str, str]) -> No
     assert Path("run/audit/earlier-2-answers.csv").read_bytes() == second
 
 
-def test_more_images_are_drawn_for_those_that_may_be_best(here: Run, runs: dict[str, str]) -> None:
-    """After fifty answers, others decide no more what is drawn; they are compared all the same."""
-    of(here, "run third better.csv --images 60").ok()
-    write_label_table(Path("some.csv"), [answers_about(runs, page_of("run")["keys"])])
-    of(here, "run third better.csv --answers some.csv").ok()
-    done = of(here, "run third better.csv --images 80").ok()
-    assert [*rows_of(done.out)][:2] == ["better.csv", "labels"] and len(rows_of(done.out)) == 4
-    first, last = json.loads(Path("run/audit/plan.json").read_text())["draws"][-1]
-    assert first[1] == 60 and last[1] == 80 and {*last[0]} < {*first[0]} and len(last[0]) == 2
-    write_label_table(Path("all.csv"), [answers_about(runs, page_of("run")["keys"])])
-    assert "about 80 of the 80" in of(here, "run third better.csv --answers all.csv").ok().out
-
-
 def test_kept_answers_that_were_damaged_are_said_to_be(here: Run, runs: dict[str, str]) -> None:
     of(here, "run --images 30").ok()
     of(here, "run --answers", fill(runs, "run", "old.csv")).ok()
@@ -264,7 +249,7 @@ def test_answers_about_some_images_do_not_keep_the_others_from_being_drawn(
     assert rows_of(done.out)["labels"][:2] == ["66.7", "66.7 to 66.7"]
 
 
-def test_a_temperature_is_of_the_images_that_all_say_something_of(here: Run, runs: dict) -> None:
+def test_answers_count_of_the_images_that_all_say_something_of(here: Run, runs: dict) -> None:
     """Answers about others are kept, and say nothing of these."""
     of(here, "run --images 90").ok()
     own = said("run", 1)
@@ -274,7 +259,7 @@ def test_a_temperature_is_of_the_images_that_all_say_something_of(here: Run, run
     of(here, "run --answers mostly.csv").ok()
     of(here, "run some.csv --images 90").ok()
     done = of(here, "run some.csv --answers mostly.csv").ok()
-    assert "Best: run" in done.out and "* temperature of run: " in done.out
+    assert "Best: run" in done.out
 
 
 @pytest.mark.parametrize(
@@ -416,48 +401,16 @@ def test_what_is_said_of_classes(here: Run, runs: dict[str, str]) -> None:
     assert re.fullmatch(r"--loss balanced_elr --loss-kwargs shares=\[([0-9.]+,?){10}\]", line)
 
 
-def test_the_temperature_of_the_best_student(here: Run, runs: dict[str, str]) -> None:
-    of(here, "run --images 90").ok()
-    own = said("run", 1)
-    mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
-    write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
-    out = of(here, "run --answers mostly.csv").ok().out
-    assert "Better" in out
-    line = r"temperature of student: ([0-9.]+); its mean confidence is then ([0-9.]+) %, not"
-    ((temperature, confidence),) = re.findall(line, out)
-    assert 0.05 < float(temperature) < 20 and 10 < float(confidence) < 100
-    # of somebody who is right on all, no temperature can be told
-    always = {key: NAMES[label] for key, label in own.items()}
-    write_label_table(Path("always.csv"), [answers_about(always, [*runs])])
-    assert "temperature" not in of(here, "run --answers always.csv").ok().out
-
-
 def test_a_student_of_grey_images_beside_one_of_colours(here: Run, runs: dict[str, str]) -> None:
     here(TABLE, *BRIEF, RUNS["run"], "--in-chans 1 --experiment grey").ok()
     of(here, "grey --images 90").ok()
     own = said("grey", 1)
     mostly = {key: NAMES[(own[key] + (number % 4 == 0)) % 10] for number, key in enumerate(runs)}
     write_label_table(Path("mostly.csv"), [answers_about(mostly, [*runs])])
-    line = r"temperature of (?:student|grey)(: .*)"
-    alone = re.findall(line, of(here, "grey --answers mostly.csv").ok().out)
     of(here, "run grey --images 90").ok()
-    beside = re.findall(line, of(here, "run grey --answers mostly.csv").ok().out)
-    assert alone == beside and len(alone) == 1
-
-
-def test_a_fitted_temperature_is_the_one_that_spoilt_the_logits() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(4000, 5, generator=generator)
-    truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0].numpy()
-    weights = np.random.default_rng(0).uniform(1, 3, 4000)
-    for spoilt in (0.5, 1.0, 3.0):
-        temperature, before, after = fit_temperature(spoilt * logits, truth, weights)
-        assert temperature == pytest.approx(spoilt, rel=0.1)
-        assert before == pytest.approx(
-            np.average((spoilt * logits).softmax(dim=1).amax(dim=1), weights=weights), abs=1e-6
-        )
-        right = np.average(logits.argmax(dim=1).numpy() == truth, weights=weights)
-        assert after == pytest.approx(right, abs=0.03)
+    done = of(here, "run grey --answers mostly.csv").ok()
+    right = [NAMES[own[key]] == name for key, name in mostly.items()]
+    assert rows_of(done.out)["grey"][0] == f"{100 * np.mean(right):.1f}"
 
 
 def test_shares_are_nearer_to_the_truth_than_what_is_said_or_answered() -> None:

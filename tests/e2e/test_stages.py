@@ -379,7 +379,7 @@ def test_a_choice_within_noise_takes_the_recipe(
     assert best_part(runs["student"], plan) == chosen
     with caplog.at_level("INFO"):
         part = choose_part(runs["student"], plan)
-    assert part["tune"] == runs[chosen].settings["tune"]
+    assert part["tune"] == runs[chosen].settings.flags["tune"]
     above = max(says, key=says.__getitem__) != chosen
     assert ("none is above it beyond noise" in caplog.messages[-1]) == above
     assert is_same(runs["recipe"], runs["student"], part) == (chosen == usual)

@@ -11,7 +11,7 @@ from w2s_plugins.losses.memory import gather_rows
 from w2s_plugins.training.step import BufferUndo
 
 from . import feature_cases
-from .common import NUM_SAMPLES, make_inputs, make_loss, on_two_ranks
+from .common import BY_CLASS, NUM_SAMPLES, make_inputs, make_loss, on_two_ranks
 
 WITH_MEMORY = [
     "elr",
@@ -67,7 +67,9 @@ def test_two_ranks_remember_what_one_process_does(name, two_ranks):
     state, values = train(name)
     (one, first_values), (other, second_values) = (found[name] for found in two_ranks)
     fresh = make_loss(name, 4).state_dict()
-    assert [key for key, value in state.items() if not torch.equal(value, one[key])] == []
+    # torch computes the sigmoids of the last elements, beyond full vectors, by code that rounds differently
+    bound = 1e-7 if BY_CLASS in name else 0
+    torch.testing.assert_close(dict(one), dict(state), rtol=bound, atol=bound)
     assert [key for key, value in other.items() if not torch.equal(value, one[key])] == []
     assert [key for key, value in state.items() if torch.equal(value, fresh[key])] == []
     sums = [[value * n for value, n in steps] for steps in (values, first_values, second_values)]

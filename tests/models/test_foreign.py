@@ -16,10 +16,10 @@ from w2s_plugins.cli import train_parser
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.study.carry_out import read_result
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.kinds import open_classifier
-from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
 # of every kind that JSON and YAML have

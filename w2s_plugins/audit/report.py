@@ -6,8 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import torch
-from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
 from ..errors import say, shorten, typed
@@ -20,7 +18,6 @@ FEWEST = 20  # answers; from fewer nobody can say how many would decide
 MEMORISED = 0.98  # of its labels, which a student repeats: what it says of these images tells nothing about new ones
 LISTED = 3  # classes or confusions in a line
 MOST_SHARES = 50  # classes whose shares are printed
-TEMPERATURES = 0.05, 20.0  # from the lowest to the highest that is tried
 
 
 def say_accuracies(names: Sequence[str], result: Estimate) -> None:
@@ -388,36 +385,6 @@ def say_of_questions(
     ]
     write_text(folder / "classes.csv", to_csv(rows))
     _say_worst(folder, name, classes, accuracies)
-
-
-# ---------------------------------------------------------------- confidence
-
-
-def fit_temperature(
-    logits: torch.Tensor, truth: np.ndarray, weights: np.ndarray
-) -> tuple[float, float, float]:
-    """Return the temperature by which logits should be divided (Guo et al. 2017, arXiv 1706.04599), and the mean
-    confidence before and after that, from 0 to 1.
-
-    Args:
-        logits: (n, C).
-        truth: (n,) classes.
-        weights: (n,) of how many images each speaks.
-    """
-    rows, classes = logits.double(), torch.from_numpy(truth)
-    shares = torch.from_numpy(weights / weights.sum())
-
-    def loss(log_temperature: float) -> float:
-        log_likely = (rows / math.exp(log_temperature)).log_softmax(dim=1)
-        return -float(shares @ log_likely.gather(1, classes[:, None])[:, 0])
-
-    def confidence(temperature: float) -> float:
-        return float(shares @ (rows / temperature).softmax(dim=1).amax(dim=1))
-
-    low, high = TEMPERATURES
-    found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded")
-    best = math.exp(found.x)
-    return best, confidence(1.0), confidence(best)
 
 
 def _counted(answers: int) -> str:

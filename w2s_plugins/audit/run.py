@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
-from ..cli.forms import LABELS_PREFIX
 from ..errors import UserError, quietly, say, typed, write_errors
 from ..files import delete
 from ..labels.several import are_several
@@ -21,6 +19,7 @@ from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
 from ..run.lock import LOCK
+from ..settings.forms import LABELS_PREFIX
 from ..target_kind import ONE_CLASS
 from .answers import (
     UNSURE,
@@ -41,8 +40,6 @@ from .plan import PLAN, Plan, read_plan, write_plan
 from .questions import Questions, write_checked
 from .report import (
     MEMORISED,
-    TEMPERATURES,
-    fit_temperature,
     say_accuracies,
     say_of_classes,
     say_of_questions,
@@ -58,14 +55,12 @@ from .subjects import (
     held_out_by,
     images_of,
     open_subjects,
-    student_logits,
     warn_of_silent,
 )
 
 HELD_OUT = "audit-held-out"  # in the folder of a run, beside the audit of what it was trained on
 MORE = 50  # images that are proposed when all have answers
-ENOUGH = 50  # answers, after which some opinions may be out of the race
-MAY_BE_BEST = 0.02  # how probably an opinion that stays in it is the best one
+ENOUGH = 50  # answers, from which a sheet that repeats one of the subjects is suspicious
 MANY = 0.1  # of the answers are that nobody can tell
 
 _logger = logging.getLogger(__name__)
@@ -296,7 +291,7 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     # answers do not count if one of these says nothing of the image, or has learned them
     count_of_these = 0 if kept is None else int(np.isin(kept.rows, plan.images(columns)).sum())
     idle = 0 if kept is None else len(kept.rows) - count_of_these
-    steps = steps_to(plan, contenders(audit, kept), images + idle, kept)
+    steps = steps_to(plan, columns, images + idle, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
     plan.draws = [*earlier, steps]
@@ -364,23 +359,6 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
         f"{audit.command} --answers FILE",
     )
     return drawn
-
-
-def contenders(audit: Audit, kept: Answered | None) -> list[int]:
-    """Return the numbers of the opinions that may be the best one, as far as the answers tell: what others say decides
-    no more which images are drawn.
-    """
-    columns = [*audit.columns.values()]
-    if kept is None or len(kept.rows) < ENOUGH or len(columns) <= 2:
-        return columns
-    evidence = evidence_of(audit, kept)
-    if len(evidence.rows) < ENOUGH:
-        return columns
-    is_best = estimate(*evidence).is_best
-    best_two = np.argsort(-is_best, kind="stable")[:2]
-    return [
-        column for k, column in enumerate(columns) if is_best[k] >= MAY_BE_BEST or k in best_two
-    ]
 
 
 def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | None) -> list[Step]:
@@ -470,10 +448,8 @@ def tell(audit: Audit, answered: Answered, file: str) -> None:
         say_of_classes(audit.folder, names[best], classes, says, says[evidence.rows], answers)
     chosen = [one for one in audit.subjects if one.learned is not None]
     subject = next((one for one in chosen if one.name == [*audit.columns][best]), None)
-    if subject is not None and subject.learned is not None:
-        say_temperature(names[best], subject, audit, evidence, 1 + answers.others)
-        if not audit.of_one_run:
-            say(f"* {names[best]} is exported to {subject.learned.run / 'export'}")
+    if subject is not None and subject.learned is not None and not audit.of_one_run:
+        say(f"* {names[best]} is exported to {subject.learned.run / 'export'}")
     say_checked(audit, answered, subject or next(iter(chosen), None))
 
 
@@ -488,32 +464,6 @@ def evidence_of(audit: Audit, answered: Answered) -> Evidence:
     of_steps = [plan.said(step.columns, images) for step in answered.steps]
     groups = group_images(opinions, of_steps)
     return Evidence(opinions, rows, answered.truth[counts], chance[counts], groups)
-
-
-def say_temperature(
-    name: str, subject: Subject, audit: Audit, evidence: Evidence, weights: np.ndarray
-) -> None:
-    """Say by which temperature the confidence of a student becomes what it is right on."""
-    learned = subject.learned
-    if learned is None:
-        return
-    rows = audit.plan.images([*audit.columns.values()])[evidence.rows]
-    if isinstance(audit.plan, Questions):
-        # the softmax of 0 and a logit is its sigmoid
-        images, places = np.divmod(rows, len(audit.plan.classes))
-        asked, of_row = np.unique(images, return_inverse=True)
-        yes = student_logits(learned, audit.images, asked)[of_row, places]
-        logits = torch.stack([torch.zeros_like(yes), yes], dim=1)
-    else:
-        logits = student_logits(learned, audit.images, rows)
-    temperature, before, after = fit_temperature(logits, evidence.truth, weights)
-    low, high = TEMPERATURES
-    # of somebody who is right on all of them, or on none, no temperature can be told
-    if 1.1 * low < temperature < high / 1.1:
-        say(
-            f"* temperature of {name}: {temperature:.2f}; its mean confidence is then {100 * after:.1f} %, not "
-            f"{100 * before:.1f} %"
-        )
 
 
 def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> None:

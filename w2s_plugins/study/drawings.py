@@ -1,8 +1,8 @@
 """The figures of a report: test images, and what is read off the runs of a study, each where its data exist.
 
 They are 3.3 inches wide, a column of a paper. Colours are those of Okabe and Ito (Color Universal Design, 2008), which
-people of any colour vision tell apart; lines also differ by dash and marker. SVG and PDF files are the same byte for
-byte for the same runs.
+people of any colour vision tell apart; lines also differ by dash and marker. SVG files are the same byte for byte for
+the same runs.
 """
 
 import math
@@ -71,14 +71,10 @@ def draw_all(groups: list[Group]) -> list[Drawn]:
 
 
 def save(drawn: Drawn, folder: Path) -> None:
-    """Write NAME.png, NAME.svg and NAME.pdf, without the time."""
+    """Write NAME.png and NAME.svg, without the time."""
     with style():
         # with the time in them, two reports of the same runs would differ
-        for kind, metadata in {
-            "svg": {"Date": None},
-            "pdf": {"CreationDate": None},
-            "png": {},
-        }.items():
+        for kind, metadata in {"svg": {"Date": None}, "png": {}}.items():
             with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
                 drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
 

@@ -16,7 +16,6 @@ import pandas
 
 from ..errors import UserError, nearest
 from ..files import to_csv, write_text
-from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
 from .scores import (
@@ -32,7 +31,7 @@ from .scores import (
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
-TABLES = ("table.csv", "table.tex")
+TABLE = "table.csv"
 VERDICTS = ("better", "tie", "worse")
 _RULE = (
     f"%s and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} %% t-interval over seeds (sd in "
@@ -317,18 +316,14 @@ def verdict(outcome: dict | None) -> str:
 
 
 def write_table(groups: list[Group], folder: Path) -> None:
-    """Write table.csv, a line for each loss with all its figures, and table.tex, what people read."""
-    labels, rows, in_tex = [], [], []
+    """Write table.csv, a line for each loss with all its figures."""
+    labels, rows = [], []
     for group in groups:
         rows += [row.for_file() for row in group.rows]
         labels += [{**group.labels, "reference": group.reference}] * len(group.rows)
-        table = group.for_people().to_latex(index=False, escape=True)
-        in_tex.append(f"% {plain(group.title)}\n{table}")
     # figures become columns such as student_low
     table = pandas.concat(
         [pandas.DataFrame(labels), pandas.json_normalize(rows, sep="_")], axis="columns"
     )
     table = table.astype(object).where(table.notna(), None)
-    texts = to_csv(table.to_dict("records")), "\n".join(in_tex)
-    for name, text in zip(TABLES, texts):
-        write_text(folder / name, text)
+    write_text(folder / TABLE, to_csv(table.to_dict("records")))

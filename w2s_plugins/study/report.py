@@ -16,7 +16,7 @@ from ..hub.markdown import code, fenced, markdown_table
 from .collect import collect
 from .drawings import draw_all, save
 from .layout import SPEC
-from .loss_table import TABLES, VERDICTS, make_table, rule_of, write_table
+from .loss_table import TABLE, VERDICTS, make_table, rule_of, write_table
 
 PAGES = {"index.html": "report.html.j2", "README.md": "report.md.j2"}
 FIGURES = "figures"
@@ -41,7 +41,7 @@ def run_report(folder: Path, reference: str | None, title: str | None, output: P
 
 def files_of(folder: Path) -> list[Path]:
     """Return the files of the report in a folder, those that are there."""
-    pages = (folder / name for name in (*PAGES, *TABLES))
+    pages = (folder / name for name in (*PAGES, TABLE))
     files = (*pages, *(folder / FIGURES).glob("*"))
     return sorted(file for file in files if file.is_file() and file.name != WRITTEN)
 

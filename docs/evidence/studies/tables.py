@@ -766,6 +766,31 @@ def decoder() -> str:
     return grid([*header, "`pil`, asked by `fast`", "says the same"], lines, left=2)
 
 
+@makes("layout")
+def layout() -> str:
+    """Students that were trained in either memory layout, and one of them asked in three ways."""
+    rows, lines = rows_of("layout"), []
+    for name, of_set in rows.groupby("set", sort=False):
+        by = {key: part.sort_values("seed") for key, part in of_set.groupby(["layout", "asked"])}
+        chosen, other = (by[which, "as trained"] for which in ("channels last", "contiguous"))
+        pairs = list(zip(chosen["top1"], other["top1"]))
+        in_layout, half = (by["channels last", asked] for asked in ("channels last", "bfloat16"))
+        lines.append(
+            [
+                str(name),
+                show_all(chosen["top1"]),
+                show_all(other["top1"]),
+                show(mean([round(a - b, 6) for a, b in pairs]), sign="+"),
+                show_all(chosen["agreement"].astype(float)),
+                show_all(in_layout["top1"]),
+                show_all(half["top1"]),
+                show_all(half["agreement"].astype(float)),
+            ]
+        )
+    header = ["set", "channels last", "timm's layout", "difference", "says the same"]
+    return grid([*header, "asked in float32", "in bfloat16", "says the same"], lines)
+
+
 # ---------------------------------------------------------------- nine sets
 
 NINE = {
