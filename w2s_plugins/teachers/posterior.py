@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError, logger
 from ..labels.annotators import alternate, shrink
+from ..metrics.calibration import find_temperature
 from ..target_kind import UNMAPPED_LOGIT
 from .stored import CachedTargets
 
@@ -27,7 +28,6 @@ _PSEUDO = 5.0  # answers about a class that are assumed: half of them right, hal
 _SAMPLE = 16384  # images at most, by which the last teacher is calibrated
 # the highest is for classes that are certain, whose logits are far apart
 _TEMPERATURES = 0.05, 1e4
-_HALVINGS = 40  # of that interval
 _NEAR = 0.01  # of how sure it is to be
 
 
@@ -155,20 +155,17 @@ class PosteriorTargets(CachedTargets):
         # At chance it would not tell one class from another, and nothing could be found from it: a trace above that.
         chance = 1 / int((~self.unknown).sum())
         goal = max(right, chance + (1 - chance) / 100)
-        # The higher the temperature, the less sure.
-        low, high = _TEMPERATURES
-        for _ in range(_HALVINGS):
-            middle = (low * high) ** 0.5
-            sure = self.target_kind.confidence(logits / middle).mean()
-            low, high = (middle, high) if sure > goal else (low, middle)
+        temperature = find_temperature(
+            lambda t: self.target_kind.confidence(logits / t).mean() > goal, *_TEMPERATURES
+        )
         # Somebody who says the same of all classes is never sure, and nobody is less sure than chance.
-        sure = float(self.target_kind.confidence(logits / low).mean())
+        sure = float(self.target_kind.confidence(logits / temperature).mean())
         if abs(sure - right) > _NEAR:
             logger.warning(
                 f"WARNING: --teacher-assign posterior:{100 * right:g}: the last teacher cannot be made as sure as that; "
                 f"its answers are taken to be right on {100 * sure:.1f} % of the images"
             )
-        return low
+        return temperature
 
     def _fit(self) -> None:
         """Find the confusion matrix of each other teacher."""
