@@ -50,17 +50,15 @@ class Crowd(NamedTuple):
     """A model of a crowd.
 
     Args:
-        name: ``majority``: all people are as reliable, and all classes as frequent. ``one-coin``: each is right with a
-            probability of their own, and wrong answers are spread evenly. ``dawid-skene``: each has a confusion matrix.
-            ``pooled``: these are drawn towards the confusion that all have in common, as in Paun et al., Comparing
-            Bayesian Models of Annotation, 2018 (TACL 6, 571).
-        strength: of ``pooled``, how many answers about a class what is common weighs as much as.
-        is_even: of ``pooled``, whether all classes are as frequent.
+        name: ``majority``: all annotators are as reliable, and all classes as frequent. ``one-coin``: each is right with
+            a probability of their own, and wrong answers are spread evenly. ``dawid-skene``: each has a confusion
+            matrix. ``dawid-skene-pooled``: these are drawn towards the confusion that all have in common (Paun et al.,
+            Comparing Bayesian Models of Annotation, 2018, TACL 6, 571). `FITTED` without ``auto``, or ``majority``.
+        strength: how many answers (of ``dawid-skene-pooled`` about a class) what all have in common weighs as much as.
     """
 
     name: str
     strength: float = 0.0
-    is_even: bool = True
 
 
 class Votes:
@@ -105,7 +103,7 @@ class Fit(NamedTuple):
 
     Args:
         posterior: (N, C) probabilities of the true classes.
-        confusion: (A, C, C) by annotator, true class and answer, or how often each is right (A,).
+        confusion: (A, C, C) by annotator, true class and answer; rows sum to 1.
         likelihood: mean log-likelihood of a sample.
     """
 
@@ -121,15 +119,19 @@ def fit_crowd(
 
     A start at random would name the classes in any order; the shares of votes name them as people do.
     """
+    # Shares of classes that are fitted too may end with fewer classes, where all confuse the same two.
+    shares = votes.shares[votes.has].mean(axis=0)
+    if crowd.name == "majority":
+        shares = np.full_like(shares, 1 / len(shares))
 
     def step(before: Fit) -> tuple[Fit, float]:
         confusion = _maximise(votes, before.posterior, crowd)
-        # how frequent each class is, and what each sample is, if people are so; the peak is taken out before exp,
-        # which would underflow
-        shares = before.posterior[votes.has].mean(axis=0)
-        if crowd.name == "majority" or (crowd.name == "pooled" and crowd.is_even):
-            shares = np.full_like(shares, 1 / len(shares))
-        log_joint = np.log(np.maximum(shares, TINY)) + _log_likelihood(votes, confusion)
+        prior = shares
+        if crowd.name == "dawid-skene":
+            prior = before.posterior[votes.has].mean(axis=0)
+        # what each sample is, if annotators are so; the peak is taken out before exp, which would underflow
+        logs = np.log(np.maximum(confusion, TINY)).transpose(0, 2, 1).reshape(-1, len(prior))
+        log_joint = np.log(np.maximum(prior, TINY)) + votes.cells @ logs
         peak = log_joint.max(axis=1, keepdims=True)
         posterior = np.exp(log_joint - peak)
         total = posterior.sum(axis=1, keepdims=True)
@@ -141,62 +143,32 @@ def fit_crowd(
 
 
 def _maximise(votes: Votes, posterior: np.ndarray, crowd: Crowd) -> np.ndarray:
-    """Return the confusion of each annotator, see `Fit`, if the samples are what ``posterior`` (N, C) says."""
+    """Return the confusion (A, C, C) of each annotator, if the samples are what ``posterior`` (N, C) says."""
     people, classes = votes.shape[1:]
-    if crowd.name in ("majority", "one-coin"):
-        right = posterior[votes.samples, votes.labels]
-        overall = right.mean()
-        answers = np.bincount(votes.annotators, minlength=people)
-        reliability = np.bincount(votes.annotators, right, minlength=people) / np.maximum(
-            answers, 1
-        )
-        # of whom nothing is known is taken to be as all are
-        is_as_all = (answers == 0) | (crowd.name == "majority")
-        return np.where(is_as_all, overall, reliability).clip(_NEARLY, 1 - _NEARLY)
-
     # by annotator, true class and answer
     counts = (votes.cells.T @ posterior).reshape(people, classes, classes).transpose(0, 2, 1)
     if crowd.name == "dawid-skene":
-        return shrink(counts, np.zeros_like(counts), 0.0)
+        return shrink(counts, np.zeros(classes), 0.0)
     total = counts.sum(axis=0)
     overall = np.trace(total) / total.sum()
+    if crowd.name == "majority":
+        return _coins(np.full(people, overall), classes)
+    if crowd.name == "one-coin":
+        hits = np.trace(counts, axis1=1, axis2=2)
+        reliability = hits + crowd.strength * overall
+        return _coins(reliability / (counts.sum(axis=(1, 2)) + crowd.strength), classes)
     common = shrink(total, _coins(np.array([overall]), classes)[0], _FROM_COIN)
-    return shrink(counts, np.broadcast_to(common, counts.shape), crowd.strength)
+    return shrink(counts, common, crowd.strength)
 
 
 def _coins(reliability: np.ndarray, classes: int) -> np.ndarray:
-    """Return the matrices (A, C, C) of people who are right so often (A,), and else say any other class."""
-    others = (1 - reliability) / max(1, classes - 1)
+    """Return the matrices (A, C, C) of annotators who are right so often (A,), and else say any other class."""
+    right = reliability.clip(_NEARLY, 1 - _NEARLY)[:, None, None]
     same = np.eye(classes)
-    return reliability[:, None, None] * same + others[:, None, None] * (1 - same)
+    return right * same + (1 - right) / max(1, classes - 1) * (1 - same)
 
 
-def _log_likelihood(votes: Votes, confusion: np.ndarray) -> np.ndarray:
-    """Return how likely the answers about each sample are under each true class, (N, C)."""
-    samples, _, classes = votes.shape
-    if confusion.ndim == 3:
-        logs = np.log(np.maximum(confusion, TINY)).transpose(0, 2, 1)
-        return votes.cells @ logs.reshape(-1, classes)
-    # of coins only the class that is answered differs
-    wrong = np.log((1 - confusion) / max(1, classes - 1))
-    gain = (np.log(confusion) - wrong)[votes.annotators]
-    places = votes.samples * classes + votes.labels
-    gains = np.bincount(places, gain, minlength=samples * classes).reshape(samples, classes)
-    base = np.bincount(votes.samples, wrong[votes.annotators], minlength=samples)
-    return base[:, None] + gains
-
-
-def foretell(fit: Fit, held_out: Votes) -> np.ndarray:
-    """Return how likely each class is as each of the answers ``held_out``, (R, C), by a model that has not seen them."""
-    classes = held_out.shape[2]
+def forecast(fit: Fit, held_out: Votes) -> np.ndarray:
+    """Return how likely each of the answers ``held_out`` is, (R,), by a model that has not seen them."""
     truth = fit.posterior[held_out.samples]
-    if fit.confusion.ndim == 1:
-        right = fit.confusion[held_out.annotators, None]
-        return truth * right + (1 - truth) * (1 - right) / max(1, classes - 1)
-    # one annotator after the other, as there are too many matrices for all answers at once
-    forecast = np.empty_like(truth)
-    order = np.argsort(held_out.annotators, kind="stable")
-    ends = np.bincount(held_out.annotators, minlength=held_out.shape[1]).cumsum()
-    for person, rows in enumerate(np.split(order, ends[:-1])):
-        forecast[rows] = truth[rows] @ fit.confusion[person]
-    return forecast
+    return (truth * fit.confusion[held_out.annotators, :, held_out.labels]).sum(axis=1)

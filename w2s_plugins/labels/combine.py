@@ -4,10 +4,9 @@ they agree.
 
 import numpy as np
 
+from ..settings.forms import FITTED
 from .annotators import MOST_STEPS, TOLERANCE, Crowd, Votes, fit_crowd
-
-ANSWERS_PER_CELL, FEWEST_ANSWERS = 4, 64  # of an annotator, for a matrix to be learned of them
-LEVEL = 0.1  # within which annotators are about as reliable
+from .forecast import settle
 
 
 def combine_annotators(
@@ -15,7 +14,7 @@ def combine_annotators(
     annotators: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    how: str = "majority",
+    how: str | Crowd = "majority",
     shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return probabilities (N, C) of the classes of each sample; of a sample with one answer they are that answer.
@@ -27,11 +26,16 @@ def combine_annotators(
         num_classes: C.
         how: ``majority``: the class with the most votes, shared evenly by those that have as many; where answers are
             probabilities a vote weighs that of its class, and the class gets the mean of those of its votes. ``mean``:
-            the mean of the answers. ``dawid-skene``: `dawid_skene`, of the labels alone.
+            the mean of the answers. What is fitted, as `annotators.Crowd` says, is of the labels alone; ``auto`` is the one
+            that `forecast.settle` takes.
         shares: (R, C) probabilities of each answer; None where it is a class alone.
     """
-    if how == "dawid-skene":
-        return dawid_skene(samples, annotators, labels, num_classes)
+    crowd = how if isinstance(how, Crowd) else Crowd(how)
+    if crowd.name in FITTED:
+        votes = count_votes(samples, annotators, labels, num_classes)
+        crowd = crowd if isinstance(how, Crowd) else settle(how, [votes])
+    if crowd.name in FITTED:
+        return fit_crowd(votes, crowd).posterior
 
     # the mean of classes is their shares of the votes
     votes = np.zeros((samples.max() + 1, num_classes))
