@@ -84,6 +84,7 @@ from w2s_plugins.training.run_files import (
     open_run_files,
     recorded_flags,
     resume,
+    write_labels,
 )
 from w2s_plugins.training.saving import (
     check_weights,
@@ -311,7 +312,7 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
 
     # Open the files of the run last, cut back to the moment at which it goes on.
     if world.primary:
-        report.write_labels(folder, data, train_split)
+        write_labels(folder, data, train_split)
         run.files = open_run_files(run, location, recorded, checkpoint)
     if world.primary or sharded:
         run.saver = create_saver(run, recorded, checkpoint)

@@ -29,7 +29,6 @@ from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader,
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
@@ -44,6 +43,7 @@ from w2s_plugins.training.evaluation import (
     evaluate_teacher,
 )
 from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.step import BufferUndo
 from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask

@@ -9,7 +9,6 @@ from timm.task import TrainingTask
 from torch import Tensor
 
 from ..distributed.world import Precision, World
-from ..labels.splits import Data
 from ..made_of import Ingredient
 from ..run.folder import RunFiles
 from ..run.position import Position
@@ -20,6 +19,7 @@ from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
 from .loaders import Loaders
 from .optimisation import Schedule
+from .splits import Data
 from .student import Student
 
 
