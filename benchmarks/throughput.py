@@ -208,15 +208,15 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
         task.compile(**options)
     loaders = {"train": MemoryLoader(pair.batches)}
     run = Run(
-        pair.settings,
-        pair.world,
-        pair.precision,
-        task,
-        loaders,
-        optimizer,
-        schedule,
-        Data(TensorDataset(torch.empty(0)), None, None),
-        Student(pair.student, {}, {}, {}),
+        settings=pair.settings,
+        world=pair.world,
+        precision=pair.precision,
+        task=task,
+        loaders=loaders,
+        optimizer=optimizer,
+        schedule=schedule,
+        data=Data(TensorDataset(torch.empty(0)), None, None),
+        student=Student(pair.student, {}, {}, {}),
     )
 
     def epoch() -> None:

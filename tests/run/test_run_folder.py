@@ -64,15 +64,15 @@ class Parts:
     def resume(self, path=None) -> tuple[Run, Checkpoint | None]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
         run = Run(
-            self.settings,
-            WORLD,
-            Precision(CPU),
-            self.task,
-            {},
-            self.optimizer,
-            schedule,
-            Data(TensorDataset(torch.empty(0)), None, None),
-            Student(self.task, {}, {}, {}),
+            settings=self.settings,
+            world=WORLD,
+            precision=Precision(CPU),
+            task=self.task,
+            loaders={},
+            optimizer=self.optimizer,
+            schedule=schedule,
+            data=Data(TensorDataset(torch.empty(0)), None, None),
+            student=Student(self.task, {}, {}, {}),
             folder=path.parent if path else Path(),
         )
         checkpoint = None

@@ -21,9 +21,10 @@ from .loaders import Loaders
 from .optimisation import Schedule
 from .splits import Data
 from .student import Student
+from .task import WeakToStrongTask
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """Everything that one training run works with."""
 
@@ -53,6 +54,11 @@ class Run:
     teacher_predictions: dict[str, Tensor] = field(default_factory=dict)
     # where several classes an image are ranked by them
     teacher_logits: dict[str, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def weak_to_strong(self) -> WeakToStrongTask | None:
+        """The task, if the student learns from weak labels; None for timm's own tasks."""
+        return self.task if isinstance(self.task, WeakToStrongTask) else None
 
     @property
     def updates_in_epoch(self) -> int:
