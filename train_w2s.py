@@ -42,17 +42,17 @@ from w2s_plugins.labels.samples import TOLD
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.resolve.fill_in import locate_run
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import record as report
 from w2s_plugins.run.lock import unlock_run
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.settings.composite import TrainSettings
-from w2s_plugins.settings.flags import resolve_train_args
-from w2s_plugins.settings.resolve import locate_run
+from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.target_kind import SEVERAL_CLASSES
-from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened
 from w2s_plugins.training import fsdp, step
 from w2s_plugins.training.create_task import build_task, compile_and_distribute

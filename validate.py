@@ -13,8 +13,8 @@ if __name__ == "__main__":
     run_main(check_versions, "validate.py")
 
 from w2s_plugins.cli import Command, parse, read_flags, validate_parser
-from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
 from w2s_plugins.errors import UserError, exit_now, logger, one_line
+from w2s_plugins.settings.forms import TEST_EPISODES, count_episodes
 
 # --help, wrong flags and wrong tables are answered before the seconds that it takes to import torch.
 if __name__ == "__main__":
@@ -45,8 +45,8 @@ from w2s_plugins.metrics.figures import (
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.resolve.validation import Candidate, resolve_validate_args
 from w2s_plugins.settings.composite import ValidateSettings
-from w2s_plugins.settings.validation import Candidate, resolve_validate_args
 from w2s_plugins.teachers.stored import own_answers, own_features
 from w2s_plugins.training import validate as parts
 from w2s_plugins.training.data import draw_few_shot_test

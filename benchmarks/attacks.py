@@ -22,8 +22,8 @@ import torch
 import train_w2s
 from tests import forks
 from w2s_plugins.cli import train_parser
-from w2s_plugins.cli.declare import Flag, option
 from w2s_plugins.losses import list_losses
+from w2s_plugins.settings.field import Flag, option
 
 SECONDS = 90.0  # that one may take
 BASE = shlex.split(
@@ -92,25 +92,24 @@ KEYWORDS = (
 
 def values_of(flag: Flag, draw: random.Random) -> list[str]:
     """Return values of one flag as they are typed, most of them in its range."""
-    action, facts = flag.action, flag.facts
-    if action.nargs == 0:
+    if flag.is_switch:
         return []
     # as many values as the flag takes
-    several = {"+": 2, "*": 1, "?": 1, None: 1}.get(action.nargs, action.nargs)
-    if action.dest == "loss":
+    several = {"+": 2, "*": 1, "?": 1, None: 1}.get(flag.nargs, flag.nargs)
+    if flag.name == "loss":
         return [draw.choice([*list_losses(), "ce", "bce"])]
     if flag.is_mapping:
         return [draw.choice(KEYWORDS)]
-    if action.dest in TEXTS:
-        return [draw.choice(TEXTS[action.dest]) for _ in range(several)]
-    if action.choices is not None:
-        return [str(draw.choice([*action.choices])) for _ in range(several)]
+    if flag.name in TEXTS:
+        return [draw.choice(TEXTS[flag.name]) for _ in range(several)]
+    if flag.choices is not None:
+        return [str(draw.choice([*flag.choices])) for _ in range(several)]
     # numbers, most of them in the declared range
     kind = flag.kind
     if kind not in NUMBERS:
         return [draw.choice(("x", "0", "0.5", "", "weak")) for _ in range(several)]
-    low = -math.inf if facts.low is None else facts.low
-    high = math.inf if facts.high is None else facts.high
+    low = -math.inf if flag.low is None else flag.low
+    high = math.inf if flag.high is None else flag.high
     within = [number for number in NUMBERS[kind] if low <= number <= high]
     return [
         str(draw.choice(within if within and draw.random() < 0.95 else NUMBERS[kind]))
@@ -125,7 +124,7 @@ def draw_flags(seed: int) -> list[str]:
     known = sorted(declared.keys() - LEFT_OUT)
     chosen = draw.sample(known, draw.choice((2, 2, 3)))
     for name in chosen[:]:
-        needs = [need for need in declared[name].facts.needs if need in known]
+        needs = [need for need in declared[name].needs if need in known]
         if needs and not set(needs) & {*chosen, "teacher"} and draw.random() < 0.9:
             chosen.append(draw.choice(needs))
     flags = []

@@ -45,9 +45,9 @@ from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.run.position import Position
 from w2s_plugins.settings.composite import TrainSettings
-from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import optimisation as build
 from w2s_plugins.training.create_task import build_task

@@ -9,7 +9,7 @@ from w2s_plugins.cli.parser import predict_parser, train_parser
 
 FILE = Path(w2s.__file__).with_name("keywords.pyi")
 HEADER = '''\
-"""All flags that have no keyword of their own in api.py; made of cli/flags.yaml by ``python -m tests.keywords``."""
+"""All flags that have no keyword of their own in api.py; made of the flags by ``python -m tests.keywords``."""
 
 from typing import TypedDict
 '''

@@ -25,8 +25,8 @@ from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
 from w2s_plugins.labels.table import LabelRows, open_table
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.settings.composite import TrainSettings
-from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.training.loaders import loader_settings, train_views
 

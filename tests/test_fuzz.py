@@ -32,7 +32,7 @@ from w2s_plugins.models.loading import (
     read_weights,
     settings_beside,
 )
-from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.resolve.train import resolve_train_args
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}

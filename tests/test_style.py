@@ -64,6 +64,7 @@ ROOMS = (
     "made_of",
     "no_label",
     "target_kind",
+    "settings",
     "cli",
     "distributed",
     "losses",
@@ -75,7 +76,7 @@ ROOMS = (
     "monitor",
     "teachers",
     "run",
-    "settings",
+    "resolve",
     "students",
     "training",
     "study",
@@ -107,7 +108,7 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     "code",
     [
-        "import w2s_plugins.settings.resolve",
+        "import w2s_plugins.resolve.fill_in",
         "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)",
     ],
 )
@@ -139,7 +140,7 @@ def parameters(function: ast.FunctionDef) -> list[ast.arg]:
 
 def test_only_the_parser_and_settings_see_flags():
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings"):
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings", "resolve"):
             seen = [
                 f.name
                 for f in functions(path)
@@ -190,14 +191,15 @@ def test_the_longest_tests_come_first(pytestconfig):
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 9_200,
+    "settings": 18_000,
+    "resolve": 4_500,
     "training": 30_700,
     "study": 25_200,
     "labels": 29_800,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
-    "cli": 8_700,
+    "cli": 4_000,
     "teachers": 11_700,
     "root": 10_500,
     "run": 6_100,
@@ -210,7 +212,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 245_000
+SLACK, ALL_TOKENS = 1.1, 253_500  # with the flags, which were 1,500 lines of YAML
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parts import assert_refused, default_settings
-from w2s_plugins.cli.forms import MULTILABEL
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss, register_loss
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.metrics.evaluator import create_evaluator
+from w2s_plugins.settings.forms import MULTILABEL
 from w2s_plugins.target_kind import (
     ONE_CLASS,
     SEVERAL_CLASSES,

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli import load_script
-from .cli.declare import Parser, dest_of, words_of
-from .cli.forms import teacher_names
+from .cli.declare import Parser, words_of
 from .cli.parser import check_flags, combine, predict_parser, train_parser
-from .cli.values import as_plain, name_of
 from .errors import STOPPING, UserError, nearest, one_line
 from .predictions.flags import settle
 from .registry import check_versions, offer
-from .teachers.name import TeacherName, parse_teachers
+from .settings.concerns import Prediction
+from .settings.field import dest_of
+from .settings.forms import teacher_names
+from .settings.teacher_name import TeacherName, parse_teachers
+from .settings.values import as_plain, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Unpack
 
-    # a stub alone, made of flags.yaml
+    # a stub alone, made of the flags
     from .keywords import (  # pyright: ignore[reportMissingModuleSource]
         PredictFlags,
         ProtocolFlags,
@@ -331,7 +333,7 @@ def predict(
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run
 
-        run.predict(run.Prediction(**request))
+        run.predict(Prediction(**request))
         if written is not None:
             return table
         # before the folder is deleted
@@ -411,7 +413,7 @@ def create_teacher(
     from torch import nn
 
     from .labels.names import check_class_names
-    from .settings.flags import check_teacher_name
+    from .resolve.train import check_teacher_name
     from .teachers.teacher import StudentInput, open_teacher
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way

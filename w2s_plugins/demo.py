@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from tqdm.std import tqdm
 
@@ -22,29 +23,34 @@ from .cli.declare import Parser
 from .errors import UserError, called, run_main, typed
 from .files import TOP
 from .monitor import format_table
+from .settings.field import Concern, Count, Range, flag, flags_of
 
 RECIPE, FEW_TRUE = "digits-cnn2-cnn5", "digits-plus-few-true"
 COLUMNS = ["teacher", "student", "direct", "both", "ceiling", "agreement", "PGR"]
 # the models of a seed in their order, with the seconds that each has taken on a core
 SECONDS = {"weak": 9, "ceiling": 22, "student": 28, "direct": 20, "both": 53}
-FLAGS = {
-    "--seeds": {"default": 3, "low": 1, "high": 100, "help": "number of seeds"},
-    "--output": {"default": "output/demo", "metavar": "DIR", "help": "folder of the runs"},
-    "--jobs": {"default": os.cpu_count() or 1, "low": 1, "help": "seeds at a time"},
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Concern):
+    """What the demo can be told."""
+
+    seeds: Annotated[int, Range(1, 100)] = flag(3, "number of seeds")
+    output: str = flag("output/demo", "folder of the runs", metavar="DIR")
+    jobs: Count = flag(os.cpu_count() or 1, "seeds at a time")
 
 
 def main() -> None:
     """Run the demo and print its table."""
     parser = Parser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
-    parser.add_flags(FLAGS)
-    args: dict[str, Any] = {**parser.defaults(), **parser.take(sys.argv[1:])}
+    parser.add_flags(flags_of(DemoSettings))
+    settings = DemoSettings(**parser.take(sys.argv[1:]))
     started = time.monotonic()
     # The seeds side by side, each in a process of its own, which a thread of this one waits for.
-    output = Path(args["output"]) / time.strftime("%Y%m%d-%H%M%S")
-    with ThreadPoolExecutor(args["jobs"]) as pool:
-        seeds = [pool.submit(run_seed, seed, output) for seed in range(args["seeds"])]
-        show_progress(seeds, output, args["jobs"])
+    output = Path(settings.output) / time.strftime("%Y%m%d-%H%M%S")
+    with ThreadPoolExecutor(settings.jobs) as pool:
+        seeds = [pool.submit(run_seed, seed, output) for seed in range(settings.seeds)]
+        show_progress(seeds, output, settings.jobs)
     rows = [seed.result() for seed in seeds]
     # Their table, with the means below.
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]

@@ -1,4 +1,4 @@
-"""All flags that have no keyword of their own in api.py; made of cli/flags.yaml by ``python -m tests.keywords``."""
+"""All flags that have no keyword of their own in api.py; made of the flags by ``python -m tests.keywords``."""
 
 from typing import TypedDict
 

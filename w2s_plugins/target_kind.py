@@ -267,7 +267,7 @@ class SeveralClasses(TargetKind):
 
     name = "several-classes"
     words = "several classes an image"
-    task = "multilabel"  # where no torch is loaded it is `cli.forms.MULTILABEL`
+    task = "multilabel"  # where no torch is loaded it is `settings.forms.MULTILABEL`
     problem_type = "multi_label_classification"
     headline = "map"
     score_name = "sample_f1"

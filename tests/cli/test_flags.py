@@ -1,6 +1,7 @@
 """Every flag of timm's two scripts, and the values of this project's own."""
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -12,22 +13,27 @@ import yaml
 
 from tests.parts import assert_refused, lines
 from tests.test_documents import commands
-from w2s_plugins.cli import declare, parse, train_parser, validate_parser
-from w2s_plugins.cli.declare import Role, words_of
-from w2s_plugins.cli.forms import share_or_count
+from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.cli.declare import words_of
+from w2s_plugins.settings import concerns
+from w2s_plugins.settings.concerns import EvaluatedSettings, ReportSettings, SubjectSettings
+from w2s_plugins.settings.field import Role, flags_of
+from w2s_plugins.settings.forms import share_or_count
+from w2s_plugins.settings.programs import predict_program, train_program, validate_program
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}
 BY_RULE = (
     "channels_last",
 )  # chosen by network, device and precision, where timm's default is one value
+CONCERNS = sorted(Path(concerns.__file__).parent.glob("*.py"))
 FLAGS = [(script, flag) for script, flags in TIMM.items() for flag in flags]
 
 
 @pytest.mark.parametrize("script, flag", FLAGS, ids=[f"{s}-{f['dest']}" for s, f in FLAGS])
 def test_timm_flag(script, flag):
     known = PARSERS[script]().by_dest()[flag["dest"]]
-    action = known.action
+    action = next(a for a in PARSERS[script]()._actions if a.dest == flag["dest"])
     assert set(flag["flags"]) <= set(action.option_strings or [action.dest])
     if flag["dest"] in BY_RULE:
         assert known.is_switch and known.default is None
@@ -55,7 +61,7 @@ def test_defaults_are_those_of_timm(script):
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_flag_has_help_but_for_those_that_are_refused(script):
     parser = PARSERS[script]()
-    assert all(flag.action.help for flag in parser.by_dest().values())
+    assert all(flag.help for flag in parser.by_dest().values())
     text = argparse.ArgumentParser.format_help(parser)
     shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
@@ -65,16 +71,27 @@ def test_every_flag_has_help_but_for_those_that_are_refused(script):
     assert {*parser.flags()} - shown == (hidden if script == "train" else set())
 
 
-@pytest.mark.parametrize("table", ["flags.yaml", "commands.yaml"])
-def test_a_flag_is_declared_once(table):
-    """YAML itself takes the last of several."""
-    nodes = [yaml.compose(Path(declare.__file__).with_name(table).read_text())]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in node.value]
-            assert len(set(names)) == len(names), names
-            nodes += [value for _, value in node.value]
+@pytest.mark.parametrize("file", CONCERNS, ids=[file.stem for file in CONCERNS])
+def test_a_flag_is_declared_once(file: Path) -> None:
+    """Python itself takes the last of several, and no two concerns of a run have one of the same name."""
+    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        names = [
+            field.target.id
+            for field in node.body
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        ]
+        assert len(set(names)) == len(names), (node.name, names)
+
+
+def test_every_field_of_a_program_is_in_its_help() -> None:
+    """A concern brings all of its flags; an evaluation those that it declares itself."""
+    for program in (train_program(), validate_program(), predict_program()):
+        shown = [flag.name for flags in program.groups.values() for flag in flags]
+        assert len(shown) == len(set(shown))
+    for concern in (EvaluatedSettings, SubjectSettings, ReportSettings):
+        flags = {flag.name: flag for flag in flags_of(concern)}
+        assert flags.items() <= validate_program().flags.items()
 
 
 def test_groups_begin_with_data_and_model():
@@ -86,16 +103,16 @@ def test_groups_begin_with_data_and_model():
 
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_flag_has_a_role(script):
-    facts = PARSERS[script]().facts()
-    assert [name for name, known in facts.items() if not known.role] == []
-    assert {needed for known in facts.values() for needed in known.needs.split()} <= set().union(
+    flags = PARSERS[script]().by_dest()
+    assert [name for name, flag in flags.items() if not flag.role] == []
+    assert {needed for flag in flags.values() for needed in flag.needs} <= set().union(
         *(parser().by_dest() for parser in PARSERS.values())
     )
-    assert {known.for_teacher for known in facts.values() if known.for_teacher} <= facts.keys()
+    assert {flag.for_teacher for flag in flags.values() if flag.for_teacher} <= flags.keys()
 
 
 def test_what_a_validation_takes_over_is_a_flag_of_it():
-    taken = {facts.evaluation for facts in train_parser().facts().values() if facts.evaluation}
+    taken = {flag.evaluation for flag in train_parser().by_dest().values() if flag.evaluation}
     assert taken <= set(validate_parser().by_dest())
 
 
@@ -105,10 +122,7 @@ def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses(
     texts = {
         name
         for name, flag in parser.by_dest().items()
-        if flag.facts.evaluation
-        and flag.action.nargs is None
-        and flag.kind is str
-        and not flag.choices
+        if flag.evaluation and flag.nargs is None and flag.kind is str and not flag.choices
     }
     assert texts - parser.names(Role.PLACE) == {
         "val_slice",
@@ -157,11 +171,11 @@ WITHOUT_RANGE = {
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_number_has_a_range(script):
     numbers = {
-        name: flag.facts
+        name: flag
         for name, flag in PARSERS[script]().by_dest().items()
         if flag.kind in (int, float, share_or_count) and not flag.is_switch
     }
-    assert {name for name, facts in numbers.items() if facts.low is None} == WITHOUT_RANGE[script]
+    assert {name for name, flag in numbers.items() if flag.low is None} == WITHOUT_RANGE[script]
 
 
 VALUES = """

@@ -13,13 +13,13 @@ from timm.scheduler import create_scheduler_v2
 
 from tests.parts import assert_refused, flags_in, lines, train_settings, words
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
-from w2s_plugins.cli.values import split_names
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.resolve.fill_in import check_paths
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.run.args_file import write_args
-from w2s_plugins.settings.flags import resolve_train_args
-from w2s_plugins.settings.resolve import check_paths
+from w2s_plugins.settings.forms import loss_weights, parse_labels, unlabeled_roots
+from w2s_plugins.settings.values import split_names
 
 DIGITS = "--dataset w2s/digits"
 TEACHER = f"{DIGITS} --teacher resnet18"

@@ -14,8 +14,8 @@ from timm.data.dataset_factory import _TORCH_BASIC_DS
 from tests.e2e.conftest import ROOT, Done, environment
 from tests.parts import lines
 from w2s_plugins import __version__
-from w2s_plugins.cli.forms import TORCH_NAMES
 from w2s_plugins.errors import put_off_import
+from w2s_plugins.settings.forms import TORCH_NAMES
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow")
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.parts import assert_refused
-from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.data.episodes import (
     Episodes,
     EpisodeSampler,
@@ -12,6 +11,7 @@ from w2s_plugins.data.episodes import (
     check_shape,
     draw_episodes,
 )
+from w2s_plugins.settings.forms import parse_shapes
 
 LABELS = [i % 6 for i in range(60)]
 SHAPE = EpisodeShape(3, 2, 4)

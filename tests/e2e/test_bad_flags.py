@@ -18,9 +18,12 @@ import train_w2s
 import validate
 from tests.parts import assert_says, lines, refusal
 from w2s_plugins.cli import Command, parse, train_parser, validate_parser
-from w2s_plugins.cli.declare import Parser, dest_of, read_table
+from w2s_plugins.cli.declare import Parser
 from w2s_plugins.run.lock import unlock_run
-from w2s_plugins.settings.rules import TERMS
+from w2s_plugins.settings.field import dest_of
+from w2s_plugins.settings.rules import EXCLUSIONS
+from w2s_plugins.training.frozen_part import NEEDS_IMAGES
+from w2s_plugins.training.loaders import NEEDS_INDEX
 
 SHORT = {
     "DIGITS": "--dataset w2s/digits",
@@ -701,16 +704,13 @@ def test_validation(said: Callable, command: str, message: str) -> None:
     assert_says(said(validate.main, validate_parser(), command), *message.split("  "))
 
 
-OF_RULES = {
-    *(name for facts in train_parser().facts().values() for name in facts.idle),
-    *(
-        name
-        for rule in read_table("flags.yaml")["excludes"]
-        for name in (rule["flag"], *rule["others"])
-    ),
-}
+OF_RULES = [
+    *(what for flag in train_parser().by_dest().values() for what in flag.idle),
+    *(what for rule in EXCLUSIONS for what in (rule.flag, *rule.others)),
+    *(what for term in (NEEDS_IMAGES, NEEDS_INDEX) for what in term),
+]
 
 
-@pytest.mark.parametrize("name", sorted(OF_RULES - {*TERMS}))
+@pytest.mark.parametrize("name", sorted({what for what in OF_RULES if isinstance(what, str)}))
 def test_rules_are_about_flags_that_there_are(name: str) -> None:
     assert dest_of(name.split()[0]) in train_parser().by_dest()

@@ -12,8 +12,8 @@ import torch
 from tests.parts import assert_refused, change_json, random_images, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.models.class_names import names_of_data
+from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.target_kind import UNMAPPED_LOGIT
-from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.teacher import StudentInput, open_teacher
 
 from .conftest import BRIEF, Run, read_result

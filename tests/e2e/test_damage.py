@@ -20,8 +20,8 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
+from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.teachers.kinds import open_classifier
-from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
 CNN = [*TINY, "--model w2s_cnn2"]

@@ -15,7 +15,7 @@ from tests.e2e.conftest import Run, assert_same_end, differences, read_run
 from tests.e2e.test_distributed import TOLERANCE, flags_of
 from tests.parts import words
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.resolve.train import resolve_train_args
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
 # a plugin that ends the process in the third step

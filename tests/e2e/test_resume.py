@@ -34,10 +34,10 @@ from tests.e2e.conftest import (
 from tests.parts import flags_in, refusal, small_model, words
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.models.loading import read_checkpoint
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.run.find import find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.restore import check_resumable
-from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.training import step
 
 STUDENT = [

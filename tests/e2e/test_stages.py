@@ -156,7 +156,7 @@ def test_candidates_fit_the_network(
     with caplog.at_level("INFO"):
         for run in plan.runs:
             settle(run)
-    probe, *others, recipe, student = (run.settings for run in plan.runs)
+    probe, *others, recipe, student = (run.settings.flags for run in plan.runs)
     assert probe["linear_probe"] and (probe["loss"], probe["lr"]) == ("balanced_elr", 0.003)
     assert [(one["tune"], one["lr"], one["layer_decay"]) for one in others] == trained
     # the last one is the recipe until others have measured themselves
@@ -379,7 +379,7 @@ def test_a_choice_within_noise_takes_the_recipe(
     assert best_part(runs["student"], plan) == chosen
     with caplog.at_level("INFO"):
         part = choose_part(runs["student"], plan)
-    assert part["tune"] == runs[chosen].settings["tune"]
+    assert part["tune"] == runs[chosen].settings.flags["tune"]
     above = max(says, key=says.__getitem__) != chosen
     assert ("none is above it beyond noise" in caplog.messages[-1]) == above
     assert is_same(runs["recipe"], runs["student"], part) == (chosen == usual)

@@ -20,9 +20,9 @@ from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.onnx_file import check_onnx, export_onnx
+from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.target_kind import SeveralClasses
 from w2s_plugins.teachers.kinds import open_classifier
-from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened, Request
 
 for package in onnx_file.PACKAGES:

@@ -4,13 +4,13 @@ import numpy as np
 import pandas
 import pytest
 
-from w2s_plugins.cli.forms import MEANS
 from w2s_plugins.labels.combine import (
     choose_means,
     combine_annotators,
     dawid_skene,
     krippendorff_alpha,
 )
+from w2s_plugins.settings.forms import MEANS
 
 SAMPLES, CLASSES = 200, 4
 

@@ -14,7 +14,6 @@ from timm.data.loader import fast_collate
 from torch import Tensor
 
 from tests.parts import assert_refused, calm, lines, write_digits
-from w2s_plugins.cli.forms import parse_labels
 from w2s_plugins.data.datasets import class_names_of, labels_of
 from w2s_plugins.data.keys import SampleKeys, describe
 from w2s_plugins.data.map_style import classes_of_samples
@@ -27,6 +26,7 @@ from w2s_plugins.labels.several import ListForm
 from w2s_plugins.labels.table import LabelRows, open_table
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.labels.truth import open_with_table
+from w2s_plugins.settings.forms import parse_labels
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.classes import by_name
 

@@ -23,7 +23,7 @@ from tests.parts import encoded, lines, write_tar
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
-from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.study.controls import without
 
 SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"))}

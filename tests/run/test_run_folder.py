@@ -15,13 +15,13 @@ from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
+from w2s_plugins.resolve.fill_in import locate_run
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
 from w2s_plugins.settings.composite import TrainSettings
-from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.run_files import new_folder_name, open_run_files, resume
 from w2s_plugins.training.student import Student

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.parts import random_images
-from w2s_plugins.cli.forms import parse_tuning
 from w2s_plugins.distributed.world import Precision
+from w2s_plugins.settings.forms import parse_tuning
 from w2s_plugins.students.frozen import FrozenPart, find_frozen_part, run_whole
 from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 

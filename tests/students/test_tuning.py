@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from w2s_plugins.cli.forms import parse_tuning
 from w2s_plugins.errors import UserError
+from w2s_plugins.settings.forms import parse_tuning
 from w2s_plugins.students.adapters import merge_adapters
 from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 

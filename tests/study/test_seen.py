@@ -53,7 +53,7 @@ def check(data: Path, teacher: Path, train_slice: str = "60:120") -> list[Path]:
         "--train-slice",
         train_slice,
     ]
-    return check_teachers(dict(train_settings("--data-dir", str(data), *flags, dataset="").flags))
+    return check_teachers(train_settings("--data-dir", str(data), *flags, dataset=""))
 
 
 def test_a_copy_of_the_images(tmp_path: Path, birds: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_a_teacher_was_made_of_is_gone(
         tmp_path / "second", birds, "0.0:0.5", initial_checkpoint=first / "last.pth.tar"
     )
     flags = ["--teacher w2s_cnn2", "--teacher-checkpoint", str(second), "--train-slice 0.5:1.0"]
-    student = train_settings("--data-dir", str(birds), *flags, dataset="").flags
+    student = train_settings("--data-dir", str(birds), *flags, dataset="")
     assert "60 of the 120 samples that it is trained on are among" in refusal(
         check_teachers, student
     )

@@ -25,17 +25,17 @@ from tests.teacher_models import (
     register_clip,
     small_network,
 )
-from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.settings.flags import check_teacher_name
+from w2s_plugins.resolve.train import check_teacher_name
+from w2s_plugins.settings.forms import teacher_names
+from w2s_plugins.settings.teacher_name import TeacherName, parse_teachers
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import TransformersClassifier, crop_share, input_of_processor
-from w2s_plugins.teachers.name import TeacherName, parse_teachers
 from w2s_plugins.teachers.openers import PROMPTS
 from w2s_plugins.teachers.stored import Pass, label_images
 from w2s_plugins.teachers.teacher import (

@@ -16,9 +16,9 @@ from tests.parts import assert_refused, data_config, random_images, refusal, sma
 from w2s_plugins.files import file_sha256
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
+from w2s_plugins.settings.teacher_name import parse_teachers
 from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT
 from w2s_plugins.teachers.mix import nearest_teacher
-from w2s_plugins.teachers.name import parse_teachers
 from w2s_plugins.teachers.teacher import (
     StudentInput,
     Teacher,

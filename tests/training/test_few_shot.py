@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from tests.parts import data_config, random_images, small_model, train_loader, train_settings
-from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import create_dataset, draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.models.feature_extraction import pooled_features
+from w2s_plugins.settings.forms import EpisodeShape
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import few_shot
 from w2s_plugins.training.evaluation import extract_features

@@ -13,9 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..cli.declare import words_of
-from ..cli.forms import OF_PART
 from ..cli.parser import train_parser
-from ..cli.values import split_names
 from ..data import MapDataset
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
@@ -24,9 +22,12 @@ from ..files import delete, read_plain, to_json, write_text
 from ..labels.table_writer import write_label_table
 from ..no_label import NO_LABEL
 from ..private_names import search_split
+from ..resolve.train import has_attention
 from ..run.args_file import read_run_args
-from ..settings.flags import has_attention
-from ..teachers.name import TeacherName
+from ..settings.forms import OF_PART
+from ..settings.programs import train_program
+from ..settings.teacher_name import TeacherName
+from ..settings.values import split_names
 from ..training.learned import Learned
 from .answers import UNSURE
 from .page import encode
@@ -248,7 +249,7 @@ def command_with_labelled(learned: Learned, folder: Path, classes: Sequence[str]
     write_text(listed, to_json([*classes]))
 
     # as the run was trained, where its flags say otherwise than the defaults
-    flags = train_parser().by_dest()
+    flags = train_program().flags
     of_run = learned.settings.flags
     values: dict[str, Any] = {name: of_run[name] for name in KEPT}
     values["teacher"] = teacher_of_command(learned)

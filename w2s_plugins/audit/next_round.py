@@ -25,8 +25,8 @@ from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..registry import load_plugins
+from ..settings.teacher_name import TeacherName
 from ..students.probe import create_encoder
-from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.teacher import open_alone
 from ..training.device import create_precision

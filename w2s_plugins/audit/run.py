@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..cli.forms import LABELS_PREFIX
 from ..errors import UserError, quietly, say, typed, write_errors
 from ..files import delete
 from ..labels.several import are_several
@@ -20,6 +19,7 @@ from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
 from ..run.lock import LOCK
+from ..settings.forms import LABELS_PREFIX
 from ..target_kind import ONE_CLASS
 from .answers import (
     UNSURE,

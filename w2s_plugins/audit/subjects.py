@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cli.forms import LABELS_PREFIX
-from ..cli.values import locate, no_model
 from ..data import MapDataset, Subset
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
@@ -25,8 +23,10 @@ from ..made_of import Ingredient, find_changed, to_plain
 from ..no_label import NO_LABEL
 from ..predictions.run import open_model
 from ..run.args_file import read_run_args
+from ..settings.forms import LABELS_PREFIX
+from ..settings.teacher_name import TeacherName
+from ..settings.values import locate, no_model
 from ..target_kind import ONE_CLASS, SeveralClasses, TargetKind, kind_of_task
-from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import label_images
 from ..teachers.teacher import TeacherModel, open_alone

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ..errors import UserError, logger
-from .declare import NEUTRAL, Role, option
-from .parser import train_parser
+from ..settings.field import NEUTRAL, Role, option
+from ..settings.programs import train_program
 
 # no flag, but named like one
 PROCESSES = "processes"
@@ -20,9 +20,9 @@ def other_values(
         ours: resolved flags.
     """
     # without a teacher, mixed precision or a loss of ours, what belongs to it changes nothing
-    ignored = set(train_parser().names(NEUTRAL))
+    ignored = set(train_program().flags.names(NEUTRAL))
     if not ours.get("teacher"):
-        ignored |= train_parser().names(Role.TEACHER) - {"teacher", "loss"}
+        ignored |= train_program().flags.names(Role.TEACHER) - {"teacher", "loss"}
         # a probe stores features as targets are stored
         if ours.get("linear_probe"):
             ignored.discard("teacher_targets")
@@ -63,8 +63,8 @@ def check_other_flags(
         UserError: naming the flags.
     """
     # what decides the outcome; of timm's own runs only the shapes can be compared
-    known = train_parser()
-    compared = set(known.by_dest()) - known.names(Role.RESUMING)
+    known = train_program().flags
+    compared = set(known) - known.names(Role.RESUMING)
     if of_timm:
         compared = known.names(Role.SHAPE | Role.STATE)
     changed = {

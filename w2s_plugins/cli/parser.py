@@ -11,9 +11,13 @@ from typing import Any
 
 from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import is_name, read_plain, recipe_path, special_kind
-from .declare import Parser, check_range, option, read_table, shown_value
-from .forms import parse_labels
-from .values import check_values
+from ..settings.concerns import Debugging
+from ..settings.concerns.subcommands import SUBCOMMANDS
+from ..settings.field import flags_of, option, shown_value
+from ..settings.forms import parse_labels
+from ..settings.programs import Program, predict_program, train_program, validate_program
+from ..settings.values import check_values
+from .declare import Parser
 
 
 class ExplicitFlags(set[str]):
@@ -72,19 +76,15 @@ All flags, those of timm's train.py among them: {prog} --help-all
 """
 
 
-@functools.cache
-def script_parser(name: str) -> Parser:
-    """The parser of what flags.yaml calls ``train``, ``validate`` or ``predict``."""
-    table = read_table("flags.yaml")
-    program = table["programs"][name]
+def _parser_of(program: Program, first_help: str = "", has_files: bool = True) -> Parser:
+    """Return the parser of a program; ``has_files``: it takes YAML files of flags."""
     parser = Parser(
-        FIRST_HELP if name == "train" else "",
-        prog=called(program["prog"]),
-        usage=program.get("usage"),
-        description=program["help"],
+        first_help,
+        prog=called(program.prog),
+        usage=program.usage,
+        description=program.help,
     )
-    # a prediction has no files of flags
-    if name != "predict":
+    if has_files:
         parser.add_argument(
             "-c",
             "--config",
@@ -95,14 +95,27 @@ def script_parser(name: str) -> Parser:
             help="YAML files with flags, or names of the package's (hparams/README.md); later files win, the command "
             "line wins over all; a file's config names others that are read before it",
         )
-    for title, group in table[name].items():
-        parser.add_flags(group, title)
+    for title, flags in program.groups.items():
+        parser.add_flags(flags, title)
     return parser
 
 
-train_parser = functools.partial(script_parser, "train")
-validate_parser = functools.partial(script_parser, "validate")
-predict_parser = functools.partial(script_parser, "predict")
+@functools.cache
+def train_parser() -> Parser:
+    """The parser of ``train_w2s.py``."""
+    return _parser_of(train_program(), FIRST_HELP)
+
+
+@functools.cache
+def validate_parser() -> Parser:
+    """The parser of ``validate.py``."""
+    return _parser_of(validate_program())
+
+
+@functools.cache
+def predict_parser() -> Parser:
+    """The parser of ``python -m w2s_plugins.predictions``."""
+    return _parser_of(predict_program(), has_files=False)
 
 
 def read_command(package: str) -> tuple[str, dict[str, Any]]:
@@ -111,14 +124,16 @@ def read_command(package: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: it has no such flag.
     """
-    table = read_table("commands.yaml")[package]
-    parser = Parser(prog=called(f"python -m w2s_plugins.{package}"), description=table["help"])
+    description, concerns = SUBCOMMANDS[package]
+    parser = Parser(prog=called(f"python -m w2s_plugins.{package}"), description=description)
     adder = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands: dict[str, Parser] = {}
-    for name, flags in table.items():
-        if name != "help":
-            commands[name] = adder.add_parser(name, help=flags["help"], description=flags["help"])
-            commands[name].add_flags(flags)
+    for name, concern in concerns.items():
+        # the docstring as a part of a sentence
+        text = " ".join((concern.__doc__ or "").split()).removesuffix(".")
+        text = text[:1].lower() + text[1:]
+        commands[name] = adder.add_parser(name, help=text, description=text)
+        commands[name].add_flags([*flags_of(concern), *flags_of(Debugging)])
     # a flag of the command that was typed, not of another one, is the nearest
     args, unknown = parser.parse_known_args()
     typed = vars(args)
@@ -130,7 +145,7 @@ def read_command(package: str) -> tuple[str, dict[str, Any]]:
     # an argument by position is named as the help does
     check_values(
         {
-            dest if flag.action.option_strings else dest.upper(): values[dest]
+            dest.upper() if flag.is_positional else dest: values[dest]
             for dest, flag in command.by_dest().items()
         }
     )
@@ -166,15 +181,15 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     # of some flags one at most can be given; argparse sees the command line alone, not the files
     first: dict[str, str] = {}
     for dest, flag in parser.by_dest().items():
-        if flag.facts.one_of and getattr(args, dest) != flag.default:
-            other = first.setdefault(flag.facts.one_of, dest)
+        if flag.one_of and getattr(args, dest) != flag.default:
+            other = first.setdefault(flag.one_of, dest)
             if other != dest:
                 raise UserError(
                     f"{option(other)} and {option(dest)} exclude each other: give one of them"
                 )
     # what a recipe sets for those who add the flag that it needs is no mistake of theirs
     for_others = {
-        name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed
+        name for name, flag in parser.by_dest().items() if flag.in_recipes and name not in typed
     }
     check_needs(parser, args, names - for_others)
     return args, ExplicitFlags(names, typed)
@@ -345,7 +360,7 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
                 f"{flag.expected(value)}"
             ) from error
         with said_of(f"{where}: "):
-            check_range(dest, values[dest], flag.facts)
+            flag.check_range(values[dest])
     return values
 
 
@@ -354,16 +369,16 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
     """
-    known, defaults = parser.facts(), parser.defaults()
+    known = parser.by_dest()
 
     def used(name: str) -> bool:
         # a value that is the default is as good as none
         value = getattr(args, name)
-        return value is not False and value not in (None, "", []) and value != defaults[name]
+        return value is not False and value not in (None, "", []) and value != known[name].default
 
     # in the order of the help, so that the first message is the same every time
-    for name, facts in known.items():
-        needs = [need for need in facts.needs.split() if need in known]  # not every script has all
+    for name, flag in known.items():
+        needs = [need for need in flag.needs if need in known]  # not every script has all
         if name not in given or not needs or not used(name):
             continue
         # each stage may have a teacher of its own, or measure itself

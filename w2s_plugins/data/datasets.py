@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.datasets import VisionDataset
 
-from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, logger, near_path, nearest, one_line
 from ..no_label import NO_LABEL
 from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS, search_split
+from ..settings.forms import DIGITS, LIST_FILES, check_dataset_name
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..cli.forms import EpisodeShape
 from ..errors import UserError
+from ..settings.forms import EpisodeShape
 from .slices import positions_by_class
 from .views import ViewKey, hash_seed
 

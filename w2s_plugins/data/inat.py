@@ -6,10 +6,10 @@ from collections import Counter
 from operator import index
 from pathlib import Path
 
-from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
 from ..files import read_text
 from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS
+from ..settings.forms import LIST_FILES
 from .decoding import FileDataset
 from .readers import ImageLocation, LocationReader
 

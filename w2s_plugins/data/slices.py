@@ -8,8 +8,8 @@ from typing import TypeVar
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import parse_slice
 from ..errors import UserError
+from ..settings.forms import parse_slice
 from .datasets import (
     NamesFiles,
     class_names_of,

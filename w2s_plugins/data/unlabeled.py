@@ -17,9 +17,9 @@ from pathlib import Path
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
-from ..cli.forms import unlabeled_roots
 from ..errors import UserError, logger, one_line
 from ..no_label import NO_LABEL
+from ..settings.forms import unlabeled_roots
 from .datasets import place_of_split
 from .decoding import FileDataset, ImageSuffixes
 from .map_style import MapDataset

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.parser import read_command
-from ..cli.values import locate, no_model
 from ..errors import UserError, near_path, one_line, run_main, say
 from ..files import check_replaceable, note_written, read_plain
+from ..settings.values import locate, no_model
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..cli.forms import LABELS_PREFIX, MULTILABEL, parse_labels, parse_true_labels
 from ..errors import UserError, quietly
+from ..settings.forms import LABELS_PREFIX, MULTILABEL, parse_labels, parse_true_labels
 from .names import read_class_names
 from .several import ListForm
 from .table import NoLabels, TableFile, file_of, open_table

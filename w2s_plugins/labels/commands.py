@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..cli.forms import LABELS_PREFIX, parse_labels
-from ..cli.values import split_names
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from ..no_label import NO_LABEL
+from ..settings.forms import LABELS_PREFIX, parse_labels
+from ..settings.values import split_names
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import TableForm, answer_columns, write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together

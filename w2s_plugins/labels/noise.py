@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import parse_noise
 from ..data import AnyDataset, MapDataset
 from ..data.datasets import class_names_of, known_labels, labels_of, labels_unknown
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError
 from ..files import file_sha256
 from ..no_label import NO_LABEL
+from ..settings.forms import parse_noise
 from .relabelled import Relabelled
 from .samples import labels_of_samples
 from .table import TableFile, file_of, open_table

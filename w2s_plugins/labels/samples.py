@@ -183,7 +183,7 @@ def labels_of_samples(
         table: what the file says, read with these ``class_names``, or with numbers for classes.
         keys: of the samples of the data.
         class_names: classes of the data, in its order.
-        combine: what to make of several annotators, one of `cli.forms.MEANS`; None for the majority of labels, and the
+        combine: what to make of several annotators, one of `settings.forms.MEANS`; None for the majority of labels, and the
             mean of probabilities.
         flag: begins the messages.
         confidence: the probability of a label that is a class alone.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cli.forms import DELIMITERS, MULTILABEL
 from ..errors import UserError, logger
+from ..settings.forms import DELIMITERS, MULTILABEL
 from .names import same_word, visible
 from .spelling import LISTED, UNSAID, divided_by
 
@@ -36,7 +36,7 @@ class ListForm:
 
     Args:
         unlisted: what a list says of the classes that it does not name: ``no``, or ``unknown``. None is ``no``.
-        delimiter: between the labels of a cell, one of `cli.forms.DELIMITERS` by its name or itself; ``none`` where a
+        delimiter: between the labels of a cell, one of `settings.forms.DELIMITERS` by its name or itself; ``none`` where a
             cell is one label. None finds it out.
     """
 
@@ -45,7 +45,7 @@ class ListForm:
 
     @classmethod
     def of(cls, settings: Mapping[str, str | None]) -> "ListForm":
-        """Return what settings as of `cli.forms.parse_labels` say."""
+        """Return what settings as of `settings.forms.parse_labels` say."""
         return cls(settings.get("unlisted"), settings.get("delimiter"))
 
     @property

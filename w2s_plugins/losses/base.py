@@ -20,10 +20,10 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from ..cli.forms import STAGES
-from ..cli.values import as_number
 from ..errors import UserError
 from ..registry import Registry
+from ..settings.forms import STAGES
+from ..settings.values import as_number
 from ..target_kind import KINDS, ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .arguments import check_argument, check_kwarg, hyper_parameters
 

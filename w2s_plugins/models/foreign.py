@@ -16,13 +16,14 @@ import timm
 from timm.models import build_model_with_cfg, model_entrypoint
 from torch import nn
 
-from ..cli.declare import Role
 from ..cli.parser import check_flags, train_parser
-from ..cli.values import check_values
 from ..data.datasets import MOST_CLASSES
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from ..private_names import parse_model_cfg
+from ..settings.field import Role
+from ..settings.programs import train_program
+from ..settings.values import check_values
 from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem, kind_of_task
 
 LARGEST = 2**31  # of a number; sizes and counts are below
@@ -42,7 +43,7 @@ LOCAL = {
     "model": r"(?!all$)[\w.-]+",
 }
 
-_INTERPOLATIONS = train_parser().by_dest()["interpolation"].choices or ()
+_INTERPOLATIONS = train_program().flags["interpolation"].choices or ()
 # Of timm's pretrained_cfg, what describes the model, with an example of each value; a tuple has all that it may be.
 # Where weights lie and how they are loaded is not here: it is left out, as all that is unknown.
 PRETRAINED_CFG: dict[str, object] = {
@@ -93,7 +94,7 @@ def check_value(key: str, value: object, example: object, where: str) -> None:
         fits = _is_number(value) and 0 <= value < LARGEST and (value > 0 or example == 0)
         expected = "a number above 0"
         if "crop_pct" in key:  # an image is resized by its inverse
-            crop = train_parser().facts()["crop_pct"]
+            crop = train_program().flags["crop_pct"]
             low, high = crop.low or 0.0, crop.high or math.inf
             fits = fits and isinstance(value, (int, float)) and low <= value <= high
             expected = f"a number from {low} to {high}"
@@ -304,7 +305,7 @@ def refuse_addresses(
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
     """
-    for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
+    for name in sorted(train_program().flags.names(Role.PLACE) & names.keys()):
         allowed = LOCAL.get(name, "[^:]*")
         values = flags.get(name)
         for value in values if isinstance(values, list) else [values]:

@@ -24,14 +24,14 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
-from ..cli.declare import Role
-from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_extent, check_regular, file_sha256
 from ..hub.client import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves
+from ..settings.field import Role
+from ..settings.programs import train_program
 from ..target_kind import KINDS, TargetKind
 from .foreign import (
     COMMON_ARGS,
@@ -64,7 +64,7 @@ WEIGHT_FILES = (
     "model_best.pth.tar",
 )
 # settings of a run that say how the inputs of its checkpoint are made
-INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
+INPUT_KEYS = sorted(train_program().flags.names(Role.INPUT))
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:

@@ -4,6 +4,7 @@ import sys
 
 from ..cli.parser import predict_parser
 from ..errors import run_main
+from ..settings.concerns import Prediction
 from .flags import settle
 
 
@@ -11,7 +12,7 @@ def main() -> None:
     """Parse the command line and do what it says."""
     # wrong flags are answered at once: torch is imported after that
     flags = settle(predict_parser().take(sys.argv[1:]))
-    from .run import Prediction, predict
+    from .run import predict
 
     predict(Prediction(**flags))
 

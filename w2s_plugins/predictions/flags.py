@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import option
-from ..cli.values import check_values
 from ..errors import UserError, near_path
 from ..labels.table_writer import check_writable
+from ..settings.field import option
+from ..settings.values import check_values
 
 SHARDS = "wds/"
 FEATURE_FILES = (".npz", ".parquet")

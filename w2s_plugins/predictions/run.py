@@ -31,11 +31,12 @@ from ..labels.table_writer import Columns, write_label_table
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
-from ..settings.flags import check_available, check_model_name, named_model
+from ..resolve.train import check_available, check_model_name, named_model
+from ..settings.concerns import Prediction
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS, SeveralClasses, TargetKind, kind_of_task
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_classifier
-from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
@@ -46,34 +47,6 @@ FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # images without an answer that are named
 PRINTED = 5  # classes of one image
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is predicted, and where it goes; the flags of the command."""
-
-    model: str
-    dir: str | Path
-    output: Path | None = None  # without any file the best classes of one image are printed
-    features: Path | None = None
-    checkpoint: str | None = None
-    class_names: str | None = None
-    task: str | None = None
-    multilabel_threshold: float | None = None  # those of the model, else a half
-    prompts: str | None = None
-    top_k: int | None = None
-    all: bool = False  # every class with its probability
-    img_size: int | None = None
-    batch_size: int = 64
-    workers: int = 4
-    decoder: str = "fast"
-    device: str | None = None
-    plugins: Sequence[str] = ()
-
-    @property
-    def wants_labels(self) -> bool:
-        """False where features alone are wanted."""
-        return self.output is not None or self.features is None
 
 
 def predict(wanted: Prediction) -> None:

@@ -1,1 +1,1 @@
-"""Flags become typed settings, one frozen dataclass a concern: what follows, what excludes what, what timm knows."""
+"""What a command can be told: a flag is a typed field of its concern, with its help, range and rules beside it."""

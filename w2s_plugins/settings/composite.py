@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..cli.forms import parse_labels, parse_tuning
-from ..cli.parser import train_parser
 from .concerns import (
     ComputeSettings,
-    Concern,
     DataSettings,
     EpisodeSettings,
     EvaluationSettings,
@@ -18,11 +14,16 @@ from .concerns import (
     LabelSettings,
     LossSettings,
     OptimSettings,
+    ReportSettings,
     RunSettings,
     StudentSettings,
+    SubjectSettings,
     ViewSettings,
     WeakTeacherSettings,
 )
+from .field import Concern, dest_of
+from .forms import parse_labels
+from .programs import train_program
 
 
 def _take_concerns(settings: type, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +62,21 @@ class TrainSettings:
         # A copy that nobody can write to: flags are still being filled in while settings are made to look at them.
         return cls(**concerns, flags=MappingProxyType(dict(flags)))
 
+    def with_flags(self, **changes: object) -> "TrainSettings":
+        """Return the settings with other values of some flags."""
+        return self.from_flags({**self.flags, **changes})
+
+    def uses(self, flag: str) -> bool:
+        """Return whether a flag has this value (``--tune head``), or any but its default and the one that changes
+        nothing (``--tune``).
+        """
+        name, _, value = flag.partition(" ")
+        declared = train_program().flags[dest_of(name)]
+        used = self.flags[declared.name]
+        if value:
+            return str(used) == value
+        return bool(used) and used not in (declared.default, declared.neutral)
+
     @property
     def is_scored_by_teacher(self) -> bool:
         """Whether a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
@@ -77,73 +93,25 @@ class TrainSettings:
 
 def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
     """Return the values of fields that are no flags, or that have a type of their own."""
-    # Without a teacher nothing is stored of the views, but for the features of a linear probe.
-    kind, _, number = flags["teacher_targets"].partition(":")
-    stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
     # What `labels:FILE?combine=mean` says behind the name holds for all files of labels.
     of_labels = parse_labels(flags["teacher"])[1]
     return dict(
         semi_supervised=bool(flags["unlabeled"] and flags["task_loss_weight"]),
-        tune=parse_tuning(flags["tune"]),
         crop_mode=None,
-        view_epochs=int(number) if stores_views else 0,
+        view_epochs=count_view_epochs(flags),
         **{f"labels_{name}": value for name, value in of_labels.items()},
     )
 
 
+def count_view_epochs(flags: Mapping[str, Any]) -> int:
+    """Return the N of ``--teacher-targets cached-views:N``, 0 where no views are stored."""
+    # Without a teacher nothing is stored of the views, but for the features of a linear probe.
+    kind, _, number = flags["teacher_targets"].partition(":")
+    stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
+    return int(number) if stores_views else 0
+
+
 # ---------------------------------------------------------------- an evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubjectSettings(Concern):
-    """What ``validate.py`` evaluates, and in which form."""
-
-    checkpoint: str
-    """Its weights: a file or a folder; empty for the pretrained ones."""
-    use_ema: bool
-    """Take the average of the weights in the checkpoint."""
-    use_train_size: bool
-    """Evaluate at the size of training, if the model has another one for tests."""
-    test_pool: bool
-    """Pool larger images over windows of the old size."""
-    reparam: bool
-    """Merge the branches of its blocks."""
-    torchscript: bool
-    """Compile it with TorchScript."""
-    aot_autograd: bool
-    """Fuse it with AOT autograd."""
-    num_gpu: int
-    """GPUs of this process."""
-    crop_border_pixels: int | None
-    """Pixels that are cut off at each border."""
-    tf_preprocessing: bool
-    """Prepare images as TensorFlow does."""
-    naflex_loader: bool
-    """Load NaFlex patches, not images."""
-    naflex_max_seq_len: int
-    """Longest sequence of NaFlex."""
-    real_labels: str
-    """File of ImageNet's ReaL labels; empty for the data's."""
-    valid_labels: str
-    """File of the classes that count; empty for all."""
-    class_counts: Path | None
-    """File with the training samples of each class, of the run that is evaluated."""
-    data_of_run: str
-    """Begins messages about data that the flags of this run name; empty if they were given by hand."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings(Concern):
-    """What ``validate.py`` reports, and where."""
-
-    metrics_avg: str | None
-    """Average of precision, recall and F1: ``micro``, ``macro`` or ``weighted``; None leaves these out."""
-    results_file: str
-    """File of the results; empty for none."""
-    results_format: str
-    """Its form: ``csv`` or ``json``."""
-    retry: bool
-    """Try smaller batches if memory runs out."""
 
 
 # flags of ``validate.py`` that have another name in a run
@@ -178,6 +146,6 @@ class ValidateSettings:
         }
         # What an evaluation has no flag for is as a run has it that is given none; only the mode of the crop is one
         # that runs have not.
-        of_run = train_parser().defaults() | known
+        of_run = train_program().flags.defaults() | known
         every = {**of_run, **_derived(of_run), "crop_mode": known["crop_mode"]}
         return cls(**_take_concerns(cls, every), seed=known["seed"])

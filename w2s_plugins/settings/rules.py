@@ -1,11 +1,14 @@
-"""Which flags do not go together: terms and rules. What a flag excludes, and needs beside it, is in flags.yaml."""
+"""Which flags do not go together. What a flag needs beside it, and what it has no effect with, stands at its field."""
 
-from argparse import Namespace
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..cli.declare import dest_of, read_table
-from ..cli.forms import (
+from ..errors import UserError, logger
+from . import terms
+from .composite import TrainSettings, ValidateSettings
+from .field import option
+from .forms import (
     DIGITS,
     MULTILABEL,
     TEST_EPISODES,
@@ -14,11 +17,9 @@ from ..cli.forms import (
     parse_long_tail,
     parse_shapes,
 )
-from ..cli.parser import train_parser
-from ..cli.values import split_names
-from ..errors import UserError
-from .composite import TrainSettings, ValidateSettings
-from .resolve import note_idle
+from .programs import train_program
+from .terms import Term, has_no_evaluation, in_use
+from .values import split_names
 
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = (
@@ -40,118 +41,6 @@ SHARDED_OPTIMIZERS = (
 )
 
 
-# ---------------------------------------------------------------- terms
-
-
-class Term(NamedTuple):
-    """What several flags, or the values of one, come to.
-
-    Args:
-        shown: how messages call it.
-        holds: whether it is true of the settings of a run.
-    """
-
-    shown: str
-    holds: Callable[[TrainSettings], object]
-
-
-def has_models_beside_labels(settings: TrainSettings) -> bool:
-    return settings.teacher.has_labels and bool(settings.teacher.models)
-
-
-def has_one_teacher(settings: TrainSettings) -> bool:
-    """A crowd that is combined is one, too."""
-    combined = settings.teacher.labels_combine and settings.teacher.has_labels_alone
-    return len(settings.teacher.names) < 2 or bool(combined)
-
-
-def is_probe_of_plain_images(settings: TrainSettings) -> bool:
-    return settings.student.linear_probe and not settings.teacher.view_epochs
-
-
-def stores_views(settings: TrainSettings) -> bool:
-    return bool(settings.teacher.view_epochs) and not settings.student.linear_probe
-
-
-def has_images_of_its_own(settings: TrainSettings) -> bool:
-    return settings.data.dataset == DIGITS and not settings.data.unlabeled
-
-
-def has_no_evaluation(settings: TrainSettings) -> bool:
-    return not settings.data.val_split and settings.data.select_split is None
-
-
-def averages_in_bfloat16(settings: TrainSettings) -> bool:
-    return settings.optim.model_ema and settings.compute.model_dtype == "bfloat16"
-
-
-OWN_IMAGES = "--dataset w2s/digits, which brings its own images"
-
-# by the names that flags.yaml has for them
-TERMS = {
-    "mixing": Term("--mixup and --cutmix", lambda settings: settings.views.mixes),
-    "stored_targets": Term(
-        "--teacher-targets cached", lambda settings: settings.teacher.stores_targets
-    ),
-    "stored_views": Term("--teacher-targets cached-views:N", stores_views),
-    "selection_by_labels": Term(
-        "--clean-select by labels", lambda settings: settings.labels.selects_by_labels
-    ),
-    "selection_by_teacher": Term(
-        "--clean-select by the teacher", lambda settings: settings.labels.asks_the_teacher
-    ),
-    "selection_of_file": Term(
-        "--clean-select file:FILE", lambda settings: settings.labels.selection_rule == "file"
-    ),
-    "labels": Term("--teacher labels:PATH", lambda settings: settings.teacher.has_labels),
-    "labels_alone": Term(
-        "--teacher labels:PATH alone", lambda settings: settings.teacher.has_labels_alone
-    ),
-    "models_beside_labels": Term("models beside --teacher labels:PATH", has_models_beside_labels),
-    "one_teacher": Term("a single --teacher", has_one_teacher),
-    "semi_supervised": Term(
-        "labelled samples in the batches of --unlabeled",
-        lambda settings: settings.data.semi_supervised,
-    ),
-    "no_truth": Term(
-        "--unlabeled without --data-dir or --dataset", lambda settings: settings.data.has_no_truth
-    ),
-    "weak_labels_alone": Term(
-        "--unlabeled without --task-loss-weight",
-        lambda settings: settings.data.learns_weak_labels_alone,
-    ),
-    "own_images": Term(OWN_IMAGES, has_images_of_its_own),
-    "no_evaluation": Term("no validation split", has_no_evaluation),
-    "probe_of_plain_images": Term(
-        "--linear-probe without cached-views:N", is_probe_of_plain_images
-    ),
-    "nothing_to_split": Term(
-        "no --reprob and no --split-bn",
-        lambda settings: not settings.views.reprob and not settings.student.split_bn,
-    ),
-    "average_in_bfloat16": Term("--model-ema with --model-dtype bfloat16", averages_in_bfloat16),
-}
-
-
-def in_use(settings: TrainSettings, what: str) -> bool:
-    """Return whether one of `TERMS`, a flag with this value (``--tune head``), or a flag with any but its default is
-    used.
-    """
-    if what in TERMS:
-        return bool(TERMS[what].holds(settings))
-    flag, _, value = what.partition(" ")
-    dest, parser = dest_of(flag), train_parser()
-    used = settings.flags[dest]
-    if value:
-        return str(used) == value
-    return bool(used) and used not in (parser.defaults()[dest], parser.facts()[dest].neutral)
-
-
-def shown_as(what: str) -> str:
-    """Return how messages call what `in_use` is asked about."""
-    return TERMS[what].shown if what in TERMS else what
-
-
 # what is made for labels of one class an image alone; the kind is known once the data are open
 ONE_CLASS_ONLY = (
     Term("--class-list", lambda settings: settings.data.class_list),
@@ -167,22 +56,149 @@ ONE_CLASS_ONLY = (
 )
 
 
-def leave_idle_flags(args: Namespace) -> None:
-    """Log the flags that have no effect in the mode of this run (``idle``), and put their defaults in their place.
+def note_idle(mode: str, names: Iterable[str]) -> None:
+    """Log the flags that have no effect in a mode of this run."""
+    logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
+
+
+def leave_idle_flags(settings: TrainSettings) -> TrainSettings:
+    """Log the flags that have no effect in the mode of this run (``idle``), and return the settings with their defaults.
 
     A file of flags may set them for other modes.
     """
-    defaults = train_parser().defaults()
     idle: dict[str, list[str]] = {}
-    settings = TrainSettings.from_flags(vars(args))
-    for name, facts in train_parser().facts().items():
-        mode = next((mode for mode in facts.idle if in_use(settings, mode)), None)
-        if mode is not None and getattr(args, name) not in (defaults[name], facts.neutral):
-            setattr(args, name, defaults[name])
-            settings = TrainSettings.from_flags(vars(args))
-            idle.setdefault(mode, []).append(name)
-    for mode, names in idle.items():
-        note_idle(shown_as(mode), names)
+    for name, flag in train_program().flags.items():
+        mode = next((mode for mode in flag.idle if in_use(settings, mode)), None)
+        if mode is not None and settings.flags[name] not in (flag.default, flag.neutral):
+            settings = settings.with_flags(**{name: copy.copy(flag.default)})
+            idle.setdefault(str(mode), []).append(name)
+    for shown, names in idle.items():
+        note_idle(shown, names)
+    return settings
+
+
+# ---------------------------------------------------------------- pairs
+
+
+class Exclusion(NamedTuple):
+    """What cannot be combined.
+
+    Args:
+        flag: a flag, a flag with a value, or a term.
+        others: likewise; the first that is in use is named.
+        why: ends the message.
+    """
+
+    flag: str | Term
+    others: tuple[str | Term, ...]
+    why: str
+
+
+# in this order; of several that are in use the first is reported
+EXCLUSIONS = (
+    # views of an image
+    Exclusion(
+        "--aug-splits",
+        (terms.MIXING, "--no-aug", "--no-prefetcher", "--train-img-sizes", terms.STORED_TARGETS),
+        "a batch holds several views of each image, in the order of the loader",
+    ),
+    Exclusion(
+        terms.STORED_VIEWS,
+        ("--aug-repeats", "--train-img-sizes", "--mixup-off-epoch", "--resplit"),
+        "views that come round again must not depend on batch or epoch; use --teacher-targets online",
+    ),
+    Exclusion(
+        "--strong-views",
+        (
+            terms.MIXING,
+            "--aug-splits",
+            "--aug-repeats",
+            "--train-img-sizes",
+            "--episodic",
+            "--linear-probe",
+        ),
+        "the strong views stand at the end of a batch, one for each image",
+    ),
+    # images without labels
+    Exclusion(
+        "--unlabeled",
+        (
+            "--label-noise",
+            terms.SELECTION_BY_LABELS,
+            "--episodic",
+            "--class-list",
+            "--long-tail always",
+        ),
+        "its images have no labels",
+    ),
+    Exclusion(
+        terms.NO_TRUTH,
+        ("--task-loss-weight", "--class-map", "--few-shot-eval"),
+        "its images have no labels",
+    ),
+    Exclusion(
+        terms.SEMI_SUPERVISED,
+        (terms.MIXING, "--aug-splits", "--resplit", "--train-img-sizes"),
+        "they stand first in the batch; leave out --task-loss-weight, or this",
+    ),
+    # episodes of few classes
+    Exclusion(
+        "--episodic",
+        (
+            terms.MIXING,
+            "--aug-splits",
+            "--aug-repeats",
+            "--train-img-sizes",
+            "--epoch-repeats",
+            "--kd-model-name",
+            "--select-split",
+            "--teacher-assign student",
+            terms.LABELS,
+            terms.STORED_TARGETS,
+        ),
+        "its batches are episodes of a few classes",
+    ),
+    # the model and its teachers
+    Exclusion(
+        "--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"
+    ),
+    Exclusion(
+        "--split-bn", ("--sync-bn", "--tune"), "it makes new batch norms, all of which are trained"
+    ),
+    Exclusion(
+        "--kd-model-name",
+        ("--teacher", "--loss"),
+        "it is the teacher of timm's own tasks; a --loss of these here learns from a --teacher",
+    ),
+    Exclusion(
+        terms.LABELS_ALONE, (terms.SELECTION_BY_TEACHER,), "labels cannot be asked about images"
+    ),
+    # the student in parts
+    Exclusion(
+        "--linear-probe",
+        (
+            "--tune",
+            "--episodic",
+            "--few-shot-eval",
+            "--kd-model-name",
+            terms.MODELS_BESIDE_LABELS,
+            terms.SEMI_SUPERVISED,
+        ),
+        "it trains one linear layer on stored features, and no encoder",
+    ),
+    Exclusion(
+        "--fsdp",
+        (
+            "--few-shot-eval",
+            "--episodic",
+            "--kd-model-name",
+            "--clip-mode agc",
+            "--sync-bn",
+            terms.AVERAGE_IN_BFLOAT16,
+        ),
+        "no process has the whole student",
+    ),
+)
 
 
 # ---------------------------------------------------------------- rules with a number, or words of their own
@@ -418,12 +434,10 @@ RULES = (
 
 def check_rules(settings: TrainSettings) -> None:
     """Raise a `UserError` for the first of all rules that the settings of a run break."""
-    for pair in read_table("flags.yaml")["excludes"]:
-        other = next((other for other in pair["others"] if in_use(settings, other)), None)
-        if other and in_use(settings, pair["flag"]):
-            raise UserError(
-                f"{shown_as(pair['flag'])} cannot be combined with {shown_as(other)}: {pair['why']}"
-            )
+    for flag, others, why in EXCLUSIONS:
+        other = next((other for other in others if in_use(settings, other)), None)
+        if other is not None and in_use(settings, flag):
+            raise UserError(f"{flag} cannot be combined with {other}: {why}")
     for rule in RULES:
         if rule.is_broken(settings):
             raise UserError(rule.message.format(settings))
@@ -435,7 +449,7 @@ def check_validation(settings: ValidateSettings) -> None:
     check_dataset_name(data.dataset)
     parse_long_tail(settings.evaluation.long_tail)
     if data.data_dir and data.dataset == DIGITS:
-        note_idle(OWN_IMAGES, ["data_dir"])
+        note_idle(terms.OWN_IMAGES.shown, ["data_dir"])
     if not shapes:
         return
     parse_shapes(shapes, settings.episodes.queries, "--few-shot")

@@ -3,9 +3,9 @@
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from ..cli.forms import Tuning
 from ..errors import UserError, logger
 from ..models.loading import TimmModel
+from ..settings.forms import Tuning
 from .adapters import Adapters, add_adapters, heads_of
 
 

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from torch.utils.data import IterableDataset
 
-from ..cli.declare import Role
-from ..cli.forms import DIGITS, LABELS_PREFIX, parse_selection
 from ..cli.parser import fill, train_parser
-from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
 from ..distributed.world import World
 from ..errors import logger, quietly
 from ..labels.splits import Data
 from ..made_of import Ingredient
+from ..resolve.fill_in import check_paths
+from ..resolve.train import resolve_train_args
 from ..settings.composite import TrainSettings
-from ..settings.concerns import label_paths
-from ..settings.flags import resolve_train_args
-from ..settings.resolve import check_paths
+from ..settings.field import Role
+from ..settings.forms import DIGITS, LABELS_PREFIX, parse_selection
+from ..settings.teacher_name import label_paths
+from ..settings.values import split_names
 from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_label_files, match_labels
@@ -33,7 +33,7 @@ def settle(run: LocalRun) -> None:
     args, names = fill(train_parser(), run.flags)
     settings = resolve_train_args(args, names)
     check_paths(settings.data, settings.teacher)
-    run.settings = dict(settings.flags)
+    run.settings = settings
 
 
 def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
@@ -57,9 +57,8 @@ def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
             unmade[run.folder] = data.num_classes
             if order is None:
                 continue
-            settings = TrainSettings.from_flags(run.settings)
-            size = fit_batch_size(settings, order, "batch_size" in typed)
-        before = run.settings["batch_size"]
+            size = fit_batch_size(run.settings, order, "batch_size" in typed)
+        before = run.settings.data.batch_size
         if size == before:
             continue
         logger.info(
@@ -72,12 +71,12 @@ def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
             settle(run)
 
 
-def check_data(flags: Flags, unmade: Iterable[Path]) -> None:
+def check_data(settings: TrainSettings, unmade: Iterable[Path]) -> None:
     """Check the data of a run of a study, which nothing fits to its flags. Raises `UserError` as `look_ahead` does."""
-    _, order = open_data(flags, dict.fromkeys(unmade))
+    _, order = open_data(settings, dict.fromkeys(unmade))
     if order is not None:
-        settings = TrainSettings.from_flags(flags).data
-        check_batch_size(settings.batch_size, order, settings.labelled_in_batch)
+        loading = settings.data
+        check_batch_size(loading.batch_size, order, loading.labelled_in_batch)
 
 
 def about_data(flags: Flags) -> str | None:
@@ -96,11 +95,13 @@ def about_data(flags: Flags) -> str | None:
     return repr([labels, *(flags[name] for name in sorted(names))])
 
 
-def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, KeyedSampler | None]:
+def open_data(
+    settings: TrainSettings, unmade: Mapping[Path, int | None]
+) -> tuple[Data, KeyedSampler | None]:
     """Open the data of a run, and bring labels to them.
 
     Args:
-        flags: of the run, all of them.
+        settings: of the run.
         unmade: folders of runs that are not there yet, with the number of their classes.
 
     Returns:
@@ -109,20 +110,19 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
     Raises:
         UserError: data or labels are wrong.
     """
-    settings = TrainSettings.from_flags(flags)
     teaching = settings.teacher
     # a model that is still to be trained cannot be asked for its classes
     taught_by = f"{teaching.teacher} {teaching.teacher_checkpoint}"
     awaited = [count for folder, count in unmade.items() if str(folder) in taught_by]
-    known = dict(flags)
+    known = settings
     if awaited:
         named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS_PREFIX)]
-        known |= {"teacher": ",".join(named) or None, "teacher_checkpoint": None}
+        known = known.with_flags(teacher=",".join(named) or None, teacher_checkpoint=None)
         if settings.data.has_no_truth and not named:
-            known["num_classes"] = settings.data.num_classes or awaited[0]
+            known = known.with_flags(num_classes=settings.data.num_classes or awaited[0])
     world = join_group(settings.compute.device)
     labels = find_label_files(teaching, world)
-    data = build_data(TrainSettings.from_flags(known), labels)
+    data = build_data(known, labels)
     # a stream tells neither its samples nor their number
     if isinstance(data.train, IterableDataset):
         return data, None
@@ -135,16 +135,17 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
     return data, epoch_order(settings, samples, data.epoch_size, world)
 
 
-def sources_now(flags: Flags, world: World, with_splits: bool = True) -> list[Ingredient]:
+def sources_now(
+    settings: TrainSettings, world: World, with_splits: bool = True
+) -> list[Ingredient]:
     """Return what a run would be made of now, by content: data, files of labels and files of weights.
 
     Args:
-        flags: of the run, all of them.
+        settings: of the run.
         world: this process.
         with_splits: without them no images are opened.
     """
     # what each is of is logged when the run is made
-    settings = TrainSettings.from_flags(flags)
     splits = {}
     with quietly():
         labels = find_label_files(settings.teacher, world)

@@ -132,7 +132,7 @@ class InThisProcess(Executor[LocalRun]):
                 judge = chain.choose_best(run.assign_by, records)
                 assign = chain.choose_assign(judge, records[judge])
                 run.flags = {**run.flags, "teacher_assign": assign}
-                run.settings = {**run.settings, "teacher_assign": assign}
+                run.settings = run.settings.with_flags(teacher_assign=assign)
             if is_there(run, plan):
                 run.record = take_finished(run, plan, "--resume auto")
             else:
@@ -174,7 +174,7 @@ class InThisProcess(Executor[LocalRun]):
         record = self.train(flags)
         # others need its export alone; with the last checkpoint it goes on, and --select best takes the best one
         if "checkpoint_hist" not in run.flags and not is_secondary():
-            delete_older(run.folder, keeps_best=run.settings["select"] == "best")
+            delete_older(run.folder, keeps_best=run.settings.evaluation.select == "best")
         return record
 
 
@@ -230,7 +230,7 @@ def read_finished(run: LocalRun, flag: str) -> Record:
     # flags that may change, such as workers, are left out by `other_values`
     record = read_result(run.folder, flag)
     # compared as they are written down; what is left open to data, published weights or device is not compared
-    ours = yaml.safe_load(yaml.safe_dump(run.settings))
+    ours = yaml.safe_load(yaml.safe_dump(dict(run.settings.flags)))
     left_open = {name for name in ("num_classes", "gp", "channels_last") if ours[name] is None}
     changed = other_values(read_run_args(run.folder, flag), without(ours, left_open))
     if changed:
@@ -257,4 +257,4 @@ def read_result(folder: Path, flag: str) -> Record:
 
 def sources_of(run: LocalRun) -> list[Ingredient]:
     """Return what a run would be made of now. All ranks take part."""
-    return sources_now(run.settings, join_group(run.settings["device"]))
+    return sources_now(run.settings, join_group(run.settings.compute.device))

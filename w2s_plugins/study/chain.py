@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import pandas
 
-from ..cli.declare import read_table
-from ..cli.forms import OF_PART
 from ..errors import UserError, logger, quietly
 from ..metrics.figures import HEADINGS, allows_advice, figure_of_few, headline_name, no_advice
 from ..monitor import format_table
 from ..run.record import HELD_OUT, headline_of_record, images_of
+from ..settings.concerns.subcommands import LabelsAudit
+from ..settings.field import flags_of
+from ..settings.forms import OF_PART
 from .ahead import settle
 from .controls import without
 from .planning import LocalPlan, LocalRun
@@ -101,7 +102,9 @@ def is_same(run: LocalRun, other: LocalRun, part: Mapping[str, Any]) -> bool:
     with_part = replace(other, flags={**other.flags, **part})
     with quietly():
         settle(with_part)
-    return without(run.settings, ["experiment"]) == without(with_part.settings, ["experiment"])
+    return without(run.settings.flags, ["experiment"]) == without(
+        with_part.settings.flags, ["experiment"]
+    )
 
 
 def best_part(run: LocalRun, plan: LocalPlan) -> str:
@@ -165,7 +168,7 @@ def choose_part(run: LocalRun, plan: LocalPlan) -> dict[str, Any]:
 
 def flags_of_part(best: str, names: Sequence[str], plan: LocalPlan) -> dict[str, Any]:
     """Return the flags of what a stage (``best`` of some ``names``) trains, as `choose_part` does."""
-    settings = {stage.name: stage.settings for stage in plan.runs if stage.name in names}
+    settings = {stage.name: stage.settings.flags for stage in plan.runs if stage.name in names}
     flags = {name: settings[best][name] for name in OF_PART}
     # where all have equally many, these are of half of the samples
     if len({settings[name]["epochs"] for name in names}) > 1:
@@ -282,7 +285,7 @@ def advise(plan: LocalPlan, above: Mapping[str, Mapping]) -> tuple[str, list[str
 
 def count_answers(stages: Sequence[LocalRun]) -> int:
     """Return about how many images a person is asked: those that ``labels audit`` draws, if there are so many."""
-    drawn = read_table("commands.yaml")["labels"]["audit"]["--images"]["default"]
+    drawn = next(flag.default for flag in flags_of(LabelsAudit) if flag.name == "images")
     # of a stream nobody knows how many there are
     seen = [stage.record["data"]["splits"]["train"]["num_samples"] for stage in stages]
     return min([drawn, *filter(None, seen)])

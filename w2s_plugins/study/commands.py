@@ -26,8 +26,8 @@ def open_study(spec: Path) -> list[StudyRun]:
     Raises:
         UserError: one line for the first thing that is wrong, naming the run.
     """
-    from ..settings.flags import resolve_train_args  # it imports torch and timm
-    from ..settings.resolve import check_paths
+    from ..resolve.fill_in import check_paths
+    from ..resolve.train import resolve_train_args  # it imports torch and timm
     from ..training.weights import START
     from .ahead import about_data, check_data
     from .w2s import check_runs_behind, check_teachers
@@ -60,14 +60,14 @@ def open_study(spec: Path) -> list[StudyRun]:
             if run.kind == "student" and loading.train_slice and data_is_here:
                 teachers = [planned[name] for name in run.needs if name in planned]
                 for teacher in teachers:
-                    check_runs_behind(flags, models_of(teacher, START))
+                    check_runs_behind(settings, models_of(teacher, START))
                 if not teachers:
-                    check_teachers(flags)
+                    check_teachers(settings)
             # data that several runs have in common are opened once
             about = about_data(flags)
             if about not in known:
                 known.add(about)
-                check_data(flags, [other.folder for other in plan if other.name in run.needs])
+                check_data(settings, [other.folder for other in plan if other.name in run.needs])
     return plan
 
 

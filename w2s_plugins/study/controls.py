@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Role, option, shown_value
-from ..cli.forms import LABELS_PREFIX, parse_slice
 from ..cli.parser import check_flags, fill, keep_typed, overlay, read_config, train_parser
-from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, one_line
 from ..files import read_plain
+from ..settings.field import Role, option, shown_value
+from ..settings.forms import LABELS_PREFIX, parse_slice
+from ..settings.programs import train_program
+from ..settings.values import check_values, split_names
 
 # by name; each value is of the type of its flag, which the parser has checked
 Flags = Mapping[str, Any]
@@ -29,7 +30,7 @@ OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size")
 
 def flags_about(role: Role) -> frozenset[str]:
     """Return the names of the flags that are about a role."""
-    return train_parser().names(role)
+    return train_program().flags.names(role)
 
 
 def without(flags: Flags, names: Iterable[str]) -> dict[str, Any]:

@@ -23,11 +23,10 @@ from ..labels.table_writer import Columns, write_label_table
 from ..metrics.evaluator import create_evaluator
 from ..metrics.figures import HEADINGS, figure_of_few, headline_of
 from ..monitor import format_table
-from ..settings.composite import TrainSettings
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_classifier
-from ..teachers.name import TeacherName
 from ..teachers.openers import Request
 from ..teachers.teacher import open_alone
 from ..training.data import build_data
@@ -89,7 +88,7 @@ def _columns(plan: LocalPlan, parts: list[_Part]) -> Iterator[Columns]:
     """Yield the columns of each part; ``parts`` gets what they are made of. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
-        settings = TrainSettings.from_flags(run.settings)
+        settings = run.settings
         world = join_group(settings.compute.device)
         data = build_data(settings)
         part, kind = data.val, data.target_kind

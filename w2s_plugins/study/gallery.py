@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..cli import train_parser
 from ..data import take_slice
 from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError
 from ..settings.composite import TrainSettings
+from ..settings.programs import train_program
 from ..training.data import open_val_split
 from .collect import StudentRun
 
@@ -17,7 +17,7 @@ SIDE = 96  # pixels of a picture's longer side at most
 
 def open_gallery(run: StudentRun) -> Dataset:
     """Return the validation split of a run. Raises `UserError` where it is not what it was."""
-    settings = TrainSettings.from_flags(train_parser().defaults() | run.args)
+    settings = TrainSettings.from_flags(train_program().flags.defaults() | run.args)
     loading = settings.data
     names_then = run.record["model"].get("class_names")
     whole = open_val_split(loading, settings.input.channels, names_then)

@@ -10,13 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Role, option, shown_value, words_of
-from ..cli.forms import MULTILABEL, parse_slice
+from ..cli.declare import words_of
 from ..cli.parser import check_flags, fill, keep_typed, read_yaml, taker_of, train_parser
-from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, nearest, said_of
-from ..settings.concerns import label_paths
-from ..settings.resolve import note_idle, resolve_data_dir
+from ..resolve.fill_in import resolve_data_dir
+from ..settings.composite import TrainSettings
+from ..settings.field import Role, option, shown_value
+from ..settings.forms import MULTILABEL, parse_slice
+from ..settings.programs import train_program
+from ..settings.rules import note_idle
+from ..settings.teacher_name import label_paths
+from ..settings.values import check_values, split_names
 from .controls import (
     CONTROLS,
     LABELS_OF_KIND,
@@ -45,7 +49,7 @@ class LocalRun(PlannedRun):
 
     Args:
         flags: that are set.
-        settings: all of its flags, as it writes them.
+        settings: what its flags come to; there once `ahead.settle` has checked them.
         assign_by: earlier stages, by whose figures its ``teacher_assign`` is chosen.
         tune_by: earlier stages; it trains the same part of the student as the best of these.
         audited: a person is asked at the end whether this stage, or another one of these, is best.
@@ -54,7 +58,7 @@ class LocalRun(PlannedRun):
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: TrainSettings = field(init=False, repr=False, compare=False)
     assign_by: Sequence[str] = ()
     tune_by: Sequence[str] = ()
     audited: bool = False
@@ -662,9 +666,9 @@ def encode(flags: Mapping[str, object]) -> list[str]:
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
     # the order is part of a run's name, by which a study finds again what it has made: it may not change
-    actions = train_parser().by_dest()
+    known = train_program().flags
     words: list[str] = []
     for name in sorted(flags):
         if flags[name] not in (None, [], {}):
-            words += words_of(actions[name], flags[name])
+            words += words_of(known[name], flags[name])
     return words

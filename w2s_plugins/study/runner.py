@@ -22,6 +22,7 @@ from ..files import TOP, write_text
 from ..made_of import Ingredient
 from ..metrics.figures import HEADINGS, headline_name
 from ..run.lock import LOCK
+from ..settings.composite import TrainSettings
 from .executor import Executor
 from .layout import StudyRun
 from .plan import RunPlan
@@ -100,7 +101,7 @@ def files_now(run: StudyRun) -> list[Ingredient]:
     try:
         with quietly():
             args, _ = parse(train_parser(), run.command)
-        return sources_now(vars(args), alone, with_splits=False)
+        return sources_now(TrainSettings.from_flags(vars(args)), alone, with_splits=False)
     except UserError:
         return []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..cli.parser import check_flags, read_config, read_yaml, train_parser
 from ..errors import UserError, nearest, one_line, said_of
+from ..settings.programs import train_program
 from .controls import CONTROLS
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,49}")  # becomes part of the names of folders
@@ -124,11 +125,11 @@ def _read_study(content: object) -> Study:
     """Return the study that the content of the file describes."""
     fields = _mapping(content, "the file", KEYS)
     # flags of files lie below those of the base; what the study sets itself is left out of them
-    facts, base = train_parser().facts(), {}
+    known, base = train_program().flags, {}
     files = fields.get("config", [])
     for file in [files] if isinstance(files, str) else files:
         flags = read_config(file, train_parser())
-        base.update((name, value) for name, value in flags.items() if not facts[name].in_study)
+        base.update((name, value) for name, value in flags.items() if not known[name].in_study)
     base.update(_read_flags(fields.get("base"), "base"))
     # every item of a list stands for one thing or, with a grid, for several
     sets, weak, strong, losses = (_read_choices(key, fields.get(key, [])) for key in ITEMS)
@@ -197,7 +198,7 @@ def _read_part(key: str, item: object, where: str) -> Choice:
     }
     choice = Choice(fields.get("name", flags.get("model")), flags, sets, fields.get("checkpoint"))
     # models, on each of their data sets
-    for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
+    for_teacher = [name for name, flag in train_program().flags.items() if flag.for_teacher]
     for on_set in map(choice.on, sets or [""]):
         if key != "sets" and not on_set.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
@@ -236,12 +237,11 @@ def _read_loss(item: object, where: str) -> Iterator[Choice]:
 
 def _read_flags(content: object, where: str) -> dict[str, object]:
     """Read flags; None among them undoes what others say."""
-    flags, facts = check_flags(content, train_parser(), where), train_parser().facts()
+    flags = check_flags(content, train_parser(), where)
     for name in flags:
-        if facts[name].in_study:
-            raise UserError(
-                f"{where}: {name} is set by the study; in its place: {facts[name].in_study}"
-            )
+        instead = train_program().flags[name].in_study
+        if instead:
+            raise UserError(f"{where}: {name} is set by the study; in its place: {instead}")
     return flags
 
 

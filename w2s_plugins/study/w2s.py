@@ -14,8 +14,6 @@ out for student and ceiling; epochs of the student are ranked against its teache
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..cli.declare import Role
-from ..cli.parser import train_parser
 from ..data import take_slice
 from ..data.keys import count_copies, describe
 from ..errors import UserError, logger
@@ -23,6 +21,8 @@ from ..made_of import Ingredient
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..settings.composite import TrainSettings
+from ..settings.field import Role
+from ..settings.programs import train_program
 from ..training.data import classes_of_table, open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
@@ -45,8 +45,8 @@ def prepare(plan: LocalPlan) -> None:
     # a student that has seen its test samples, or its teacher the student's, would make the PGR worthless.
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
-        check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
-        check_runs_behind(student, models_of(runs["weak"].settings, START))
+        check_unseen(student, runs["weak"].settings.flags, "--protocol w2s, weak")
+        check_runs_behind(student, models_of(runs["weak"].settings.flags, START))
         return
     # of a teacher that is a finished run the table can say as much as of one that is trained here
     known = check_teachers(student)
@@ -55,12 +55,12 @@ def prepare(plan: LocalPlan) -> None:
         plan.runs.insert(0, LocalRun("weak", "weak", folder=known[0], record=record))
 
 
-def check_teachers(student: Flags) -> list[Path]:
+def check_teachers(student: TrainSettings) -> list[Path]:
     """Raise a `UserError` where teachers that are trained already have seen samples of the student's part or of the
     test set, be it in a run that they began from or learned from, as far as run folders tell; return their folders.
     """
     # weights from elsewhere have no run folder, and may be good all the same: only the user can know
-    teachers = taken_teachers(student)
+    teachers = taken_teachers(student.flags)
     for flag, name, folder in teachers:
         if not (folder / "args.yaml").is_file():
             logger.warning(
@@ -70,11 +70,11 @@ def check_teachers(student: Flags) -> list[Path]:
     return [folder for _, _, folder in teachers]
 
 
-def check_runs_behind(student: Flags, models: Sequence[tuple[str, str, Path]]) -> None:
+def check_runs_behind(student: TrainSettings, models: Sequence[tuple[str, str, Path]]) -> None:
     """Raise a `UserError` where a model, or what it was made of, has seen samples of the student's part or the test
     set; ``models`` are those of `models_of`.
     """
-    data = train_parser().names(Role.DATA) | {"train_slice"}
+    data = train_program().flags.names(Role.DATA) | {"train_slice"}
     for flag, name, folder in models:
         for earlier, flags in runs_behind(folder, flag):
             # a run folder has the flags that decide on its data; nothing is fetched that they name
@@ -118,23 +118,20 @@ def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, objec
 
 
 def check_unseen(
-    student: Flags, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()
+    student: TrainSettings, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()
 ) -> None:
     """Raise a `UserError` where a teacher was trained on samples of the student's part or of the test set, or the
     student on those of the test set, wherever copies of them lie.
 
     Args:
         student: its settings.
-        teacher: those by which the teacher's data differ.
+        teacher: the flags by which the teacher's data differ.
         where: begins the message.
         made_of: what the teacher was made of, where that is known.
     """
-    settings, of_teacher = (
-        TrainSettings.from_flags(student),
-        TrainSettings.from_flags({**student, **teacher}),
-    )
-    ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
-    whole = open_train_split(ours, channels, settings.run.seed)
+    of_teacher = student.with_flags(**teacher)
+    ours, theirs, channels = student.data, of_teacher.data, student.input.channels
+    whole = open_train_split(ours, channels, student.run.seed)
     test = None
     if ours.val_split:
         test = open_val_split(ours, channels, classes_of_table(ours, whole))
@@ -171,6 +168,6 @@ def check_unseen(
             )
 
 
-def _see_to_it(student: Flags) -> str:
-    part = student["train_slice"] or ":"
+def _see_to_it(student: TrainSettings) -> str:
+    part = student.data.train_slice or ":"
     return f"see to it yourself that it has seen none of --train-slice {part}, and no test sample"

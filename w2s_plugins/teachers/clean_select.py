@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cli.forms import KNN
 from ..data import MapDataset, labels_of
 from ..distributed.world import broadcast_from_rank0, gather_objects
 from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
 from ..monitor import Console
+from ..settings.forms import KNN
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS, TargetKind
-from .name import TeacherName
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, open_member
 

@@ -11,8 +11,8 @@ import functools
 from ..errors import UserError, logger, nearest, one_line
 from ..hub.client import on_hub
 from ..registry import PLUGINS
+from ..settings.teacher_name import LABELS_KIND, OF_TIMM, TeacherName
 from . import clip, hf  # noqa: F401  registers its kind
-from .name import LABELS_KIND, OF_TIMM, TeacherName
 from .openers import TEACHERS, Opened, Request, origin_text
 from .outside import open_function
 from .timm_models import open_timm

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cli.values import as_plain
 from ..errors import UserError, one_line
 from ..models.class_names import match_classes
 from ..models.feature_extraction import create_feature_extractor, pooled_features
@@ -18,9 +17,10 @@ from ..models.fingerprint import digest, fingerprint
 from ..models.inference import CompileOptions, first_output, inference_form
 from ..models.loading import check_input_size
 from ..private_names import tree_map
+from ..settings.teacher_name import TeacherName
+from ..settings.values import as_plain
 from ..target_kind import ONE_CLASS, TargetKind
 from .kinds import open_classifier
-from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
 
 # what a method of a teacher is given, a batch or one for each of its models, and what it returns

@@ -19,8 +19,8 @@ from ..models.loading import (
     read_weights,
     settings_beside,
 )
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS
-from .name import TeacherName
 from .openers import Opened, Request, origin_text, register_teacher
 
 

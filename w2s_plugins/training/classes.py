@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ..cli.values import split_names
 from ..data import AnyDataset
 from ..data.datasets import check_labels, num_classes_of, truth_of
 from ..errors import UserError, logger, nearest, quietly
@@ -25,9 +24,10 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
+from ..settings.teacher_name import TeacherName
+from ..settings.values import split_names
 from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.kinds import open_classifier, takes_class_names
-from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
 from .labels import LabelSource

@@ -16,7 +16,6 @@ from timm.task import (
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..cli.declare import option
 from ..data.map_style import classes_of_samples
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
@@ -26,6 +25,7 @@ from ..models.feature_extraction import FeatureExtractor, create_feature_extract
 from ..models.loading import TimmModel, create_model
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, LossSettings, ViewSettings
+from ..settings.field import option
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets

@@ -8,18 +8,6 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import (
-    KNN,
-    LABELS_PREFIX,
-    PREFIXES,
-    TEST_EPISODES,
-    count_episodes,
-    parse_long_tail,
-    parse_noise,
-    parse_selection,
-    parse_selection_model,
-    parse_shapes,
-)
 from ..data import (
     AnyDataset,
     MapDataset,
@@ -59,10 +47,22 @@ from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
+from ..settings.forms import (
+    KNN,
+    LABELS_PREFIX,
+    PREFIXES,
+    TEST_EPISODES,
+    count_episodes,
+    parse_long_tail,
+    parse_noise,
+    parse_selection,
+    parse_selection_model,
+    parse_shapes,
+)
 from ..settings.rules import ONE_CLASS_ONLY
+from ..settings.teacher_name import TeacherName
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task, require_one_class
 from ..teachers.clean_select import select_by_model, selection_models
-from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes, names_of_labelled

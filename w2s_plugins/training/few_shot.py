@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cli.forms import EpisodeShape
 from ..data.episodes import query_labels
 from ..losses import DistillationLoss
 from ..models.feature_extraction import pooled_features
 from ..models.loading import classifier_prefixes
+from ..settings.forms import EpisodeShape
 from ..teachers.teacher import Teacher
 from .task import WeakToStrongTask
 

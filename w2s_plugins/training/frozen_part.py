@@ -10,7 +10,7 @@ from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
 from ..labels.splits import Data
 from ..settings.composite import TrainSettings
-from ..settings.rules import in_use, shown_as
+from ..settings.terms import MIXING, SEMI_SUPERVISED, in_use
 from ..students.frozen import FrozenPart, find_frozen_part
 from .loaders import Loaders, answer_store, load_stored, student_views
 from .student import Student
@@ -18,8 +18,8 @@ from .student import Student
 LARGEST = 16e9  # bytes of stored outputs: most of them should stay in memory
 # what needs the images in each step, or would round otherwise, as `in_use` reads it
 NEEDS_IMAGES = (
-    "mixing",
-    "semi_supervised",
+    MIXING,
+    SEMI_SUPERVISED,
     "--aug-repeats",
     "--aug-splits",
     "--strong-views",
@@ -80,7 +80,7 @@ def _needs_images(settings: TrainSettings, data: Data) -> str | None:
         return "the teacher sees each batch (no --teacher-targets cached)"
     if settings.optim.epochs < 2:
         return "there is one epoch"
-    flag = next((shown_as(what) for what in NEEDS_IMAGES if in_use(settings, what)), None)
+    flag = next((what for what in NEEDS_IMAGES if in_use(settings, what)), None)
     if flag is not None:
         return f"{flag} needs it"
     if not all(map(_tells_labels, _splits(data))):

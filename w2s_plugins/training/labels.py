@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli.forms import LABELS_PREFIX
 from ..data import MapDataset
 from ..data.datasets import truth_of
 from ..data.keys import SampleKeys, sample_keys
@@ -27,6 +26,7 @@ from ..labels.several import ListForm
 from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
+from ..settings.forms import LABELS_PREFIX
 from ..target_kind import SEVERAL_CLASSES
 
 

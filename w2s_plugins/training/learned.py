@@ -7,9 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import PREFIXES
 from ..cli.parser import fill, train_parser
-from ..cli.values import split_names
 from ..data.datasets import known_labels
 from ..data.keys import describe
 from ..data.map_style import classes_of_samples
@@ -23,10 +21,12 @@ from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..models.loading import of_timm
 from ..no_label import NO_LABEL
+from ..resolve.fill_in import check_paths
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..settings.composite import TrainSettings
-from ..settings.resolve import check_paths
+from ..settings.forms import PREFIXES
+from ..settings.values import split_names
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
 from .data import build_data
@@ -155,7 +155,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         world = World.alone(settings.compute.device)
         labels = find_label_files(teaching, world)
         # A stream is refused as one, and not because answers about it cannot be stored.
-        plain = TrainSettings.from_flags({**vars(args), "teacher_targets": "online"})
+        plain = settings.with_flags(teacher_targets="online")
         data = build_data(plain, labels)
         if isinstance(data.train, IterableDataset):
             raise UserError(

@@ -20,10 +20,10 @@ from ..distributed.world import Precision, World
 from ..errors import UserError, logger
 from ..labels.splits import Data
 from ..models.loading import TimmModel
+from ..resolve.fill_in import BATCHES_OF_EPISODES
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, ViewSettings
-from ..settings.resolve import BATCHES_OF_EPISODES
-from ..settings.rules import in_use, shown_as
+from ..settings.terms import STORED_TARGETS, in_use
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import AnswerStore, CachedTargets, Encodes, Pass, StudentViews
@@ -32,7 +32,7 @@ from ..teachers.teacher import Teacher, TeacherModel
 # what asks for samples by their numbers, as `in_use` reads it
 NEEDS_INDEX = (
     "--clean-select",
-    "stored_targets",
+    STORED_TARGETS,
     "--episodic",
     "--mixup-off-epoch",
     "--aug-splits",
@@ -317,7 +317,7 @@ Loaders = dict[str, Any]
 def check_stream(settings: TrainSettings) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
     # timm loads a stream as it comes; views by number, stored answers and memories by sample need positions.
-    flag = next((shown_as(what) for what in NEEDS_INDEX if in_use(settings, what)), None)
+    flag = next((what for what in NEEDS_INDEX if in_use(settings, what)), None)
     if settings.data.no_prefetcher and settings.views.mixes:
         flag = "--no-prefetcher with --mixup or --cutmix"
     if flag is not None:

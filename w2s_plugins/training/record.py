@@ -22,7 +22,6 @@ import timm
 
 from .. import __version__
 from ..cli.outcome import list_changes
-from ..cli.values import split_names
 from ..data import AnyDataset
 from ..data.decoding import describe_decoder
 from ..data.keys import describe, fingerprint_of_samples
@@ -38,6 +37,7 @@ from ..models.loading import TimmModel
 from ..run.position import Position
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
+from ..settings.values import split_names
 from ..students.refine import RefinedTargets
 from ..target_kind import ONE_CLASS
 from ..teachers.posterior import PosteriorTargets

@@ -8,8 +8,6 @@ from datetime import datetime
 import numpy as np
 from timm.models import safe_model_name
 
-from ..cli.parser import train_parser
-from ..cli.values import split_names
 from ..data.keys import positions_in_split
 from ..errors import UserError, logger
 from ..labels.splits import Data
@@ -29,6 +27,8 @@ from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, restore
 from ..settings.composite import TrainSettings
+from ..settings.programs import train_program
+from ..settings.values import split_names
 from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
@@ -58,7 +58,7 @@ def recorded_flags(
     flags: Mapping[str, object], resolved: Mapping[str, object]
 ) -> dict[str, object]:
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
-    known = train_parser().by_dest()
+    known = train_program().flags
     return {name: value for name, value in {**flags, **resolved}.items() if name in known}
 
 

@@ -14,7 +14,6 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..cli.values import as_number
 from ..errors import UserError
 from ..labels.store import check_positions
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
@@ -22,6 +21,7 @@ from ..losses.arguments import Bounds, Count, check_argument
 from ..models.feature_extraction import FeatureExtractor
 from ..models.inference import first_output
 from ..models.loading import of_timm
+from ..settings.values import as_number
 from ..students.tuning import layers_of
 from ..target_kind import ONE_CLASS, TargetKind
 

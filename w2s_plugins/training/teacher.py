@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..cli.values import split_names
 from ..distributed.world import Precision
 from ..errors import logger
 from ..labels.splits import Data
@@ -11,11 +10,12 @@ from ..models.inference import inference_dtype
 from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
 from ..settings.concerns import WeakTeacherSettings
+from ..settings.teacher_name import TeacherName
+from ..settings.values import split_names
 from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
 from ..target_kind import ONE_CLASS, TargetKind
 from ..teachers.clip import read_prompts
-from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.posterior import PosteriorTargets
 from ..teachers.stored import AnswerStore, CachedTargets, StudentViews

@@ -14,7 +14,6 @@ from timm.layers.test_time_pool import apply_test_time_pool
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from ..cli.forms import parse_long_tail
 from ..data import AnyDataset, MapDataset, create_eval_loader, take_slice
 from ..data.datasets import NamesFiles, num_classes_of
 from ..data.loaders import EVAL_TRANSFORM, LoaderSettings
@@ -34,9 +33,10 @@ from ..models.loading import (
     of_timm,
     read_weights,
 )
+from ..resolve.validation import Candidate
 from ..settings.composite import SubjectSettings, ValidateSettings
 from ..settings.concerns import ComputeSettings
-from ..settings.validation import Candidate
+from ..settings.forms import parse_long_tail
 from ..target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name, with_classes

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli.forms import parse_selection, parse_selection_model
-from ..cli.values import split_names
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.loading import find_weights
 from ..settings.concerns import LabelSettings, StudentSettings, WeakTeacherSettings
-from ..teachers.name import TeacherName
+from ..settings.forms import parse_selection, parse_selection_model
+from ..settings.teacher_name import TeacherName
+from ..settings.values import split_names
 from ..teachers.teacher import pair_checkpoints
 
 START = ("finetune", "initial_checkpoint", "pretrained_path")  # of these flags the first one counts

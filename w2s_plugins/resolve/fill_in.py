@@ -1,16 +1,22 @@
 """Flags brought into this project's terms: what follows from others is filled in, values that have a form are read.
 
-What goes together stands in `rules.py`, what only timm, torch and plugins know in `flags.py`, which calls this.
+What goes together stands in `settings.rules`, what only timm, torch and plugins know in `train.py`, which calls this.
 """
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 
-from ..cli.declare import option
-from ..cli.forms import (
+from ..cli.parser import ExplicitFlags
+from ..errors import UserError, logger, near_path, nearest
+from ..no_label import NAME_OF_UNLABELED
+from ..run.location import RunLocation
+from ..settings.composite import count_view_epochs
+from ..settings.concerns import DataSettings, EpisodeSettings, RunSettings, WeakTeacherSettings
+from ..settings.concerns.data import has_no_truth
+from ..settings.forms import (
     LABELS_PREFIX,
     MULTILABEL,
     PREFIXES,
@@ -22,12 +28,9 @@ from ..cli.forms import (
     parse_shapes,
     unlabeled_roots,
 )
-from ..cli.parser import ExplicitFlags, train_parser
-from ..errors import UserError, logger, near_path, nearest
-from ..no_label import NAME_OF_UNLABELED
-from ..run.location import RunLocation
-from .composite import TrainSettings
-from .concerns import DataSettings, RunSettings, WeakTeacherSettings
+from ..settings.programs import train_program
+from ..settings.rules import note_idle
+from ..settings.teacher_name import label_paths
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
 
@@ -84,15 +87,14 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
     resolve_data_dir(args)
     if args.unlabeled:
         # Ground truth is left out, unless a part of each batch is to have it.
-        has_no_truth = TrainSettings.from_flags(vars(args)).data.has_no_truth
-        if has_no_truth and "val_split" not in explicit_flags:
+        is_all = has_no_truth(args.unlabeled, args.dataset, args.data_dir)
+        if is_all and "val_split" not in explicit_flags:
             args.val_split = ""
         if not args.task_loss_weight:
             args.task_loss_weight, args.train_split = 0.0, NAME_OF_UNLABELED
 
     # What trains something else than a classifier by epochs of views.
-    has_labels = TrainSettings.from_flags(vars(args)).teacher.has_labels
-    asked_once = has_labels or (args.linear_probe and args.teacher)
+    asked_once = label_paths(args.teacher) or (args.linear_probe and args.teacher)
     if asked_once and args.teacher_targets == "online":
         if "teacher_targets" in explicit_flags:
             raise UserError(
@@ -102,13 +104,12 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         args.teacher_targets = "cached"
     # Features of a linear probe are those of plain images, unless views are stored; there is no statistic to share.
     if args.linear_probe:
-        stores_views = TrainSettings.from_flags(vars(args)).teacher.view_epochs > 0
-        args.no_aug = args.no_aug or not stores_views
+        args.no_aug = args.no_aug or not count_view_epochs(vars(args))
         args.dist_bn = ""
     if args.few_shot_eval:
         parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
         count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
-    episodes = TrainSettings.from_flags(vars(args)).episodes.in_batch
+    episodes = EpisodeSettings.take(vars(args)).in_batch
     if episodes is not None:
         shape, count = episodes
         if "batch_size" in explicit_flags and args.batch_size != shape.size * count:
@@ -119,11 +120,6 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
     if args.loss is not None:
         _resolve_loss_kwargs(args, explicit_flags, losses)
-
-
-def note_idle(mode: str, names: Iterable[str]) -> None:
-    """Log the flags that have no effect in a mode of this run."""
-    logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
 
 
 def resolve_data_dir(args: Namespace) -> None:
@@ -150,7 +146,7 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
         logger.info("--loss adaptconf, that of the paper")
 
     # timm's criteria are on ground truth
-    criteria = train_parser().by_dest()["task_loss"].choices or ()
+    criteria = train_program().flags["task_loss"].choices or ()
     # of several labels some of them are distillation losses as well
     distils = bool(args.teacher) and args.task == MULTILABEL and args.loss in losses
     if args.loss in criteria and not distils:
@@ -189,14 +185,14 @@ def _resolve_loss_kwargs(args: Namespace, explicit_flags: set[str], losses: Loss
         if args.fitnet_loss_weight is not None:
             args.distill_loss_weight = args.fitnet_loss_weight * (args.distill_loss_weight or 1.0)
             args.fitnet_loss_weight = None
-    for flag, facts in train_parser().facts().items():
-        value = getattr(args, flag)
-        if not facts.sets or flag not in explicit_flags or value is None or value is False:
+    for name, flag in train_program().flags.items():
+        value = getattr(args, name)
+        if not flag.sets or name not in explicit_flags or value is None or value is False:
             continue
-        if args.loss in facts.sets:
-            kwargs[facts.sets[args.loss]] = value
+        if args.loss in flag.sets:
+            kwargs[flag.sets[args.loss]] = value
         else:
-            note_idle(f"--loss {args.loss}", [flag])
+            note_idle(f"--loss {args.loss}", [name])
 
     # --kd-temperature is timm's; losses call it by two names. In args.yaml it has the value that counts, and is one
     # that was set by hand.

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..cli.values import split_names
+from .forms import parse_labels
+from .values import split_names
 
 # what timm itself reads before a colon; a name without one is an architecture
 OF_TIMM = ("", "hf-hub", "hf_hub", "local-dir")
@@ -52,3 +53,13 @@ class TeacherName:
 def parse_teachers(text: str | None) -> tuple[TeacherName, ...]:
     """Return the names of ``--teacher``, which are separated by commas."""
     return tuple(map(TeacherName.parse, split_names(text)))
+
+
+def label_paths(teacher: str | None) -> list[str]:
+    """Return the files of labels among the names of ``--teacher``."""
+    return parse_labels(teacher)[0]
+
+
+def teacher_models(teacher: str | None) -> list[TeacherName]:
+    """Return the models among the names of ``--teacher``."""
+    return [name for name in parse_teachers(teacher) if not name.is_labels]

@@ -1,16 +1,12 @@
 """The flags of ``validate.py``: filled in from the run that is evaluated, checked, and made into settings."""
 
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import timm
 from timm.utils.misc import natural_key
 
-from ..cli.declare import Role
-from ..cli.forms import parse_tuning
-from ..cli.parser import train_parser
-from ..cli.values import locate
 from ..errors import UserError, name_runs, near_path, said_of
 from ..files import check_replaceable
 from ..metrics.long_tail import CLASS_COUNTS
@@ -19,11 +15,15 @@ from ..models.loading import find_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
-from ..teachers.name import parse_teachers
-from .composite import ValidateSettings
-from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_data_dir, resolve_data_dir
-from .rules import check_validation
+from ..settings.composite import ValidateSettings
+from ..settings.field import Role
+from ..settings.forms import parse_tuning
+from ..settings.programs import train_program
+from ..settings.rules import check_validation
+from ..settings.teacher_name import parse_teachers
+from ..settings.values import locate
+from .fill_in import check_data_dir, resolve_data_dir
+from .train import check_model_name, check_teacher_name, fit_device
 
 # pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
 OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
@@ -77,9 +77,14 @@ def resolve_validate_args(
     with said_of(args.data_of_run):
         check_data_dir(settings.data)
     check_validation(settings)
-    resolve_precision(args, explicit_flags)
-    candidates = list_candidates(args.model, args.checkpoint, recorded)
-    return ValidateSettings.from_flags(vars(args)), candidates
+    changes = fit_device(settings.compute, explicit_flags)
+    workers = changes.pop("workers", settings.data.workers)
+    settings = replace(
+        settings,
+        data=replace(settings.data, workers=workers),
+        compute=replace(settings.compute, **changes),
+    )
+    return settings, list_candidates(args.model, args.checkpoint, recorded)
 
 
 def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
@@ -116,9 +121,9 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         or ("split" in explicit_flags and args.split != run.get("val_split"))
         or (place and Path(place).resolve() != Path(str(run.get("data_dir") or "")).resolve())
     )
-    for theirs, facts in train_parser().facts().items():
-        ours = facts.evaluation
-        of_episodes = facts.role is not None and Role.EPISODES in facts.role
+    for theirs, flag in train_program().flags.items():
+        ours = flag.evaluation
+        of_episodes = Role.EPISODES in flag.role
         if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
             continue
         if ours == "val_labels" and is_other_data:

@@ -12,10 +12,7 @@ import torch
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.declare import option
-from ..cli.forms import LABELS_PREFIX, MULTILABEL, check_device, parse_selection_model
 from ..cli.parser import check_flags, train_parser
-from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
 from ..errors import UserError, logger, name_runs, near_path, nearest, quietly
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
@@ -24,12 +21,15 @@ from ..models.foreign import refuse_addresses
 from ..models.loading import create_model, is_transformer
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
+from ..settings.composite import TrainSettings
+from ..settings.concerns import ComputeSettings
+from ..settings.field import option
+from ..settings.forms import LABELS_PREFIX, MULTILABEL, check_device, parse_selection_model
+from ..settings.rules import check_rules, leave_idle_flags
+from ..settings.teacher_name import TeacherName, teacher_models
+from ..settings.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
 from ..teachers.kinds import check_kind
-from ..teachers.name import TeacherName
-from .composite import TrainSettings
-from .concerns import teacher_models
-from .resolve import resolve_flags
-from .rules import check_rules, leave_idle_flags
+from .fill_in import resolve_flags
 
 
 def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettings:
@@ -50,24 +50,24 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
-    leave_idle_flags(args)
-    settings = TrainSettings.from_flags(vars(args))
+    settings = leave_idle_flags(TrainSettings.from_flags(vars(args)))
     check_rules(settings)
     check_features(settings)
 
     # What depends on this machine, and on the number of processes.
     if settings.student.tune.adds_modules and find_spec("peft") is None:
         raise UserError(f"--tune {settings.student.tune.text} needs PEFT: pip install peft")
-    resolve_precision(args, explicit_flags)
+    settings = settings.with_flags(**fit_device(settings.compute, explicit_flags))
     processes = world_info_from_env()[2] if is_distributed_env() else 1
-    if args.sync_bn and processes > 1:
-        if args.device.startswith("cpu"):
+    if settings.student.sync_bn and processes > 1:
+        if settings.compute.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
-        args.dist_bn = ""  # all have the same statistics already
+        # all have the same statistics already
+        settings = settings.with_flags(dist_bn="")
     # A rate of 0 is filled in like one that is not given: timm's script does so.
-    if not args.lr:
-        scale_learning_rate(args, processes)
-    return TrainSettings.from_flags(vars(args))
+    if not settings.optim.lr:
+        settings = settings.with_flags(**scale_learning_rate(settings, processes))
+    return settings
 
 
 def check_names(args: Namespace) -> None:
@@ -163,48 +163,50 @@ def check_features(settings: TrainSettings) -> None:
         raise UserError(f"--tune head: --loss {loss.loss} on features does not reach the head")
 
 
-def scale_learning_rate(args: Namespace, processes: int) -> None:
-    """Fill in the learning rate by timm's rule: it follows the batch size of all processes."""
-    sizes = args.train_batch_sizes or [args.batch_size]
-    probs = args.train_size_probs or [1.0] * len(sizes)
+def scale_learning_rate(settings: TrainSettings, processes: int) -> dict[str, object]:
+    """Return the learning rate by timm's rule, and which one that is: it follows the batch size of all processes."""
+    optim, views = settings.optim, settings.views
+    sizes = views.train_batch_sizes or [settings.data.batch_size]
+    probs = views.train_size_probs or [1.0] * len(sizes)
     average = sum(size * prob for size, prob in zip(sizes, probs)) / sum(probs)
-    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
-    if not args.lr_base_scale:
-        adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
-        args.lr_base_scale = "sqrt" if adaptive else "linear"
-    args.lr = args.lr_base * (ratio**0.5 if args.lr_base_scale == "sqrt" else ratio)
+    ratio = average * processes * optim.grad_accum_steps / optim.lr_base_size
+    adaptive = any(name in optim.opt.lower() for name in ("ada", "lamb"))
+    scale = optim.lr_base_scale or ("sqrt" if adaptive else "linear")
+    rate = optim.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
     logger.info(
-        f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size"
+        f"Learning rate {rate:.4g} from --lr-base {optim.lr_base:g}, {scale} in the batch size"
     )
+    return {"lr": rate, "lr_base_scale": scale}
 
 
-def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
-    """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
-    if args.amp and args.model_dtype not in (None, "float32"):
+def fit_device(compute: ComputeSettings, explicit_flags: set[str]) -> dict[str, Any]:
+    """Return the flags that are otherwise on this machine: the CPU in place of a CUDA that is not there, and what
+    depends on which of them it is.
+    """
+    if compute.amp and compute.model_dtype not in (None, "float32"):
         raise UserError(
-            f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}"
+            f"--amp keeps the weights in float32 and cannot go with --model-dtype {compute.model_dtype}"
         )
 
     # A device that was not typed is left for the CPU where it is absent. Modules may bring kinds of their own.
-    if (
-        args.device.startswith("cuda")
-        and "device" not in explicit_flags
-        and not torch.cuda.is_available()
-    ):
+    device, changes = compute.device, {}
+    is_absent = device.startswith("cuda") and not torch.cuda.is_available()
+    if is_absent and "device" not in explicit_flags:
         logger.info("no CUDA here: the CPU is used")
-        args.device = "cpu"
-    if not vars(args).get("device_modules"):
-        check_available(args.device)
+        device = changes["device"] = "cpu"
+    if not compute.device_modules:
+        check_available(device)
 
     # What one would choose on each of them.
-    if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:
-        args.amp_dtype = "bfloat16"
-    if args.device.startswith("cuda") and "workers" not in explicit_flags:
+    if device.startswith("cpu") and "amp_dtype" not in explicit_flags:
+        changes["amp_dtype"] = "bfloat16"
+    if device.startswith("cuda") and "workers" not in explicit_flags:
         # As many workers as there are cores, from 4 to 16; of a machine a scheduler may have given this process a few.
         cores = os.cpu_count() or 1
         if hasattr(os, "sched_getaffinity"):
             cores = len(os.sched_getaffinity(0))
-        args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
+        changes["workers"] = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
+    return changes
 
 
 def check_available(name: str) -> None:
