@@ -420,6 +420,7 @@ def open_few_shot(settings: TrainSettings) -> AnyDataset | None:
 
 def source_of_few_shot(settings: TrainSettings, dataset: AnyDataset) -> Ingredient:
     """Describe the split of ``--few-shot-eval``, as `sources_of` does the others."""
+    # its place is what the flags say, and "few-shot" keeps it apart from a training split of the same name
     loading, episodes = settings.data, settings.episodes
     name = f"'{episodes.few_shot_split}'"
     where = [loading.dataset, name, episodes.few_shot_class_list, absolute_place(loading.data_dir)]
@@ -442,6 +443,7 @@ def check_splits(
         with_truth: the role of those with labels that are trained on.
         target_kind: what a label is.
     """
+    # by flags alone, then by what was opened
     check_target_kind(settings, target_kind)
     if isinstance(whole[with_truth], IterableDataset) and settings.data.unlabeled:
         raise UserError(
@@ -456,6 +458,7 @@ def group_classes(
     settings: TrainSettings, train: AnyDataset, num_classes: int | None, target_kind: TargetKind
 ) -> ShotGroups | None:
     """Group the classes by their samples in the whole training split; None if accuracy is not measured by groups."""
+    # unlabeled images have no counts, and an image of several classes counts for each of them
     mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
     counts = None
     if mode != "never" and not settings.data.unlabeled and target_kind.name == ONE_CLASS.name:
@@ -501,6 +504,7 @@ def add_noise(
     """Return training set and held-out part with noisy labels, and log how many of the former changed."""
     if isinstance(train, MapDataset):  # streams have no noise
         train = noise.apply(train)
+    # the held-out part is given labels as noisy, so that it does not choose by true ones
     select = None if select is None else noise.apply(select)
     counts = noise.record(train)
     logger.info(

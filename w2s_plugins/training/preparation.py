@@ -81,6 +81,7 @@ class Models:
 
 def open_workspace(settings: TrainSettings) -> Workspace:
     """Lock the folder, so that no other process trains the same run, and join the other processes."""
+    # the place is known from the flags; who works there is known from the launcher
     location = locate_run(settings.run)
     world = setup_device(settings.compute, settings.run.seed)
     if settings.run.push_to_hub and world.primary:
@@ -104,11 +105,13 @@ def build_models(
         labels: in place of a teacher.
         opened: teachers that are open already.
     """
+    # the student says how many classes there are, if the data does not, and labels are matched by class
     student = build_student(settings, world, data.num_classes)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # the data may not know it, if it is a stream
     matched = match_labels(settings.teacher, data, labels, data.class_names)
     precision = create_precision(settings.compute, world, student.layout)
+    # models that were opened to ask them for their classes are taken as they are
     names, kind = data.class_names, data.target_kind
     teacher = build_teacher(settings, model, data_config, precision, names, opened, kind)
     return Models(student, precision, teacher, matched)
@@ -216,6 +219,7 @@ def store_targets(
 
     ``refining`` is the frozen student if its features are to refine the answers.
     """
+    # the same views, split and store for answers and features, so that both are of the same images
     views = student_views(settings, models.student.data_config, models.precision, world)
     store = answer_store(settings.data, settings.teacher.target_cache, world)
     split = settings.data.train_split
