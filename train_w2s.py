@@ -23,7 +23,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -37,27 +36,19 @@ from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING, kept_warnings
-from w2s_plugins.hub.client import check_login
 from w2s_plugins.labels.samples import TOLD
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.resolve.fill_in import locate_run
 from w2s_plugins.resolve.train import resolve_train_args
-from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import record as report
 from w2s_plugins.run.lock import unlock_run
-from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.settings.teacher_name import TeacherName
-from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
-from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.teachers.openers import Opened
-from w2s_plugins.training import fsdp, step
-from w2s_plugins.training.create_task import build_task, compile_and_distribute
-from w2s_plugins.training.data import build_data, draw_few_shot_test, select_clean
-from w2s_plugins.training.device import compile_options, create_precision, setup_device
+from w2s_plugins.training import step
+from w2s_plugins.training.data import build_data, select_clean
 from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, first_evaluation
 from w2s_plugins.training.finish import (
     end_process,
@@ -67,40 +58,22 @@ from w2s_plugins.training.finish import (
     stop_outside_of_runs,
     trained_student,
 )
-from w2s_plugins.training.frozen_part import run_frozen_part_once
-from w2s_plugins.training.labels import attach_labels, find_label_files, match_labels
+from w2s_plugins.training.labels import attach_labels, find_label_files
 from w2s_plugins.training.loaders import (
-    answer_store,
-    build_feature_loaders,
-    build_loaders,
     fit_to_data,
-    student_views,
 )
-from w2s_plugins.training.optimisation import create_optimizer, create_schedule
+from w2s_plugins.training.preparation import build_models, build_run, open_workspace
 from w2s_plugins.training.run_files import (
     in_layout_of,
-    ingredients,
-    new_folder_name,
-    open_run_files,
-    recorded_flags,
-    resume,
 )
 from w2s_plugins.training.saving import (
     check_weights,
-    create_saver,
     log_epoch,
     log_update,
     save_epoch,
     save_recovery,
 )
-from w2s_plugins.training.student import begin_with_shares, build_student
-from w2s_plugins.training.task import WeakToStrongTask, trained_module
-from w2s_plugins.training.teacher import (
-    build_teacher,
-    cached_targets,
-    refined_targets,
-    refining_encoder,
-)
+from w2s_plugins.training.task import trained_module
 from w2s_plugins.training.training_run import Run
 
 
@@ -197,125 +170,30 @@ def prepare(settings: TrainSettings, refit: Callable[[int], TrainSettings] | Non
     The order matters, because each part needs the ones before it. For example, the head of the student has the classes
     of the data, so the data comes first.
     """
-    # Lock the folder first, so that no other process trains the same run.
-    location = locate_run(settings.run)
-    world = setup_device(settings.compute, settings.run.seed)
-    if settings.run.push_to_hub and world.primary:
-        check_login(settings.run.push_to_hub)  # else nobody would notice it before the end
-    checkpoint = run_folder.lock_existing_run(location, world)
+    # Workspace: the folder is locked first, so that no other process trains the same run.
+    workspace = open_workspace(settings)
+    world, checkpoint = workspace.world, workspace.checkpoint
     settings = in_layout_of(settings, checkpoint)
-    labels = find_label_files(settings.teacher, world)
 
-    # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
-    # as they are prepared for the student. Images without labels have the classes of the teacher, which is opened for
-    # them; `opened` keeps it, so that it is not opened twice.
+    # Data, then the student, whose head has the classes of the data, then the teacher. Images without labels have the
+    # classes of the teacher, which is opened for them; `opened` keeps it, so that it is not opened twice.
+    labels = find_label_files(settings.teacher, world)
     opened: dict[TeacherName, Opened] = {}
     with kept_warnings() as warnings:
         data = build_data(settings, labels, opened)
-        student = build_student(settings, world, data.num_classes)
-        model, data_config = student.model, student.data_config
-        data.num_classes = model.num_classes  # the data may not know it, if it is a stream
-        answers = match_labels(settings.teacher, data, labels, data.class_names)
-        precision = create_precision(settings.compute, world, student.layout)
-        names, kind = data.class_names, data.target_kind
-        teacher = build_teacher(settings, model, data_config, precision, names, opened, kind)
+        models = build_models(settings, world, data, labels, opened)
     data.warnings = warnings
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left. A run that goes on takes the selection that it has made before.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
-    select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
-    attach_labels(data, labels, answers)
+    data_config = models.student.data_config
+    select_clean(settings.data, settings.labels, data, data_config, models.teacher, world, saved)
+    attach_labels(data, labels, models.labels)
     settings = fit_to_data(settings, data, world, refit)
 
-    # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
-    # computed once.
-    if settings.student.linear_probe:
-        loaders = build_feature_loaders(
-            settings, data, model, teacher, data_config, precision, world
-        )
-        model = Probe(model)
-    else:
-        loaders = build_loaders(settings, data, data_config, precision, world)
-
-    # Episodes of few-shot tests are drawn once, so that teacher and student are measured on the same ones.
-    few_shot, episodes = None, settings.episodes
-    if episodes.few_shot_eval and data.few_shot is not None:
-        few_shot = draw_few_shot_test(
-            data.few_shot, episodes.few_shot_eval, episodes.queries, "--few-shot-eval"
-        )
-
-    # Whether the student has features that can refine labels is checked before the teacher is asked, which takes long.
-    # A stage may have no teacher, and then nothing is refined.
-    refining = None
-    if settings.teacher.refine_labels and settings.teacher.teacher:
-        refining = refining_encoder(settings.student.model, student.model, data_config, precision)
-    folder_name = new_folder_name(settings.student.model, data_config["input_size"][-1])
-    folder = run_folder.make_run_folder(location, folder_name, world)
-
-    # Ask the teacher about every image now and store its answers, unless it is to be asked in every step.
-    views = student_views(settings, data_config, precision, world)
-    store = answer_store(settings.data, settings.teacher.target_cache, world)
-    train_split = settings.data.train_split
-    targets = cached_targets(settings.teacher, teacher, data, train_split, store, views)
-    if refining and targets:
-        targets = refined_targets(targets, refining, data, train_split, store, views)
-
-    # A new head of several classes an image begins with how many have each, as far as the labels say.
-    if kind.name == SEVERAL_CLASSES.name:
-        begin_with_shares(settings.student, student.model, data, targets)
-
-    # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. The optimizer
-    # is made after FSDP, because sharding replaces the parameters by new objects.
-    task = build_task(settings, model, teacher, targets, data, data_config, precision, world)
-    # Blocks that stay as they are give the same for an image in every epoch, so they run once, and the others see what
-    # they have given.
-    loaders = run_frozen_part_once(settings, data, student, precision, world) or loaders
-    optim, sharded = settings.optim, settings.compute.fsdp
-    # The average of the weights begins with those of now, so it is made before they are sharded.
-    if optim.model_ema:
-        average_device = torch.device("cpu") if optim.model_ema_force_cpu else None
-        task.setup_ema(optim.model_ema_decay, optim.model_ema_warmup, average_device)
-    if sharded:
-        fsdp.shard(task, precision, world, compile_options(settings.compute))
-    optimizer = create_optimizer(optim, task, sharded)
-    updates_per_epoch = math.ceil(len(loaders["train"]) / optim.grad_accum_steps)
-    metric_falls = settings.evaluation.eval_metric == "loss"
-    schedule = create_schedule(
-        optim, optimizer, updates_per_epoch, seed=settings.run.seed, metric_falls=metric_falls
-    )
-
-    run = Run(
-        settings,
-        world,
-        precision,
-        task,
-        loaders,
-        optimizer,
-        schedule,
-        data,
-        student,
-        ingredients(settings, data, student, teacher),
-        teacher,
-        targets,
-        few_shot,
-        folder,
-    )
-
-    # If the run goes on, load its weights before modules are compiled and wrapped, because wrappers rename them.
-    recorded = recorded_flags(settings.flags, student.resolved)
-    resume(run, recorded, checkpoint)
-    if not sharded:
-        compile_and_distribute(settings.compute, task, world)
-    restore_rank_state(checkpoint, task, run.position)
-
-    # Open the files of the run last, cut back to the moment at which it goes on.
-    if world.primary:
-        report.write_labels(folder, data, train_split)
-        run.files = open_run_files(run, location, recorded, checkpoint)
-    if world.primary or sharded:
-        run.saver = create_saver(run, recorded, checkpoint)
-    return run
+    # The run: what its loop works with, at the step at which it goes on.
+    return build_run(settings, workspace, data, models)
 
 
 def fit(run: Run, watch: SignalWatch) -> None:
@@ -358,8 +236,9 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     if settings.student.tune.is_partial:
         freeze_batchnorm(run.student.model)
     # Answers may be stored for the views of several epochs, of which this epoch has its own.
-    if isinstance(task, WeakToStrongTask):
-        task.set_epoch(epoch)
+    weak_to_strong = run.weak_to_strong
+    if weak_to_strong is not None:
+        weak_to_strong.set_epoch(epoch)
     optimizer.zero_grad()
     # The order of an epoch is a function of seed and epoch, so a resumed one begins at any of its batches.
     batches = enumerate(loader.epoch(epoch, position.batch), start=position.batch)
@@ -388,20 +267,20 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         images = batch.input.contiguous(memory_format=precision.layout)
         with exchange:
             with precision.autocast():
-                if isinstance(task, WeakToStrongTask):
+                if weak_to_strong is not None:
                     # Teacher: the weak labels of this batch. Some losses change in the course of training, so the task
                     # is told first which share of it is done.
-                    task.set_progress(
+                    weak_to_strong.set_progress(
                         (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
                     )
-                    weak = task.teacher_forward(images, batch.index, batch.share)
+                    weak = weak_to_strong.teacher_forward(images, batch.index, batch.share)
 
                     # Student: its answer, and the terms of the loss that compare it with the weak labels. Both are
                     # computed in one module, because DDP must see the parameters of student and loss.
-                    strong = task.student_forward(images, weak, batch.target, batch.index)
+                    strong = weak_to_strong.student_forward(images, weak, batch.target, batch.index)
 
                     # Loss: one number, the weighted sum of these terms and of the criterion, if there is ground truth.
-                    result = task.combine_losses(strong, batch.target)
+                    result = weak_to_strong.combine_losses(strong, batch.target)
                 else:  # no teacher, or timm's own distillation
                     result = task(images, batch.target)
 

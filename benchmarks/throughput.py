@@ -43,7 +43,6 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.resolve.train import resolve_train_args
 from w2s_plugins.run.position import Position
@@ -52,6 +51,7 @@ from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import optimisation as build
 from w2s_plugins.training.create_task import build_task
 from w2s_plugins.training.device import compile_options, create_precision
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.student import Student, build_student
 from w2s_plugins.training.teacher import build_teacher
 from w2s_plugins.training.training_run import Run
@@ -208,15 +208,15 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
         task.compile(**options)
     loaders = {"train": MemoryLoader(pair.batches)}
     run = Run(
-        pair.settings,
-        pair.world,
-        pair.precision,
-        task,
-        loaders,
-        optimizer,
-        schedule,
-        Data(TensorDataset(torch.empty(0)), None, None),
-        Student(pair.student, {}, {}, {}),
+        settings=pair.settings,
+        world=pair.world,
+        precision=pair.precision,
+        task=task,
+        loaders=loaders,
+        optimizer=optimizer,
+        schedule=schedule,
+        data=Data(TensorDataset(torch.empty(0)), None, None),
+        student=Student(pair.student, {}, {}, {}),
     )
 
     def epoch() -> None:

@@ -193,9 +193,9 @@ def test_the_longest_tests_come_first(pytestconfig):
 TOKENS = {
     "settings": 18_000,
     "resolve": 4_500,
-    "training": 30_700,
+    "training": 32_500,
     "study": 25_200,
-    "labels": 29_800,
+    "labels": 29_500,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
@@ -205,14 +205,14 @@ TOKENS = {
     "run": 6_100,
     "hub": 6_800,
     "students": 6_100,
-    "scripts": 5_000,
+    "scripts": 4_200,
     "predictions": 2_800,
     "audit": 20_600,
     "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 253_500  # with the flags, which were 1,500 lines of YAML
+SLACK, ALL_TOKENS = 1.1, 254_000  # with the flags, which were 1,500 lines of YAML
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

@@ -12,8 +12,8 @@ from w2s_plugins.data import (
     take_slice,
 )
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.training.loaders import build_loaders
+from w2s_plugins.training.splits import Data
 
 CONFIG = data_config(16, std=(0.25,) * 3)
 CPU = torch.device("cpu")

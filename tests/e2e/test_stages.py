@@ -156,7 +156,7 @@ def test_candidates_fit_the_network(
     with caplog.at_level("INFO"):
         for run in plan.runs:
             settle(run)
-    probe, *others, recipe, student = (run.settings for run in plan.runs)
+    probe, *others, recipe, student = (run.settings.flags for run in plan.runs)
     assert probe["linear_probe"] and (probe["loss"], probe["lr"]) == ("balanced_elr", 0.003)
     assert [(one["tune"], one["lr"], one["layer_decay"]) for one in others] == trained
     # the last one is the recipe until others have measured themselves

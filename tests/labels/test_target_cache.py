@@ -19,7 +19,6 @@ from tests.parts import (
 )
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.labels.store import Manifest
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.teachers import stored
@@ -28,6 +27,7 @@ from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.device import create_precision
 from w2s_plugins.training.loaders import answer_store, build_loaders, student_views
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.student import build_student
 from w2s_plugins.training.teacher import build_teacher, cached_targets
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from tests.parts import assert_refused, calm, change_json
-from w2s_plugins.cli import train_parser
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.settings.programs import train_program
 from w2s_plugins.settings.teacher_name import TeacherName
 from w2s_plugins.study.carry_out import read_result
 from w2s_plugins.target_kind import SEVERAL_CLASSES
@@ -202,22 +202,21 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> No
         calm(open_classifier, TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(path)))
 
 
-FLAGS = train_parser().by_dest()
+FLAGS = train_program().flags
 
 
 # a flag of every kind
 KINDS = {
-    (type(flag.action), flag.kind, str(flag.action.nargs), type(flag.choices)): key
-    for key, flag in FLAGS.items()
+    (flag.kind, str(flag.nargs), flag.const, type(flag.choices)): key for key, flag in FLAGS.items()
 }
 
 
 @pytest.mark.parametrize("key", KINDS.values())
 def test_odd_values_in_an_args_yaml(tmp_path: Path, key: str) -> None:
     """Each is refused, or has the type that it has when typed."""
-    action = FLAGS[key].action
-    several = action.nargs and action.nargs != "?"
-    kind = (list, dict) if several else action.type if isinstance(action.type, type) else object
+    flag = FLAGS[key]
+    several = flag.nargs and flag.nargs != "?"
+    kind = (list, dict) if several else flag.kind if isinstance(flag.kind, type) else object
     for value in ODD:
         (tmp_path / "args.yaml").write_text(json.dumps({key: value}))
         found = calm(read_run_args, tmp_path, "--checkpoint") or {}

@@ -12,7 +12,6 @@ from torch.utils.data import TensorDataset
 
 from tests.parts import assert_refused, random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.resolve.fill_in import locate_run
@@ -24,6 +23,7 @@ from w2s_plugins.run.saver import Saver
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.run_files import new_folder_name, open_run_files, resume
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
@@ -64,15 +64,15 @@ class Parts:
     def resume(self, path=None) -> tuple[Run, Checkpoint | None]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
         run = Run(
-            self.settings,
-            WORLD,
-            Precision(CPU),
-            self.task,
-            {},
-            self.optimizer,
-            schedule,
-            Data(TensorDataset(torch.empty(0)), None, None),
-            Student(self.task, {}, {}, {}),
+            settings=self.settings,
+            world=WORLD,
+            precision=Precision(CPU),
+            task=self.task,
+            loaders={},
+            optimizer=self.optimizer,
+            schedule=schedule,
+            data=Data(TensorDataset(torch.empty(0)), None, None),
+            student=Student(self.task, {}, {}, {}),
             folder=path.parent if path else Path(),
         )
         checkpoint = None

@@ -14,12 +14,12 @@ from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import Place
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import imagenet_names, match_classes, names_of_data
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.training.classes import classes_of_teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.labels import LabelSource
+from w2s_plugins.training.splits import Data
 
 NAMES = ["class0", "class1", "class2"]
 ORDER = "class2,class0,class1"

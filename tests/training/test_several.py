@@ -16,10 +16,10 @@ from w2s_plugins.data.datasets import take_several
 from w2s_plugins.data.decoding import FileDataset
 from w2s_plugins.data.readers import LocationReader
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.students.adapters import heads_of
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 from w2s_plugins.training.create_task import create_criterion
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.student import begin_with_shares
 from w2s_plugins.training.task import consistency
 

@@ -29,7 +29,6 @@ from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader,
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
@@ -44,6 +43,7 @@ from w2s_plugins.training.evaluation import (
     evaluate_teacher,
 )
 from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.splits import Data
 from w2s_plugins.training.step import BufferUndo
 from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
@@ -99,15 +99,15 @@ def train(
     settings = default_settings(**flags)
     updates = math.ceil(len(loader) / settings.optim.grad_accum_steps)
     run = Run(
-        settings,
-        World(CPU, 0, 1, False),
-        precision or Precision(CPU),
-        task,
-        {"train": loader},
-        optimizer or sgd(task),
-        Schedule(None, num_epochs, updates),
-        NO_DATA,
-        Student(task, {}, {}, {}),
+        settings=settings,
+        world=World(CPU, 0, 1, False),
+        precision=precision or Precision(CPU),
+        task=task,
+        loaders={"train": loader},
+        optimizer=optimizer or sgd(task),
+        schedule=Schedule(None, num_epochs, updates),
+        data=NO_DATA,
+        student=Student(task, {}, {}, {}),
         position=position or Position(),
     )
     for _ in range(epochs):
@@ -425,15 +425,15 @@ def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(
     task.setup_ema(decay=0.5)
     monkeypatch.setattr(evaluation, "distribute_bn", lambda *of_module: shared.append(of_module))
     run = Run(
-        default_settings(dist_bn="reduce", val_interval=2),
-        World(CPU, 0, 2, True),
-        Precision(CPU),
-        task,
-        {},
-        sgd(task),
-        Schedule(None, 4, 1),
-        NO_DATA,
-        Student(task, {}, {}, {}),
+        settings=default_settings(dist_bn="reduce", val_interval=2),
+        world=World(CPU, 0, 2, True),
+        precision=Precision(CPU),
+        task=task,
+        loaders={},
+        optimizer=sgd(task),
+        schedule=Schedule(None, 4, 1),
+        data=NO_DATA,
+        student=Student(task, {}, {}, {}),
         position=Position(epoch),
     )
     average_batch_norm(run)

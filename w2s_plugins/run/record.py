@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..files import atomic_write, write_text
-from ..labels.splits import Data
+from ..files import atomic_write
 from ..metrics.figures import (
     CLOSING,
     HEADINGS,
@@ -19,9 +18,7 @@ from ..metrics.figures import (
     headline_name,
     of_few,
 )
-from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..metrics.several import class_rows
-from ..models.class_names import write_class_names
 from ..monitor import format_table
 from ..no_label import NO_LABEL
 from ..target_kind import LOGIT, SEVERAL_CLASSES
@@ -86,20 +83,6 @@ def write_classes(
         writer = csv.DictWriter(file, [*found[0]])
         writer.writeheader()
         writer.writerows(found)
-
-
-def write_labels(folder: Path, data: Data, split: str) -> None:
-    """Write the names of the classes, the labels of the training split, where there is label noise, its class counts,
-    where accuracy is measured by them, and which samples were selected.
-    """
-    # each file is there only where the run has what it tells
-    write_class_names(folder, data.class_names)
-    if data.groups is not None:
-        write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
-    if data.noise is not None:
-        write_text(folder / LABELS_FILE, data.noise.to_csv())
-    if data.selection is not None:
-        write_text(folder / SELECTED, data.selection.to_text())
 
 
 def best_of(evaluations: list[dict], epoch: int | None) -> dict:

@@ -9,7 +9,6 @@ from ..cli.parser import fill, train_parser
 from ..data.order import KeyedSampler, check_batch_size
 from ..distributed.world import World
 from ..errors import logger, quietly
-from ..labels.splits import Data
 from ..made_of import Ingredient
 from ..resolve.fill_in import check_paths
 from ..resolve.train import resolve_train_args
@@ -22,6 +21,7 @@ from ..training.data import build_data, open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_label_files, match_labels
 from ..training.loaders import epoch_order, fit_batch_size
+from ..training.splits import Data
 from ..training.weights import weights_of
 from .controls import Flags, flags_about
 from .planning import LocalPlan, LocalRun

@@ -19,7 +19,6 @@ from torch.utils.data import IterableDataset
 from ..data.map_style import classes_of_samples
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
-from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.feature_extraction import FeatureExtractor, create_feature_extractor
 from ..models.loading import TimmModel, create_model
@@ -32,6 +31,7 @@ from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
 from .few_shot import create_episodic_task
+from .splits import Data
 from .task import WeakToStrongTask
 
 

@@ -37,14 +37,13 @@ from ..distributed.world import World
 from ..errors import UserError, logger, quietly
 from ..hub.fetch import find_hub_shards
 from ..labels.names import read_class_names
-from ..labels.noise import create_label_noise
+from ..labels.noise import LabelNoise, create_label_noise
 from ..labels.relabelled import WithUnknownLabels
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
-from ..labels.splits import Data
 from ..labels.table import open_table
 from ..labels.truth import open_with_table
 from ..made_of import Ingredient, absolute_place, hash_of_place
-from ..metrics.long_tail import choose_groups, count_classes
+from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
 from ..settings.forms import (
@@ -69,6 +68,7 @@ from .classes import common_classes, names_of_labelled
 from .few_shot import FewShotTest
 from .labels import LabelSource, fingerprint_of
 from .loaders import check_stream, whole_pass
+from .splits import Data
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -334,112 +334,57 @@ def build_data(
     labels: Sequence[LabelSource] = (),
     opened: dict[TeacherName, Opened] | None = None,
 ) -> Data:
-    """Create the splits, compare their classes, and cut slices.
+    """Open the splits, number their classes, and cut slices.
 
     Args:
         settings: of the run.
         labels: in place of a teacher; they may name the classes of images without.
         opened: gets the teacher if it has to be opened, to ask it for the classes.
     """
-    # Open the splits, whole.
-    loading, channels = settings.data, settings.input.channels
-    whole = open_splits(loading, channels, settings.run.seed)
+    # Open the splits whole, because classes are counted and samples are identified before anything is cut.
+    loading = settings.data
+    whole = open_splits(loading, settings.input.channels, settings.run.seed)
     sources = sources_of(loading, settings.labels, whole, labels)
-    few_shot = None
-    if settings.episodes.few_shot_eval:
-        few_shot = open_split(
-            loading.dataset,
-            loading.data_dir,
-            settings.episodes.few_shot_split,
-            settings.episodes.few_shot_class_list,
-            flag="--few-shot-split",
-            list_flag="--few-shot-class-list",
-            **reading(loading, channels),
-        )
-        name = f"'{settings.episodes.few_shot_split}'"
-        where = [loading.dataset, name, settings.episodes.few_shot_class_list]
-        place = hash_of_place("few-shot", *where, absolute_place(loading.data_dir))
-        about = describe(few_shot, "", "")
-        sources.append(Ingredient("few_shot", name, place, about.fingerprint, about.num_samples))
+    few_shot = open_few_shot(settings)
+    if few_shot is not None:
+        sources.append(source_of_few_shot(settings, few_shot))
     # What a label is, decided here for the whole run.
     target_kind = kind_of_task(loading.task, settings.evaluation.multilabel_threshold)
-    check_target_kind(settings, target_kind)
     with_truth = "labelled" if "labelled" in whole else "train"
-    streamed = isinstance(whole[with_truth], IterableDataset)
-    if streamed and loading.unlabeled:
-        raise UserError(
-            f"--dataset {loading.dataset} is a stream: labelled samples beside --unlabeled need a dataset that can be "
-            "indexed"
-        )
+    check_splits(settings, whole, with_truth, target_kind)
 
-    for role, split in whole.items():
-        check_truth(loading, role, split, target_kind)
-
-    # Number their classes alike, by name.
-    classes = common_classes(loading, settings.teacher, channels, whole, labels, opened)
+    # Number their classes alike, by name. Whether classes are rare, and which labels noise changes, is said by the
+    # whole split, whatever part of it a run is trained on.
+    channels, teacher = settings.input.channels, settings.teacher
+    classes = common_classes(loading, teacher, channels, whole, labels, opened)
     splits, num_classes = classes.splits, classes.count
-
-    # What the whole training split decides.
-    train = splits["train"]
-    # Whether classes are rare is said by the whole split, whatever part of it a run is trained on.
-    mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
-    counts = None
-    one_class = target_kind.name == ONE_CLASS.name
-    if mode != "never" and not loading.unlabeled and one_class:
-        counts = count_classes(train, num_classes)
-    groups = choose_groups(mode, counts, thresholds)
-    if groups is not None:
-        logger.info(f"Long tail: {groups}")
-    if streamed:
+    groups = group_classes(settings, splits["train"], num_classes, target_kind)
+    if isinstance(whole[with_truth], IterableDataset):
         check_stream(settings)
         logger.info(
             "Streaming dataset: order and views follow timm; exact resumption is not promised"
         )
-    noise_kind, noise = settings.labels.label_noise, None
-    if noise_kind:
-        noise = create_label_noise(noise_kind, train, seed=settings.labels.noise_seed)
+    noise = None
+    if settings.labels.label_noise:
+        noise_seed = settings.labels.noise_seed
+        noise = create_label_noise(settings.labels.label_noise, splits["train"], seed=noise_seed)
     epoch_size = 0
     if loading.epoch_slice:
-        epoch = take_slice(
-            splits[with_truth], loading.epoch_slice, loading.slice_seed, "--epoch-slice"
-        )
-        epoch_size = len(epoch)
+        part, seed = splits[with_truth], loading.slice_seed
+        epoch_size = len(take_slice(part, loading.epoch_slice, seed, "--epoch-slice"))
 
-    # Cut slices. Which samples are in one does not depend on the order of the classes, so that it is found in the split
-    # as it was opened.
-    for role, flag, part in (
-        (with_truth, "--train-slice", loading.train_slice),
-        ("val", "--val-slice", loading.val_slice),
-    ):
-        if part and role in splits:
-            cut, numbered = take_slice(whole[role], part, loading.slice_seed, flag), splits[role]
-            # Of a stream there is no slice; `take_slice` refuses it.
-            if isinstance(cut, Subset) and isinstance(numbered, MapDataset):
-                splits[role] = Subset(numbered, cut.indices)
+    # Cut slices, and hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run
+    # without it.
+    splits = cut_slices(loading, whole, splits, with_truth)
     check_unseen_by_training(loading, splits, with_truth, sources)
-
-    # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
     train, select = hold_out(splits["train"], loading.select_split, loading.slice_seed)
     if noise is not None:
-        if isinstance(train, MapDataset):  # streams have no noise
-            train = noise.apply(train)
-        select = None if select is None else noise.apply(select)
-        about = noise.record(train)
-        logger.info(
-            f"Label noise {noise_kind}: {about['changed']} of {about['samples']} training labels "
-            f"({100 * about['rate']:.2f} %) are not the clean ones"
-        )
+        train, select = add_noise(noise, settings.labels.label_noise, train, select)
     labelled_set = splits.get("labelled")
     if not isinstance(labelled_set, MapDataset):  # streams were refused above
         labelled_set = None
     if labelled_set is not None:
-        # rows of several labels come in one batch with such of images that have none
-        if not one_class and isinstance(train, MapDataset):
-            train = WithUnknownLabels(train, num_classes or 0)
-        logger.info(
-            f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
-            f"{len(labelled_set)} labelled ones in '{loading.train_split}'"
-        )
+        train = beside_labelled(loading, train, labelled_set, target_kind, num_classes)
     return Data(
         train,
         splits.get("val"),
@@ -455,6 +400,136 @@ def build_data(
         sources=sources,
         target_kind=target_kind,
     )
+
+
+def open_few_shot(settings: TrainSettings) -> AnyDataset | None:
+    """Open the split of ``--few-shot-eval``, which has classes of its own; None without the flag."""
+    loading, episodes = settings.data, settings.episodes
+    if not episodes.few_shot_eval:
+        return None
+    return open_split(
+        loading.dataset,
+        loading.data_dir,
+        episodes.few_shot_split,
+        episodes.few_shot_class_list,
+        flag="--few-shot-split",
+        list_flag="--few-shot-class-list",
+        **reading(loading, settings.input.channels),
+    )
+
+
+def source_of_few_shot(settings: TrainSettings, dataset: AnyDataset) -> Ingredient:
+    """Describe the split of ``--few-shot-eval``, as `sources_of` does the others."""
+    # its place is what the flags say, and "few-shot" keeps it apart from a training split of the same name
+    loading, episodes = settings.data, settings.episodes
+    name = f"'{episodes.few_shot_split}'"
+    where = [loading.dataset, name, episodes.few_shot_class_list, absolute_place(loading.data_dir)]
+    samples = describe(dataset, "", "")
+    origin = hash_of_place("few-shot", *where)
+    return Ingredient("few_shot", name, origin, samples.fingerprint, samples.num_samples)
+
+
+def check_splits(
+    settings: TrainSettings,
+    whole: Mapping[str, AnyDataset],
+    with_truth: str,
+    target_kind: TargetKind,
+) -> None:
+    """Raise a `UserError` if the run cannot use labels of this kind, or a split has no such labels.
+
+    Args:
+        settings: of the run.
+        whole: its splits by role.
+        with_truth: the role of those with labels that are trained on.
+        target_kind: what a label is.
+    """
+    # by flags alone, then by what was opened
+    check_target_kind(settings, target_kind)
+    if isinstance(whole[with_truth], IterableDataset) and settings.data.unlabeled:
+        raise UserError(
+            f"--dataset {settings.data.dataset} is a stream: labelled samples beside --unlabeled need a dataset that "
+            "can be indexed"
+        )
+    for role, split in whole.items():
+        check_truth(settings.data, role, split, target_kind)
+
+
+def group_classes(
+    settings: TrainSettings, train: AnyDataset, num_classes: int | None, target_kind: TargetKind
+) -> ShotGroups | None:
+    """Group the classes by their samples in the whole training split; None if accuracy is not measured by groups."""
+    # unlabeled images have no counts, and an image of several classes counts for each of them
+    mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
+    counts = None
+    if mode != "never" and not settings.data.unlabeled and target_kind.name == ONE_CLASS.name:
+        counts = count_classes(train, num_classes)
+    groups = choose_groups(mode, counts, thresholds)
+    if groups is not None:
+        logger.info(f"Long tail: {groups}")
+    return groups
+
+
+def cut_slices(
+    loading: DataSettings,
+    whole: Mapping[str, AnyDataset],
+    numbered: Mapping[str, AnyDataset],
+    with_truth: str,
+) -> dict[str, AnyDataset]:
+    """Return the splits after ``--train-slice`` and ``--val-slice``.
+
+    Args:
+        loading: names the slices.
+        whole: splits by role, as they were opened.
+        numbered: the same, with their classes in the common order.
+        with_truth: the role of those with labels that are trained on.
+    """
+    splits = dict(numbered)
+    for role, flag, part in (
+        (with_truth, "--train-slice", loading.train_slice),
+        ("val", "--val-slice", loading.val_slice),
+    ):
+        if not part or role not in splits:
+            continue
+        # Which samples are in a slice must not depend on the order of the classes, so it is cut from the split as it
+        # was opened. Of a stream there is none; `take_slice` refuses it.
+        cut, split = take_slice(whole[role], part, loading.slice_seed, flag), splits[role]
+        if isinstance(cut, Subset) and isinstance(split, MapDataset):
+            splits[role] = Subset(split, cut.indices)
+    return splits
+
+
+def add_noise(
+    noise: LabelNoise, kind: str | None, train: AnyDataset, select: MapDataset | None
+) -> tuple[AnyDataset, MapDataset | None]:
+    """Return training set and held-out part with noisy labels, and log how many of the former changed."""
+    if isinstance(train, MapDataset):  # streams have no noise
+        train = noise.apply(train)
+    # the held-out part is given labels as noisy, so that it does not choose by true ones
+    select = None if select is None else noise.apply(select)
+    counts = noise.record(train)
+    logger.info(
+        f"Label noise {kind}: {counts['changed']} of {counts['samples']} training labels "
+        f"({100 * counts['rate']:.2f} %) are not the clean ones"
+    )
+    return train, select
+
+
+def beside_labelled(
+    loading: DataSettings,
+    train: AnyDataset,
+    labelled: MapDataset,
+    target_kind: TargetKind,
+    num_classes: int | None,
+) -> AnyDataset:
+    """Return images without labels in the form in which they come in one batch with labelled ones, and log it."""
+    # rows of several labels come with rows of as many unknown ones
+    if target_kind.name != ONE_CLASS.name and isinstance(train, MapDataset):
+        train = WithUnknownLabels(train, num_classes or 0)
+    logger.info(
+        f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
+        f"{len(labelled)} labelled ones in '{loading.train_split}'"
+    )
+    return train
 
 
 def check_target_kind(settings: TrainSettings, target_kind: TargetKind) -> None:

@@ -8,11 +8,11 @@ from ..data.datasets import is_unlabeled, labels_of
 from ..data.map_style import AnyDataset, classes_of_samples
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
-from ..labels.splits import Data
 from ..settings.composite import TrainSettings
 from ..settings.terms import MIXING, SEMI_SUPERVISED, in_use
 from ..students.frozen import FrozenPart, find_frozen_part
 from .loaders import Loaders, answer_store, load_stored, student_views
+from .splits import Data
 from .student import Student
 
 LARGEST = 16e9  # bytes of stored outputs: most of them should stay in memory

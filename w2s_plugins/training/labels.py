@@ -23,11 +23,11 @@ from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
 from ..labels.samples import SampleLabels, check_gaps, labels_of_samples, told_once
 from ..labels.several import ListForm
-from ..labels.splits import Data
 from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
 from ..settings.forms import LABELS_PREFIX
 from ..target_kind import SEVERAL_CLASSES
+from .splits import Data
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from ..distributed.world import World
 from ..errors import UserError, logger, near_path, said_of
 from ..files import read_plain
 from ..labels.selection import read_selection, take_selected
-from ..labels.splits import Data
 from ..labels.store import LabelReader
 from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
@@ -34,6 +33,7 @@ from .device import create_precision
 from .labels import attach_labels, find_label_files, match_labels
 from .loaders import answer_store, student_views
 from .run_files import check_unchanged, ingredients
+from .splits import Data
 from .teacher import build_teacher, cached_targets
 
 ROWS = 8192  # images at a time

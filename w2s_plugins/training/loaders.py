@@ -18,7 +18,6 @@ from ..data.order import KeyedSampler, StretchBatches, check_batch_size
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger
-from ..labels.splits import Data
 from ..models.loading import TimmModel
 from ..resolve.fill_in import BATCHES_OF_EPISODES
 from ..settings.composite import TrainSettings
@@ -28,6 +27,7 @@ from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import AnswerStore, CachedTargets, Encodes, Pass, StudentViews
 from ..teachers.teacher import Teacher, TeacherModel
+from .splits import Data
 
 # what asks for samples by their numbers, as `in_use` reads it
 NEEDS_INDEX = (

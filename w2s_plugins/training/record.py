@@ -28,7 +28,6 @@ from ..data.keys import describe, fingerprint_of_samples
 from ..data.loaders import EVAL_TRANSFORM
 from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
-from ..labels.splits import Data
 from ..losses.base import LOSSES
 from ..made_of import to_plain
 from ..metrics.figures import HEADINGS, headline_name, headline_of, of_few
@@ -42,6 +41,7 @@ from ..students.refine import RefinedTargets
 from ..target_kind import ONE_CLASS
 from ..teachers.posterior import PosteriorTargets
 from ..teachers.teacher import Teacher
+from .splits import Data
 from .student import Student
 from .training_run import Run
 

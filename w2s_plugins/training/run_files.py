@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 from timm.models import safe_model_name
 
 from ..data.keys import positions_in_split
 from ..errors import UserError, logger
-from ..labels.splits import Data
+from ..files import write_text
 from ..made_of import (
     Ingredient,
     absolute_place,
@@ -18,6 +19,8 @@ from ..made_of import (
     hash_of_place,
     keep_recorded,
 )
+from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
+from ..models.class_names import write_class_names
 from ..monitor import Trackers
 from ..run.args_file import write_args
 from ..run.checkpoint import Checkpoint, fitting
@@ -25,11 +28,13 @@ from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.location import RunLocation
 from ..run.position import Position
+from ..run.record import LABELS_FILE, SELECTED
 from ..run.restore import check_resumable, cut_into_parts, restore
 from ..settings.composite import TrainSettings
 from ..settings.programs import train_program
 from ..settings.values import split_names
 from ..teachers.teacher import Teacher
+from .splits import Data
 from .student import Student
 from .training_run import Run
 from .weights import weights_of
@@ -68,6 +73,18 @@ def in_layout_of(settings: TrainSettings, checkpoint: Checkpoint | None) -> Trai
     if settings.compute.channels_last is not None or not isinstance(layout, bool):
         return settings
     return replace(settings, compute=replace(settings.compute, channels_last=layout))
+
+
+def write_labels(folder: Path, data: Data, split: str) -> None:
+    """Write class names, noisy labels, class counts and selected samples into the folder of a run, as far as it has them."""
+    # each file is there only where the run has what it tells
+    write_class_names(folder, data.class_names)
+    if data.groups is not None:
+        write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
+    if data.noise is not None:
+        write_text(folder / LABELS_FILE, data.noise.to_csv())
+    if data.selection is not None:
+        write_text(folder / SELECTED, data.selection.to_text())
 
 
 def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None) -> None:

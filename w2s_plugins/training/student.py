@@ -13,7 +13,6 @@ from ..data.map_style import classes_of_samples
 from ..distributed.world import World
 from ..errors import UserError, logger
 from ..files import file_sha256
-from ..labels.splits import Data
 from ..models.loading import (
     TimmModel,
     check_input_size,
@@ -48,6 +47,7 @@ from ..students.tuning import choose_trained
 from ..target_kind import SEVERAL_CLASSES
 from ..teachers.stored import CachedTargets
 from .device import first_device, note_faster_dtype, place_model
+from .splits import Data
 
 ROWS = 8192  # images at a time
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from ..distributed.world import Precision
 from ..errors import logger
-from ..labels.splits import Data
 from ..labels.store import DTYPES
 from ..models.inference import inference_dtype
 from ..models.loading import TimmModel
@@ -27,6 +26,7 @@ from ..teachers.teacher import (
     open_teacher,
 )
 from .device import CompileOptions, compile_options
+from .splits import Data
 
 
 def build_teacher(

@@ -9,7 +9,6 @@ from timm.task import TrainingTask
 from torch import Tensor
 
 from ..distributed.world import Precision, World
-from ..labels.splits import Data
 from ..made_of import Ingredient
 from ..run.folder import RunFiles
 from ..run.position import Position
@@ -20,10 +19,12 @@ from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
 from .loaders import Loaders
 from .optimisation import Schedule
+from .splits import Data
 from .student import Student
+from .task import WeakToStrongTask
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """Everything that one training run works with."""
 
@@ -53,6 +54,11 @@ class Run:
     teacher_predictions: dict[str, Tensor] = field(default_factory=dict)
     # where several classes an image are ranked by them
     teacher_logits: dict[str, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def weak_to_strong(self) -> WeakToStrongTask | None:
+        """The task, if the student learns from weak labels; None for timm's own tasks."""
+        return self.task if isinstance(self.task, WeakToStrongTask) else None
 
     @property
     def updates_in_epoch(self) -> int:

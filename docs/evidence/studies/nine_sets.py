@@ -87,6 +87,10 @@ def all_weights(flags: str, probe: str) -> dict[str, tuple[str, str]]:
     }
 
 
+# what a notebook does: the same network, learning rate and epochs, with cross-entropy on the weak labels as they are
+PLAIN = f"{LITE0} --config weak-labels --no-refine-labels --head-init-scale 1 --loss"
+ALL = "--tune all --lr 0.001 --epochs 6"
+
 # by student: who teaches it, and its flags
 STUDENTS = {
     "teacher": ("truth", WEAK),
@@ -101,7 +105,18 @@ STUDENTS = {
     "probe, adaptconf": ("teacher", f"{LITE0} {PROBE} adaptconf"),
     "last third": ("teacher", f"{LITE0} --config weak-labels"),
     "adapters": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002"),
-    "all": ("teacher", f"{LITE0} --config weak-labels --tune all --lr 0.001 --epochs 6"),
+    "all": ("teacher", f"{LITE0} --config weak-labels {ALL}"),
+    "cross-entropy": ("teacher", f"{PLAIN} hard"),
+    "cross-entropy, all": ("teacher", f"{PLAIN} hard {ALL}"),
+    "cross-entropy, adapters": ("teacher", f"{PLAIN} hard --tune lora --lr 0.002"),
+    "cross-entropy, probabilities": ("teacher", f"{PLAIN} kd --loss-kwargs temperature=1"),
+    # the recipe without one of its parts
+    "recipe, not refined": ("teacher", f"{LITE0} --config weak-labels --no-refine-labels"),
+    "recipe, cross-entropy": (
+        "teacher",
+        f"{LITE0} --config weak-labels --loss kd --loss-kwargs temperature=1",
+    ),
+    "recipe, random head": ("teacher", f"{LITE0} --config weak-labels --head-init-scale 1"),
     **all_weights(LITE0, "probe-elr"),
     "AdaptConf": ("teacher", f"{LITE0} {ADAPTCONF} --head-init-scale 0 {WHOLE}"),
     **stages_of(LITE0, "--tune all --lr 0.001"),

@@ -7,12 +7,12 @@ from torch.utils.data import IterableDataset
 
 from ..data.map_style import AnyDataset, MapDataset
 from ..data.slices import Subset
+from ..labels.given import GivenLabels
+from ..labels.noise import LabelNoise
+from ..labels.selection import Selection
 from ..made_of import Ingredient
 from ..metrics.long_tail import ShotGroups
 from ..target_kind import ONE_CLASS, TargetKind
-from .given import GivenLabels
-from .noise import LabelNoise
-from .selection import Selection
 
 
 @dataclass
