@@ -7,7 +7,7 @@ Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algori
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from scipy import sparse
@@ -43,7 +43,7 @@ def alternate(
 def shrink(counts: Array, towards: Array, strength: float) -> Array:
     """Return rows of counts (..., C) as shares, with ``strength`` answers more, which are as ``towards`` (..., C) says."""
     total = counts.sum(-1)[..., None] + strength
-    return (counts + strength * towards) / total.clip(TINY)
+    return cast("Array", (counts + strength * towards) / total.clip(TINY))
 
 
 class Crowd(NamedTuple):
@@ -59,6 +59,9 @@ class Crowd(NamedTuple):
 
     name: str
     strength: float = 0.0
+
+
+_FORECASTING = Crowd("dawid-skene-pooled", 10.0)  # of 3, 10 and 30 all chose alike
 
 
 class Votes:
@@ -138,6 +141,7 @@ def fit_crowd(
         likelihood = float((peak + np.log(total)).mean())
         return Fit(posterior / total, confusion, likelihood), likelihood - before.likelihood
 
+    # the first step counts answers by the shares of votes
     start = Fit(votes.shares, np.empty(0), -np.inf)
     return alternate(step, start, max_steps, tolerance)
 
@@ -146,17 +150,22 @@ def _maximise(votes: Votes, posterior: np.ndarray, crowd: Crowd) -> np.ndarray:
     """Return the confusion (A, C, C) of each annotator, if the samples are what ``posterior`` (N, C) says."""
     people, classes = votes.shape[1:]
     # by annotator, true class and answer
+    # an answer counts for each true class as much as that is likely
     counts = (votes.cells.T @ posterior).reshape(people, classes, classes).transpose(0, 2, 1)
+    # one that never answered about a class has a row of zeros there, which a likelihood of 0 excludes
     if crowd.name == "dawid-skene":
         return shrink(counts, np.zeros(classes), 0.0)
+    # what all have in common: how often an answer is right, and what is taken for what
     total = counts.sum(axis=0)
     overall = np.trace(total) / total.sum()
     if crowd.name == "majority":
         return _coins(np.full(people, overall), classes)
+    # the share of right answers of each, drawn towards that of all
     if crowd.name == "one-coin":
         hits = np.trace(counts, axis1=1, axis2=2)
         reliability = hits + crowd.strength * overall
         return _coins(reliability / (counts.sum(axis=(1, 2)) + crowd.strength), classes)
+    # the confusion of all, itself drawn towards even mistakes by one answer, so that nothing in it is impossible
     common = shrink(total, _coins(np.array([overall]), classes)[0], _FROM_COIN)
     return shrink(counts, common, crowd.strength)
 
@@ -168,7 +177,12 @@ def _coins(reliability: np.ndarray, classes: int) -> np.ndarray:
     return right * same + (1 - right) / max(1, classes - 1) * (1 - same)
 
 
-def forecast(fit: Fit, held_out: Votes) -> np.ndarray:
-    """Return how likely each of the answers ``held_out`` is, (R,), by a model that has not seen them."""
-    truth = fit.posterior[held_out.samples]
-    return (truth * fit.confusion[held_out.annotators, :, held_out.labels]).sum(axis=1)
+def forecast(votes: Votes, posterior: np.ndarray, held_out: Votes) -> np.ndarray:
+    """Return how likely each of the answers ``held_out`` is, (R,), if samples are what ``posterior`` (N, C) says.
+
+    Whatever model has found the posterior, annotators confuse classes as the other ``votes`` say beside it. So models
+    are compared by what they take for true, and none wins because it knows what a careless annotator always answers.
+    """
+    confusion = _maximise(votes, posterior, _FORECASTING)
+    truth = posterior[held_out.samples]
+    return (truth * confusion[held_out.annotators, :, held_out.labels]).sum(axis=1)

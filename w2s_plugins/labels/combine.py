@@ -2,10 +2,12 @@
 they agree.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..settings.forms import FITTED
-from .annotators import MOST_STEPS, TOLERANCE, Crowd, Votes, fit_crowd
+from .annotators import Crowd, Votes, fit_crowd
 from .forecast import settle
 
 
@@ -26,16 +28,15 @@ def combine_annotators(
         num_classes: C.
         how: ``majority``: the class with the most votes, shared evenly by those that have as many; where answers are
             probabilities a vote weighs that of its class, and the class gets the mean of those of its votes. ``mean``:
-            the mean of the answers. What is fitted, as `annotators.Crowd` says, is of the labels alone; ``auto`` is the one
-            that `forecast.settle` takes.
+            the mean of the answers. The models of `annotators.Crowd` are fitted to the labels alone.
         shares: (R, C) probabilities of each answer; None where it is a class alone.
     """
-    crowd = how if isinstance(how, Crowd) else Crowd(how)
-    if crowd.name in FITTED:
-        votes = count_votes(samples, annotators, labels, num_classes)
-        crowd = crowd if isinstance(how, Crowd) else settle(how, [votes])
-    if crowd.name in FITTED:
-        return fit_crowd(votes, crowd).posterior
+    if isinstance(how, Crowd) or how in FITTED:
+        counted = count_votes(samples, annotators, labels, num_classes)
+        how = how if isinstance(how, Crowd) else settle(how, [counted])
+        if how.name in FITTED:
+            return fit_crowd(counted, how).posterior
+        how = how.name
 
     # the mean of classes is their shares of the votes
     votes = np.zeros((samples.max() + 1, num_classes))
@@ -65,7 +66,7 @@ def combine_annotators(
 
 
 def combine_classes(
-    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray, how: str = "majority"
+    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray, how: str | Crowd = "majority"
 ) -> np.ndarray:
     """Return probabilities (N, C) of what several annotators say of each class of a sample by itself, NaN where nobody
     says anything.
@@ -75,51 +76,49 @@ def combine_classes(
         annotators: (R,) annotator of each answer, in [0, A).
         shares: (R, C) probability of each class, NaN where the annotator says nothing of it.
         how: of those who say something of the class, ``majority``: the share of those who say yes, at a probability of
-            a half or more. ``mean``: the mean of their probabilities. ``dawid-skene``: `dawid_skene` of yes and no.
+            a half or more. ``mean``: the mean of their probabilities. The models of `annotators.Crowd` are fitted to yes
+            and no of each class.
     """
     is_known = ~np.isnan(shares)
-    says_yes = shares >= 0.5
-    size, count = shares.shape[1], int(samples.max()) + 1
-    if how == "dawid-skene":
-        combined = np.full((count, size), np.nan)
-        for column in range(size):
-            rows = is_known[:, column].nonzero()[0]
-            if not len(rows):
-                continue
-            # only those of whom and by whom something is said
-            answered, sample = np.unique(samples[rows], return_inverse=True)
-            who = np.unique(annotators[rows], return_inverse=True)[1]
-            labels = says_yes[rows, column].astype(np.int64)
-            combined[answered, column] = dawid_skene(sample, who, labels, 2)[:, 1]
-        return combined
+    count = int(samples.max()) + 1
+    if isinstance(how, Crowd) or how in FITTED:
+        of_classes = [*votes_of_classes(samples, annotators, shares)]
+        how = how if isinstance(how, Crowd) else settle(how, [votes for *_, votes in of_classes])
+        if how.name in FITTED:
+            combined = np.full((count, shares.shape[1]), np.nan)
+            for column, answered, votes in of_classes:
+                combined[answered, column] = fit_crowd(votes, how).posterior[:, 1]
+            return combined
+        how = how.name
 
     # the mean of those who say something of it
-    votes = says_yes if how == "majority" else np.nan_to_num(shares)
+    votes = shares >= 0.5 if how == "majority" else np.nan_to_num(shares)
     total, answers = _sums(samples, votes, count), _sums(samples, is_known, count)
     return np.where(answers > 0, total / np.maximum(answers, 1), np.nan)
 
 
-def dawid_skene(
-    samples: np.ndarray,
-    annotators: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    max_steps: int = MOST_STEPS,
-    tolerance: float = TOLERANCE,
-) -> np.ndarray:
-    """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes, see `fit_crowd`.
-
-    Args:
-        samples: (R,) sample of each answer, in [0, N).
-        annotators: (R,) annotator of each answer, in [0, A).
-        labels: (R,) class of each answer, in [0, C).
-        num_classes: C.
-        max_steps: steps of expectation and maximisation at most.
-        tolerance: by which the likelihood of a sample has to grow for another one.
-    """
+def count_votes(
+    samples: np.ndarray, annotators: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Votes:
+    """Return answers, each (R,), as `Votes` of as many samples and annotators as there are."""
     shape = (int(samples.max()) + 1, int(annotators.max()) + 1, num_classes)
-    votes = Votes(samples, annotators, labels, shape)
-    return fit_crowd(votes, Crowd("dawid-skene"), max_steps, tolerance).posterior
+    return Votes(samples, annotators, labels, shape)
+
+
+def votes_of_classes(
+    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, Votes]]:
+    """Yield each class of which something is said, the samples of which it is said, and the votes for no (0) and yes (1),
+    whose samples are numbered in the order of those; arguments as of `combine_classes`.
+    """
+    for column, of_class in enumerate(shares.T):
+        rows = (~np.isnan(of_class)).nonzero()[0]
+        if len(rows):
+            # only those of whom and by whom something is said
+            answered, sample = np.unique(samples[rows], return_inverse=True)
+            who = np.unique(annotators[rows], return_inverse=True)[1]
+            labels = (of_class[rows] >= 0.5).astype(np.int64)
+            yield column, answered, count_votes(sample, who, labels, 2)
 
 
 def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -128,35 +127,6 @@ def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
         np.bincount(groups, rows[:, column], minlength=count) for column in range(rows.shape[1])
     ]
     return np.stack(columns, axis=1)
-
-
-def choose_means(answers: np.ndarray, reliability: np.ndarray, num_classes: int) -> tuple[str, str]:
-    """Return which of the means of `combine_annotators` suits a crowd that has given labels, and why.
-
-    `dawid_skene` has a matrix of classes by classes to learn of each annotator. In simulated crowds it was above the
-    majority from about four answers a cell on, if the annotators differ in how reliable they are, and below it with
-    fewer (tests/labels/test_combine.py).
-
-    Args:
-        answers: (A,) number of answers of each annotator.
-        reliability: (A,) share of them that is right, as far as that can be told.
-        num_classes: C.
-    """
-    # of few answers the matrix is mostly chance; of annotators that are alike it says nothing that a vote does not
-    needed = max(FEWEST_ANSWERS, ANSWERS_PER_CELL * num_classes**2)
-    typical = int(np.median(answers))
-    worst, best = float(reliability.min()), float(reliability.max())
-    if typical < needed:
-        return "majority", (
-            f"an annotator has given {typical} answers (median), and dawid-skene needs about {needed} "
-            f"to tell what each confuses among {num_classes} classes"
-        )
-    if best - worst < LEVEL:
-        return "majority", f"the annotators are about as reliable, {worst:.2f} to {best:.2f}"
-    return "dawid-skene", (
-        f"the annotators differ in how reliable they are, {worst:.2f} to {best:.2f}, and have given "
-        f"{typical} answers (median), of about {needed} that it needs"
-    )
 
 
 def krippendorff_alpha(votes: np.ndarray) -> float:

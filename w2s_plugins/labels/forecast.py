@@ -28,12 +28,14 @@ def compare(
         crowds: answers about the same samples; of several classes an image those of yes and no about each class.
         models: names of `MODELS`; those with a strength are there with each.
     """
+    # each model once, or with each strength that it may have
     candidates = [
         Crowd(name, strength) for name in models for strength in STRENGTHS.get(name, (0.0,))
     ]
     size = max(votes.shape[0] for votes in crowds)
     scores = {crowd: (np.zeros(size), np.zeros(size)) for crowd in candidates}
     for votes in crowds:
+        # the same parts each time, so that models are compared by the same answers
         part = np.random.default_rng(0).integers(_PARTS, size=len(votes.samples))
         has_others = votes.answers[votes.samples] > 1
         for number in range(_ROUNDS):
@@ -42,7 +44,9 @@ def compare(
                 continue
             kept, held_out = votes.take(~is_out), votes.take(is_out)
             for crowd, (sums, counts) in scores.items():
-                likely = forecast(fit_crowd(kept, crowd, _STEPS, _TOLERANCE), held_out)
+                # fitted without the answers that it is to foretell
+                posterior = fit_crowd(kept, crowd, _STEPS, _TOLERANCE).posterior
+                likely = forecast(kept, posterior, held_out)
                 logs = np.log((1 - _UNSEEN) * likely + _UNSEEN / votes.shape[2])
                 sums += np.bincount(held_out.samples, logs, minlength=size)
                 counts += np.bincount(held_out.samples, minlength=size)
@@ -57,6 +61,7 @@ def settle(how: str, crowds: Sequence[Votes], flag: str = "") -> Crowd:
         crowds: as of `compare`.
         flag: begins the message.
     """
+    # nothing to choose
     if how != "auto" and how not in STRENGTHS:
         return Crowd(how)
     means = _means(compare(crowds, MODELS if how == "auto" else [how]))
@@ -71,21 +76,27 @@ def settle(how: str, crowds: Sequence[Votes], flag: str = "") -> Crowd:
 
 
 def advise(crowds: Sequence[Votes]) -> Iterator[str]:
-    """Yield a table of how well models forecast held-out answers, with 95 % intervals over samples, and which to take."""
+    """Yield a table of how well models forecast held-out answers, the best one first, and which to take.
+
+    Beside each other one is the 95 % interval, over samples, of how far it is from the first.
+    """
     from pandas import DataFrame
 
     scores = compare(crowds)
     means = _means(scores)
+    ranked = _best_of_each(means)
+    # compared sample by sample, because all ways are right on the same easy ones
+    best, counts = scores[ranked[0]]
     rows: list[dict[str, object]] = []
-    for crowd in _best_of_each(means):
-        low, high = _interval(*scores[crowd])
-        rows.append(
-            dict(combine=crowd.name, strength=crowd.strength or "", mean=means[crowd], low=low, high=high)
-        )
-    count = int(next(iter(scores.values()))[1].sum())
-    yield f"log-likelihood of a held-out answer, over {count}, by how they are combined; 95 % intervals over samples:"
-    yield from DataFrame(rows).round(4).to_string(index=False).split("\n")
-    yield f"to train on them take ?combine={rows[0]['combine']}: it forecasts held-out answers best"
+    for crowd in ranked:
+        row: dict[str, object] = {"combine": crowd.name, "log-likelihood": f"{means[crowd]:.4f}"}
+        if crowd != ranked[0]:
+            low, high = _interval(scores[crowd][0] - best, counts)
+            row["from the first"] = f"{low:.4f} to {high:.4f}"
+        rows.append(row)
+    yield f"how well each way to combine answers forecasts {int(counts.sum())} of them that were held out:"
+    yield from DataFrame(rows).fillna("").to_string(index=False).split("\n")
+    yield f"to train on them take ?combine={ranked[0].name}, or auto, which compares them anew"
 
 
 def _means(scores: Mapping[Crowd, tuple[np.ndarray, np.ndarray]]) -> dict[Crowd, float]:
@@ -96,14 +107,20 @@ def _means(scores: Mapping[Crowd, tuple[np.ndarray, np.ndarray]]) -> dict[Crowd,
 
 def _best_of_each(means: Mapping[Crowd, float]) -> list[Crowd]:
     """Return each model with the strength that suits it, the best one first; of equals the simpler one."""
-    ranked = sorted(means, key=lambda crowd: -means[crowd])
-    return [*{crowd.name: crowd for crowd in reversed(ranked)}.values()][::-1]
+    best: dict[str, Crowd] = {}
+    for crowd in sorted(means, key=lambda crowd: -means[crowd]):
+        best.setdefault(crowd.name, crowd)
+    return [*best.values()]
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a mean over answers, whose samples are drawn again."""
+    # answers about a sample are not independent, so samples are drawn again, with all their answers
     drawn = np.concatenate(
-        [times @ sums / np.maximum(times @ counts, 1) for _, times in drawn_counts(len(sums), _RESAMPLES, 0)]
+        [
+            times @ sums / np.maximum(times @ counts, 1)
+            for _, times in drawn_counts(len(sums), _RESAMPLES, 0)
+        ]
     )
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
