@@ -32,6 +32,7 @@ def combine_annotators(
         shares: (R, C) probabilities of each answer; None where it is a class alone.
     """
     if isinstance(how, Crowd) or how in FITTED:
+        # models of annotators know the likeliest class of an answer alone
         counted = count_votes(samples, annotators, labels, num_classes)
         how = how if isinstance(how, Crowd) else settle(how, [counted])
         if how.name in FITTED:
@@ -82,6 +83,7 @@ def combine_classes(
     is_known = ~np.isnan(shares)
     count = int(samples.max()) + 1
     if isinstance(how, Crowd) or how in FITTED:
+        # each class is a question of its own, which people may be good at or not
         of_classes = [*votes_of_classes(samples, annotators, shares)]
         how = how if isinstance(how, Crowd) else settle(how, [votes for *_, votes in of_classes])
         if how.name in FITTED:

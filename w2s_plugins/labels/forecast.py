@@ -107,6 +107,7 @@ def _means(scores: Mapping[Crowd, tuple[np.ndarray, np.ndarray]]) -> dict[Crowd,
 
 def _best_of_each(means: Mapping[Crowd, float]) -> list[Crowd]:
     """Return each model with the strength that suits it, the best one first; of equals the simpler one."""
+    # sorting keeps the order of equals, in which the simpler model comes first
     best: dict[str, Crowd] = {}
     for crowd in sorted(means, key=lambda crowd: -means[crowd]):
         best.setdefault(crowd.name, crowd)
