@@ -195,7 +195,7 @@ TOKENS = {
     "resolve": 4_500,
     "training": 32_500,
     "study": 25_200,
-    "labels": 29_500,
+    "labels": 31_000,
     "losses": 16_600,
     "data": 16_600,
     "models": 13_200,
@@ -212,7 +212,7 @@ TOKENS = {
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 254_000  # with the flags, which were 1,500 lines of YAML
+SLACK, ALL_TOKENS = 1.1, 256_000  # with the flags, which were 1,500 lines of YAML
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

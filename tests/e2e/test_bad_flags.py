@@ -392,7 +392,7 @@ CNN --clean-select-model w2s_cnn2  ->  has no effect without --clean-select
 TWO_TEACHERS --clean-select knn:3  ->  name one model with --clean-select-model
 CNN --teacher labels:labels.csv?confidence=0  ->  a confidence below chance; of 10 classes expected
 CNN --teacher labels:labels.csv?combin=mean  ->  unknown setting 'combin' (nearest: combine
-CNN --teacher labels:labels.csv?combine=dawid-sken  ->  one of majority, mean, dawid-skene (nearest: dawid-skene
+CNN --teacher labels:labels.csv?combine=dawid-sken  ->  dawid-skene, dawid-skene-pooled, auto (nearest: dawid-skene
 CNN --teacher labels:labels.csv?missing=all  ->  missing=all: expected one of skip, error
 CNN --teacher labels:labels.csv --teacher-targets online  ->  --teacher-targets online: labels
 CNN --teacher labels:labels.csv --loss fitnet  ->  needs the features of student and teacher

@@ -4,12 +4,14 @@ import numpy as np
 import pandas
 import pytest
 
+from w2s_plugins.labels.annotators import Crowd, fit_crowd
 from w2s_plugins.labels.combine import (
-    choose_means,
     combine_annotators,
-    dawid_skene,
+    combine_classes,
+    count_votes,
     krippendorff_alpha,
 )
+from w2s_plugins.labels.forecast import STRENGTHS, advise, settle
 from w2s_plugins.settings.forms import MEANS
 
 SAMPLES, CLASSES = 200, 4
@@ -38,6 +40,12 @@ def frame(crowd) -> pandas.DataFrame:
     return pandas.DataFrame(dict(zip(("task", "worker", "label"), crowd[1:])))
 
 
+def dawid_skene(samples, annotators, labels, *how) -> np.ndarray:
+    """The posterior, after so many steps, or at so small a gain."""
+    votes = count_votes(samples, annotators, labels, CLASSES)
+    return fit_crowd(votes, Crowd("dawid-skene"), *how).posterior
+
+
 @pytest.mark.parametrize("steps", [1, 8])
 def test_dawid_skene_is_that_of_crowd_kit(crowd, frame, steps):
     """The same posteriors after as many steps, to 1e-9: there probabilities are kept above 1e-10.
@@ -45,7 +53,7 @@ def test_dawid_skene_is_that_of_crowd_kit(crowd, frame, steps):
     Its own rule ends at the sixth step, where posteriors of the samples that are contested still move by 0.6.
     """
     aggregation = pytest.importorskip("crowdkit.aggregation")
-    ours = dawid_skene(*crowd[1:], CLASSES, steps, -np.inf)
+    ours = dawid_skene(*crowd[1:], steps, -np.inf)
     theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
     assert np.abs(ours - theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()).max() < 1e-9
 
@@ -53,7 +61,7 @@ def test_dawid_skene_is_that_of_crowd_kit(crowd, frame, steps):
 def test_dawid_skene_has_converged_and_is_better_than_the_majority(crowd):
     truth, *answers = crowd
     ours = combine_annotators(*answers, CLASSES, "dawid-skene")
-    assert np.abs(ours - dawid_skene(*answers, CLASSES, 1000, -np.inf)).max() < 1e-3
+    assert np.abs(ours - dawid_skene(*answers, 1000, -np.inf)).max() < 1e-3
     majority = combine_annotators(*answers, CLASSES, "majority")
     assert (ours.argmax(1) == truth).mean() > (majority.argmax(1) == truth).mean() > 0.9
 
@@ -83,7 +91,29 @@ def test_agreement_of_those_who_share_no_sample():
     assert np.isnan(krippendorff_alpha(np.eye(3)))
 
 
-@pytest.mark.parametrize("how", MEANS)
+def test_one_coin_is_that_of_crowd_kit(crowd, frame):
+    """The same class after as many steps; there a reliability is kept above 1e-10 in another way."""
+    aggregation = pytest.importorskip("crowdkit.aggregation")
+    votes = count_votes(*crowd[1:], CLASSES)
+    ours = fit_crowd(votes, Crowd("one-coin"), 8, -np.inf).posterior
+    theirs = aggregation.OneCoinDawidSkene(n_iter=8, tol=-np.inf).fit_predict_proba(frame)
+    theirs = theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.98
+    assert np.abs(ours - theirs).mean() < 0.02
+
+
+def test_pooled_annotators_are_between_their_own_matrix_and_the_common_one(crowd):
+    """Confusions are drawn towards what all confuse, the further the stronger."""
+    votes = count_votes(*crowd[1:], CLASSES)
+    spreads = []
+    for strength in (0.01, 10.0, 1e6):
+        confusion = fit_crowd(votes, Crowd("dawid-skene-pooled", strength)).confusion
+        assert np.allclose(confusion.sum(axis=2), 1)
+        spreads.append(confusion.std(axis=0).mean())
+    assert spreads[0] > 1.2 * spreads[1] > 0 and spreads[2] < 1e-4
+
+
+@pytest.mark.parametrize("how", [name for name in MEANS if name not in (*STRENGTHS, "auto")])
 def test_one_annotator_is_believed(how):
     said = np.array([2, 0, 1])
     shares = combine_annotators(np.arange(3), np.zeros(3, int), said, 3, how)
@@ -107,26 +137,72 @@ def test_a_tie_shares_its_probability():
     assert np.allclose(found, [[0.375, 0.375, 0.25]])
 
 
-@pytest.mark.parametrize(
-    "people, spread, expected",
-    [(90, 0.4, "majority"), (8, 0.0, "majority"), (8, 0.4, "dawid-skene")],
-)
-def test_the_choice_is_the_better_one(people, spread, expected):
-    """With few answers of each annotator the majority, and so where all are as good; else the model of annotators."""
+def made(people: int, matrices: str, size: int = 1500) -> tuple[np.ndarray, ...]:
+    """True classes, and three answers to each of some samples, by people who confuse classes in a way of their own, in
+    the same way, evenly, or as one.
+    """
     rng = np.random.default_rng(5)
-    size = 1500
     truth = rng.integers(CLASSES, size=size)
     samples = np.repeat(np.arange(size), 3)
     annotators = np.concatenate([rng.choice(people, 3, replace=False) for _ in range(size)])
-    skill = 0.75 + spread * np.linspace(-0.5, 0.5, people)
-    other = (truth[samples] + rng.integers(1, CLASSES, len(samples))) % CLASSES
-    labels = np.where(rng.random(len(samples)) < skill[annotators], truth[samples], other)
-    right = {}
-    for how in ("majority", "dawid-skene"):
-        shares = combine_annotators(samples, annotators, labels, CLASSES, how)
-        best = shares > shares.max(axis=1, keepdims=True) - 1e-9
-        right[how] = (best[np.arange(size), truth] / best.sum(axis=1)).mean()
-    how, why = choose_means(np.bincount(annotators), skill, CLASSES)
-    assert how == expected, why
-    level = 0.005 if spread == 0 else 0  # where all are as good, either may be better by chance
-    assert right[how] >= max(right.values()) - level
+    eye = np.eye(CLASSES)
+    skill = np.linspace(0.4, 0.95, people) if matrices != "alike" else np.full(people, 0.7)
+    wrong = {
+        "own": [eye[rng.permutation(CLASSES)] for _ in range(people)],
+        "common": [np.roll(eye, 1, axis=1)] * people,
+    }.get(matrices, [(1 - eye) / (CLASSES - 1)] * people)
+    confusion = skill[:, None, None] * eye + (1 - skill)[:, None, None] * np.stack(wrong)
+    shares = confusion[annotators, truth[samples]].cumsum(axis=1)
+    labels = (shares < rng.random((len(samples), 1))).sum(axis=1).clip(max=CLASSES - 1)
+    return truth, samples, annotators, labels
+
+
+def accuracy(truth: np.ndarray, shares: np.ndarray) -> float:
+    best = shares > shares.max(axis=1, keepdims=True) - 1e-9
+    return float((best[np.arange(len(truth)), truth] / best.sum(axis=1)).mean())
+
+
+@pytest.mark.parametrize(
+    "people, matrices, expected",
+    [
+        (90, "alike", "majority"),
+        (90, "coins", "one-coin"),
+        (90, "common", "dawid-skene-pooled"),
+        (8, "own", "dawid-skene"),
+    ],
+)
+def test_auto_takes_what_suits_the_crowd(people, matrices, expected, caplog):
+    """The way that knows how people confuse classes, and not more than their answers tell; never half a point below."""
+    truth, *answers = made(people, matrices)
+    votes = count_votes(*answers, CLASSES)
+    with caplog.at_level("INFO"):
+        chosen = settle("auto", [votes], "--teacher labels:x.csv")
+    assert caplog.messages[0].startswith(
+        f"--teacher labels:x.csv: combine=auto takes {chosen.name}: "
+    )
+    right = {how: accuracy(truth, combine_annotators(*answers, CLASSES, how)) for how in MEANS[:-1]}
+    right["auto"] = accuracy(truth, combine_annotators(*answers, CLASSES, chosen))
+    assert right["auto"] >= max(right.values()) - 0.005, right
+    # those that know as much as there is to know may be level
+    assert chosen.name == expected or right["auto"] >= right[expected] - 0.002
+    lines = [*advise([votes])]
+    assert lines[2].split()[0] == chosen.name and f"?combine={chosen.name}," in lines[-1]
+
+
+def test_auto_of_several_classes_knows_people_by_each():
+    """Somebody who never says yes to one class is no vote against it."""
+    rng = np.random.default_rng(0)
+    truth = rng.random((400, 2)) < 0.5
+    people, samples = np.tile(np.arange(3), 400), np.repeat(np.arange(400), 3)
+    shares = (truth[samples] ^ (rng.random((1200, 2)) < 0.1)).astype(float)
+    shares[people > 0, 1] *= rng.random(800) < 0.2
+    by_majority, auto = (
+        ((combine_classes(samples, people, shares, how) > 0.5) == truth).mean(axis=0)
+        for how in ("majority", "auto")
+    )
+    assert auto[1] > by_majority[1] + 0.2 and auto[0] >= by_majority[0] - 0.005
+
+
+def test_auto_without_two_answers_of_a_sample_is_the_majority():
+    votes = count_votes(np.arange(3), np.zeros(3, int), np.array([2, 0, 1]), 3)
+    assert settle("auto", [votes]).name == "majority"

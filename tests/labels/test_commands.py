@@ -20,6 +20,7 @@ from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
 from w2s_plugins.labels.commands import read_tables
+from w2s_plugins.labels.forecast import MODELS
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.target_kind import SEVERAL_CLASSES
 
@@ -189,7 +190,10 @@ def test_names_of_labels_are_those_of_training(labels):
     assert "6 answers about 2 samples, known by filename, of 3 annotator(s)" in done.out
     done = labels("stats", "wide.csv#anna,bob", "labels:wide.csv#bob").ok()
     assert "6 answers about 2 samples" in done.out
-    message = "combine=majorty: expected one of majority, mean, dawid-skene (nearest: majority)"
+    message = (
+        "combine=majorty: expected one of majority, mean, one-coin, dawid-skene, dawid-skene-pooled, auto "
+        "(nearest: majority)"
+    )
     labels("check", "wide.csv#anna,bob?combine=majorty").refused(message)
     labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
 
@@ -320,13 +324,19 @@ def test_who_is_how_reliable(labels):
     assert people["anna.csv"][2] > people["carla.csv"][2]
     agreement = "1.000 0.875 0.625", "0.875 1.000 0.500", "0.625 0.500 1.000"
     assert [row[1:] for row in table[-3:]] == [row.split() for row in agreement]
-    assert lines[13:] == [
+    assert lines[13:17] == [
         "anna.csv confuses nothing",
         "bob.csv takes dog for cat (1)",
         "carla.csv takes cat for dog (2), dog for cat (1)",
-        "to train on them take ?combine=majority: an annotator has given 8 answers (median), and dawid-skene needs "
-        "about 64 to tell what each confuses among 2 classes",
+        "how well each way to combine answers forecasts 12 of them that were held out:",
     ]
+    ways = [line.split() for line in lines[18:-1]]
+    assert sorted(way[0] for way in ways) == sorted(MODELS) and len(ways[0]) == 2
+    # the best one first, and how far each other one is from it
+    assert [float(way[1]) for way in ways] == sorted((float(way[1]) for way in ways), reverse=True)
+    assert all(float(way[2]) <= float(way[4]) for way in ways[1:])
+    best = ways[0][0]
+    assert lines[-1] == f"to train on them take ?combine={best}, or auto, which compares them anew"
 
 
 def test_the_most_reliable_annotator_comes_first(labels):
@@ -346,11 +356,12 @@ def test_the_most_reliable_annotator_comes_first(labels):
     ranking = ["dora", "berta", "carl", "adam"]
     assert named[first + 1 : first + 5] == named[first + 6 : first + 10] == ranking
     confused = re.fullmatch(
-        r"adam takes (cat for dog|dog for cat) \((\d+)\), .* \((\d+)\)", lines[-2]
+        r"adam takes (cat for dog|dog for cat) \((\d+)\), .* \((\d+)\)",
+        next(line for line in lines if line.startswith("adam takes")),
     )
     assert 80 < int(confused[2]) + int(confused[3]) < 160
-    differ = "to train on them take ?combine=dawid-skene: the annotators differ in how reliable"
-    assert lines[-1].startswith(differ)
+    # right on other shares, and alike of both classes
+    assert lines[-1].startswith("to train on them take ?combine=one-coin, or auto")
 
 
 ADVICE = {
@@ -650,7 +661,7 @@ def test_a_crowd_of_several_classes(labels):
         "bob is never wrong",
         "carl adds cat (27), misses cat (14)",
     ]
-    assert said[-1].startswith("to train on them take ?combine=dawid-skene: the annotators differ")
+    assert said[-1].startswith("to train on them take ?combine=dawid-skene, or auto")
 
 
 def test_export_of_several_classes(labels, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.combine import dawid_skene
+from w2s_plugins.labels.combine import combine_annotators
 from w2s_plugins.target_kind import ONE_CLASS, UNMAPPED_LOGIT
 from w2s_plugins.teachers.posterior import PosteriorTargets
 from w2s_plugins.teachers.stored import CachedTargets
@@ -92,11 +92,12 @@ def test_of_a_prior_that_knows_nothing_it_is_dawid_and_skene() -> None:
     people = [noisy(right_on(share), seed) for seed, share in enumerate((0.9, 0.7, 0.6))]
     votes = torch.stack(people).mean(dim=0)
     labels = torch.stack(people, dim=1).argmax(dim=2)
-    theirs = dawid_skene(
+    theirs = combine_annotators(
         np.repeat(np.arange(COUNT), 3),
         np.tile(np.arange(3), COUNT),
         labels.flatten().numpy(),
         CLASSES,
+        "dawid-skene",
     )
     ours = posterior(*people, (votes * 0.1).softmax(dim=1))(torch.arange(COUNT)).softmax(dim=1)
     # the votes count a little once more in ours, which decides where it is close

@@ -2,10 +2,13 @@
 they agree.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-ANSWERS_PER_CELL, FEWEST_ANSWERS = 4, 64  # of an annotator, for a matrix to be learned of them
-LEVEL = 0.1  # within which annotators are about as reliable
+from ..settings.forms import FITTED
+from .annotators import Crowd, Votes, fit_crowd
+from .forecast import settle
 
 
 def combine_annotators(
@@ -13,7 +16,7 @@ def combine_annotators(
     annotators: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    how: str = "majority",
+    how: str | Crowd = "majority",
     shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return probabilities (N, C) of the classes of each sample; of a sample with one answer they are that answer.
@@ -25,11 +28,16 @@ def combine_annotators(
         num_classes: C.
         how: ``majority``: the class with the most votes, shared evenly by those that have as many; where answers are
             probabilities a vote weighs that of its class, and the class gets the mean of those of its votes. ``mean``:
-            the mean of the answers. ``dawid-skene``: `dawid_skene`, of the labels alone.
+            the mean of the answers. The models of `annotators.Crowd` are fitted to the labels alone.
         shares: (R, C) probabilities of each answer; None where it is a class alone.
     """
-    if how == "dawid-skene":
-        return dawid_skene(samples, annotators, labels, num_classes)
+    if isinstance(how, Crowd) or how in FITTED:
+        # models of annotators know the likeliest class of an answer alone
+        counted = count_votes(samples, annotators, labels, num_classes)
+        how = how if isinstance(how, Crowd) else settle(how, [counted])
+        if how.name in FITTED:
+            return fit_crowd(counted, how).posterior
+        how = how.name
 
     # the mean of classes is their shares of the votes
     votes = np.zeros((samples.max() + 1, num_classes))
@@ -59,7 +67,7 @@ def combine_annotators(
 
 
 def combine_classes(
-    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray, how: str = "majority"
+    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray, how: str | Crowd = "majority"
 ) -> np.ndarray:
     """Return probabilities (N, C) of what several annotators say of each class of a sample by itself, NaN where nobody
     says anything.
@@ -69,79 +77,50 @@ def combine_classes(
         annotators: (R,) annotator of each answer, in [0, A).
         shares: (R, C) probability of each class, NaN where the annotator says nothing of it.
         how: of those who say something of the class, ``majority``: the share of those who say yes, at a probability of
-            a half or more. ``mean``: the mean of their probabilities. ``dawid-skene``: `dawid_skene` of yes and no.
+            a half or more. ``mean``: the mean of their probabilities. The models of `annotators.Crowd` are fitted to yes
+            and no of each class.
     """
     is_known = ~np.isnan(shares)
-    says_yes = shares >= 0.5
-    size, count = shares.shape[1], int(samples.max()) + 1
-    if how == "dawid-skene":
-        combined = np.full((count, size), np.nan)
-        for column in range(size):
-            rows = is_known[:, column].nonzero()[0]
-            if not len(rows):
-                continue
-            # only those of whom and by whom something is said
-            answered, sample = np.unique(samples[rows], return_inverse=True)
-            who = np.unique(annotators[rows], return_inverse=True)[1]
-            labels = says_yes[rows, column].astype(np.int64)
-            combined[answered, column] = dawid_skene(sample, who, labels, 2)[:, 1]
-        return combined
+    count = int(samples.max()) + 1
+    if isinstance(how, Crowd) or how in FITTED:
+        # each class is a question of its own, which people may be good at or not
+        of_classes = [*votes_of_classes(samples, annotators, shares)]
+        how = how if isinstance(how, Crowd) else settle(how, [votes for *_, votes in of_classes])
+        if how.name in FITTED:
+            combined = np.full((count, shares.shape[1]), np.nan)
+            for column, answered, votes in of_classes:
+                combined[answered, column] = fit_crowd(votes, how).posterior[:, 1]
+            return combined
+        how = how.name
 
     # the mean of those who say something of it
-    votes = says_yes if how == "majority" else np.nan_to_num(shares)
+    votes = shares >= 0.5 if how == "majority" else np.nan_to_num(shares)
     total, answers = _sums(samples, votes, count), _sums(samples, is_known, count)
     return np.where(answers > 0, total / np.maximum(answers, 1), np.nan)
 
 
-def dawid_skene(
-    samples: np.ndarray,
-    annotators: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    max_steps: int = 200,
-    tolerance: float = 1e-7,
-) -> np.ndarray:
-    """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes.
+def count_votes(
+    samples: np.ndarray, annotators: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Votes:
+    """Return answers, each (R,), as `Votes` of as many samples and annotators as there are."""
+    shape = (int(samples.max()) + 1, int(annotators.max()) + 1, num_classes)
+    return Votes(samples, annotators, labels, shape)
 
-    Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979 (Applied
-    Statistics 28, 20). It starts from the shares of votes and ends when the likelihood of a sample grows by less than
-    ``tolerance``.
 
-    Args:
-        samples: (R,) sample of each answer, in [0, N).
-        annotators: (R,) annotator of each answer, in [0, A).
-        labels: (R,) class of each answer, in [0, C).
-        num_classes: C.
-        max_steps: steps of expectation and maximisation at most.
-        tolerance: see above.
+def votes_of_classes(
+    samples: np.ndarray, annotators: np.ndarray, shares: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, Votes]]:
+    """Yield each class of which something is said, the samples of which it is said, and the votes for no (0) and yes (1),
+    whose samples are numbered in the order of those; arguments as of `combine_classes`.
     """
-    # a start at random would name the classes in any order; the shares of votes name them as people do
-    tiny = np.finfo(float).tiny
-    posterior = combine_annotators(samples, annotators, labels, num_classes, "mean")
-    likelihood = -np.inf
-    people = int(annotators.max()) + 1
-    cell = annotators * num_classes + labels
-    about = np.concatenate([np.arange(len(posterior)), samples])
-    for _ in range(max_steps):
-        # maximisation: how frequent each class is, and what each annotator says of each
-        prior = posterior.mean(axis=0)
-        # by annotator, answer and true class
-        confusion = _sums(cell, posterior[samples], people * num_classes)
-        confusion = confusion.reshape(people, num_classes, num_classes)
-        confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
-
-        # expectation: what each sample is, if they are so; the peak is taken out before exp, which would underflow
-        log_prior = np.tile(np.log(np.maximum(prior, tiny)), (len(posterior), 1))
-        log_said = np.log(np.maximum(confusion[annotators, labels], tiny))
-        log_joint = _sums(about, np.concatenate([log_prior, log_said]), len(posterior))
-        peak = log_joint.max(axis=1, keepdims=True)
-        posterior = np.exp(log_joint - peak)
-        total = posterior.sum(axis=1, keepdims=True)
-        posterior /= total
-        before, likelihood = likelihood, float((peak + np.log(total)).mean())
-        if likelihood - before < tolerance:
-            break
-    return posterior
+    for column, of_class in enumerate(shares.T):
+        rows = (~np.isnan(of_class)).nonzero()[0]
+        if len(rows):
+            # only those of whom and by whom something is said
+            answered, sample = np.unique(samples[rows], return_inverse=True)
+            who = np.unique(annotators[rows], return_inverse=True)[1]
+            labels = (of_class[rows] >= 0.5).astype(np.int64)
+            yield column, answered, count_votes(sample, who, labels, 2)
 
 
 def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -150,35 +129,6 @@ def _sums(groups: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
         np.bincount(groups, rows[:, column], minlength=count) for column in range(rows.shape[1])
     ]
     return np.stack(columns, axis=1)
-
-
-def choose_means(answers: np.ndarray, reliability: np.ndarray, num_classes: int) -> tuple[str, str]:
-    """Return which of the means of `combine_annotators` suits a crowd that has given labels, and why.
-
-    `dawid_skene` has a matrix of classes by classes to learn of each annotator. In simulated crowds it was above the
-    majority from about four answers a cell on, if the annotators differ in how reliable they are, and below it with
-    fewer (tests/labels/test_combine.py).
-
-    Args:
-        answers: (A,) number of answers of each annotator.
-        reliability: (A,) share of them that is right, as far as that can be told.
-        num_classes: C.
-    """
-    # of few answers the matrix is mostly chance; of annotators that are alike it says nothing that a vote does not
-    needed = max(FEWEST_ANSWERS, ANSWERS_PER_CELL * num_classes**2)
-    typical = int(np.median(answers))
-    worst, best = float(reliability.min()), float(reliability.max())
-    if typical < needed:
-        return "majority", (
-            f"an annotator has given {typical} answers (median), and dawid-skene needs about {needed} "
-            f"to tell what each confuses among {num_classes} classes"
-        )
-    if best - worst < LEVEL:
-        return "majority", f"the annotators are about as reliable, {worst:.2f} to {best:.2f}"
-    return "dawid-skene", (
-        f"the annotators differ in how reliable they are, {worst:.2f} to {best:.2f}, and have given "
-        f"{typical} answers (median), of about {needed} that it needs"
-    )
 
 
 def krippendorff_alpha(votes: np.ndarray) -> float:

@@ -22,8 +22,9 @@ from ..settings.values import split_names
 from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import TableForm, answer_columns, write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together
-from .combine import choose_means, krippendorff_alpha
+from .combine import count_votes, krippendorff_alpha, votes_of_classes
 from .crowd import join_tables, read_alike
+from .forecast import advise
 from .names import read_class_names, same_word
 from .published import Terms, local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
@@ -227,11 +228,11 @@ def stats(files: Sequence[str], class_names: str | None, task: str = ONE_CLASS.t
     # what each takes for what, and what follows for a training
     say(*_confusions(answers, combined, names, ranked))
     # probabilities say more of an annotator than how often the class is right, and their mean keeps that
-    how, why = "mean", "the answers are more than a class alone"
-    if table.kind == "hard" and table.confidence is None:
-        counts = answers["who"].value_counts().to_numpy()
-        how, why = choose_means(counts, reliability["dawid-skene"].to_numpy(), len(names))
-    say(f"to train on them take ?combine={how}: {why}")
+    if table.kind != "hard" or table.confidence is not None:
+        say("to train on them take ?combine=mean: the answers are more than a class alone")
+        return
+    samples, who = (answers[column].factorize()[0] for column in ("sample", "who"))
+    say(*advise([count_votes(samples, who, answers["label"].to_numpy(), len(names))]))
 
 
 def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None:
@@ -285,11 +286,13 @@ def _stats_of_classes(table: LabelRows, names: Sequence[str], flag: str) -> None
     places = [people.index(person) for person in ranked]
     say(*mistakes(decisions[places], truth, ranked, names))
     is_plain = np.isin(table.answers, (0, 1)).all(where=~np.isnan(table.answers))
-    how, why = "mean", "the answers are more than yes and no"
-    if table.kind == "probabilities" and is_plain:
-        # a matrix of yes and no is learned of each annotator, for each class
-        how, why = choose_means(answered.sum(axis=1), reliability["dawid-skene"].to_numpy(), 2)
-    say(f"to train on them take ?combine={how}: {why}")
+    if table.kind != "probabilities" or not is_plain:
+        say("to train on them take ?combine=mean: the answers are more than yes and no")
+        return
+    # people are known by what they say of each class by itself
+    who, samples = answered.nonzero()
+    shares = np.where(decisions == NO_LABEL, np.nan, decisions)[who, samples]
+    say(*advise([votes for _, _, votes in votes_of_classes(samples, who, shares)]))
 
 
 def _confusions(

@@ -25,7 +25,8 @@ from ..errors import UserError, logger, quietly
 from ..files import file_sha256
 from ..no_label import NO_LABEL
 from ..target_kind import ONE_CLASS, TargetKind
-from .combine import combine_annotators, combine_classes
+from .combine import combine_annotators, combine_classes, count_votes, votes_of_classes
+from .forecast import settle
 from .names import visible
 from .several import are_several
 from .spelling import check_from_0
@@ -548,9 +549,11 @@ def _one_answer_a_sample(
     if table.kind != "hard":
         shares = shares_of(table, size, target_kind)[kept]
         answers = most_likely(shares)
-        combine = combine or "mean"
-    combine = combine or "majority"
-    probabilities = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
+        # models of annotators know classes alone
+        combine = "mean" if combine in (None, "auto") else combine
+    crowd = settle(combine or "majority", [count_votes(rows, who, answers, size)], flag)
+    combine = crowd.name
+    probabilities = combine_annotators(rows, who, answers, size, crowd, shares).astype(np.float32)
     logger.info(
         f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
         f"{combine}"
@@ -624,9 +627,13 @@ def _answers_to_classes(
         answers = answers[np.argsort(rows)]
     else:
         is_plain = np.isin(answers, (0, 1)).all(where=~np.isnan(answers))
-        combine = combine or ("majority" if is_plain else "mean")
+        if combine is None or (combine == "auto" and not is_plain):
+            combine = "majority" if is_plain else "mean"
+        crowds = [votes for _, _, votes in votes_of_classes(rows, who, answers)]
+        crowd = settle(combine, crowds, flag)
+        combine = crowd.name
         each, decisions = answers, target_kind.decide_shares(torch.from_numpy(answers)).numpy()
-        answers = combine_classes(rows, who, each, combine).astype(np.float32)
+        answers = combine_classes(rows, who, each, crowd).astype(np.float32)
         logger.info(
             f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by {combine}"
         )

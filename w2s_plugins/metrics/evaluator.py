@@ -8,16 +8,17 @@ import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator, MultiLabelClassificationEvaluator
 from torch import Tensor
 
 from ..errors import logger
-from ..private_names import average_precision_columns, gather_rows
+from ..private_names import gather_rows
 from ..target_kind import SeveralClasses, TargetKind
+from .several import THRESHOLD, average_precision, decide, f1_figures, mean_of_known
 
-THRESHOLD = 0.5  # of a probability, from which on a class is said to be there
 FEW_POSITIVES = 5  # an AP over fewer moves by tens of points with one image
 _UNKNOWN = 2  # in the bytes that are kept of true labels
 
@@ -149,34 +150,17 @@ class SeveralEvaluator(MultiLabelClassificationEvaluator):
             (states == 1).sum(dim=0).tolist(), (states == 0).sum(dim=0).tolist()
         ):
             _tell(remark)
-        has_negative = (states == 0).any(dim=0)
-        if not has_negative.any():
+        if not (states == 0).any():
             return figures
 
-        # timm's formulas, over what is known
-        output, states = output[:, has_negative], states[:, has_negative]
-        known, target = states != _UNKNOWN, states == 1
-        is_ranked = target.any(dim=0)
-        prediction = known & (output.sigmoid() >= self.threshold)
-        found = (prediction & target).double()
-        either = prediction.double() + target.double()
-        if known.all() and not output.isnan().any():
-            ap = average_precision_columns(output, target)
-        else:
-            # each class over its own images; what nothing is said of is below all else
-            scores = output.nan_to_num(nan=-torch.inf)
-            columns = [
-                average_precision_columns(of_class[rows, None], true[rows, None])
-                for of_class, true, rows in zip(scores.T, target.T, known.T)
-            ]
-            ap = torch.cat(columns)
-        if is_ranked.any():
-            figures["map"] = 100 * ap[is_ranked].mean().item()
-        figures.update(
-            micro_f1=200 * (found.sum() / either.sum().clamp(min=1)).item(),
-            macro_f1=200 * (found.sum(0) / either.sum(0).clamp(min=1)).mean().item(),
-            sample_f1=200 * (found.sum(1) / either.sum(1).clamp(min=1)).mean().item(),
-        )
+        # what is unknown is NaN
+        truth = (states == 1).double().masked_fill(states == _UNKNOWN, torch.nan)
+        scores, truth = output.cpu().numpy(), truth.cpu().numpy()
+        ap = average_precision(scores, truth)
+        if not np.isnan(ap).all():
+            figures["map"] = 100 * mean_of_known(ap)
+        f1 = f1_figures(decide(output.sigmoid().cpu().numpy(), self.threshold), truth)
+        figures.update(micro_f1=100 * f1.micro, macro_f1=100 * f1.macro, sample_f1=100 * f1.sample)
         return figures
 
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 
-from .evaluator import THRESHOLD
+from ..private_names import average_precision_columns
 from .resampling import drawn_counts, resampled_means
 
+THRESHOLD = 0.5  # of a probability, from which on a class is said to be there
 FEWEST_FOR_THRESHOLD = 10  # positives that a threshold of a class is chosen on
 
 
@@ -65,19 +67,32 @@ def _rankings(scores: np.ndarray, truth: np.ndarray) -> list[_Ranking]:
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the average precision (C,) of each class, from 0 to 1: the mean of the precision at each positive image.
 
-    It is not interpolated, as in timm and in scikit-learn's ``average_precision_score``: images of one score come
-    together. A class that cannot be ranked has NaN; the mean over the others is the mAP.
+    It is timm's, over the images of which the class is known. It is not interpolated, as in scikit-learn's
+    ``average_precision_score``: images of one score come together. A class that cannot be ranked has NaN; the mean over
+    the others is the mAP.
 
     Args:
         scores: (N, C).
         truth: (N, C).
     """
-    values = np.full(scores.shape[1], np.nan)
-    for i, one in enumerate(_rankings(scores, truth)):
-        if one.is_ranked:
-            precision = one.has.cumsum()[one.end] / (one.end + 1)
-            values[i] = precision[one.has].mean()
+    known, has = ~np.isnan(truth), truth >= 0.5
+    # what nothing is said of is below all else
+    ranked = torch.from_numpy(np.where(np.isnan(scores), -np.inf, scores))
+    if known.all():
+        values = average_precision_columns(ranked, torch.from_numpy(has)).cpu().numpy()
+    else:
+        columns = [
+            average_precision_columns(ranked[rows, i, None], torch.from_numpy(has[rows, i, None]))
+            for i, rows in enumerate(known.T)
+        ]
+        values = torch.cat(columns).numpy()
+    values[~has.any(axis=0) | ~(known & ~has).any(axis=0)] = np.nan
     return values
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Return the mean without NaN, summed in the order in which timm sums; NaN of nothing."""
+    return torch.from_numpy(values[~np.isnan(values)]).mean().item()
 
 
 def map_by_image(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -153,7 +168,7 @@ def f1_figures(decisions: np.ndarray, truth: np.ndarray) -> F1:
         return F1(np.nan, np.nan, np.nan, by_class)
     by_image = 2 * found.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
     micro = 2 * found.sum() / max(either.sum(), 1)
-    return F1(float(micro), float(np.nanmean(by_class)), float(by_image.mean()), by_class)
+    return F1(float(micro), mean_of_known(by_class), mean_of_known(by_image), by_class)
 
 
 def decide(scores: np.ndarray, thresholds: float | np.ndarray = THRESHOLD) -> np.ndarray:

@@ -62,8 +62,9 @@ STAGES = ("student_stages", "teacher_stages")
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-# of several annotators
-MEANS = ("majority", "mean", "dawid-skene")
+# of several annotators; those after the mean know each of them by all answers, and auto takes what suits these
+MEANS = ("majority", "mean", "one-coin", "dawid-skene", "dawid-skene-pooled", "auto")
+FITTED = MEANS[2:]
 # begins the name of a teacher that is a file or folder of labels
 LABELS_PREFIX = "labels:"
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..metrics.calibration import find_temperature
+
 _SHRINKAGE = 0.5
 _ABSENT = 1e-6  # samples of a class at most, where stored labels have none: their logits are finite
-_SCALES = (1e-4, 1e2)  # between which the scale of the logits is looked for
-_HALVINGS = 40  # of that interval
+_TEMPERATURES = (1e-2, 1e4)  # between which that of the logits is looked for
 _LOGITS = 2**25  # that it is looked for on: of ImageNet all would take 20 GB
 
 
@@ -86,7 +87,7 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
 
 def _calibrate(
     batches: Iterable[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, there: Tensor
-) -> Tensor:
+) -> float:
     """Return the scale of the logits whose softmax has the least cross-entropy to the labels, by bisection: the
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
@@ -96,12 +97,8 @@ def _calibrate(
         for features, labels in batches
     ]
     logits, labels = (torch.cat(part) for part in zip(*parts))
-    # Halve the interval, in logarithms, until the derivative changes its sign within it.
-    low, high = (
-        torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES
-    )
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        slope = (logits * ((middle.exp() * logits).softmax(1) - labels)).sum(1).mean()
-        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
-    return ((low + high) / 2).exp()
+
+    def is_too_sure(temperature: float) -> Tensor:
+        return (logits * ((logits / temperature).softmax(1) - labels)).sum(1).mean() >= 0
+
+    return 1 / find_temperature(is_too_sure, *_TEMPERATURES)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, logger
+from ..labels.annotators import alternate, shrink
+from ..metrics.calibration import find_temperature
 from ..target_kind import UNMAPPED_LOGIT
 from .stored import CachedTargets
 
@@ -26,7 +28,6 @@ _PSEUDO = 5.0  # answers about a class that are assumed: half of them right, hal
 _SAMPLE = 16384  # images at most, by which the last teacher is calibrated
 # the highest is for classes that are certain, whose logits are far apart
 _TEMPERATURES = 0.05, 1e4
-_HALVINGS = 40  # of that interval
 _NEAR = 0.01  # of how sure it is to be
 
 
@@ -154,38 +155,37 @@ class PosteriorTargets(CachedTargets):
         # At chance it would not tell one class from another, and nothing could be found from it: a trace above that.
         chance = 1 / int((~self.unknown).sum())
         goal = max(right, chance + (1 - chance) / 100)
-        # The higher the temperature, the less sure.
-        low, high = _TEMPERATURES
-        for _ in range(_HALVINGS):
-            middle = (low * high) ** 0.5
-            sure = self.target_kind.confidence(logits / middle).mean()
-            low, high = (middle, high) if sure > goal else (low, middle)
+        temperature = find_temperature(
+            lambda t: self.target_kind.confidence(logits / t).mean() > goal, *_TEMPERATURES
+        )
         # Somebody who says the same of all classes is never sure, and nobody is less sure than chance.
-        sure = float(self.target_kind.confidence(logits / low).mean())
+        sure = float(self.target_kind.confidence(logits / temperature).mean())
         if abs(sure - right) > _NEAR:
             logger.warning(
                 f"WARNING: --teacher-assign posterior:{100 * right:g}: the last teacher cannot be made as sure as that; "
                 f"its answers are taken to be right on {100 * sure:.1f} % of the images"
             )
-        return low
+        return temperature
 
     def _fit(self) -> None:
         """Find the confusion matrix of each other teacher."""
-        for _ in range(_STEPS):
-            sums = [torch.zeros_like(matrix) for matrix in self.matrices]
-            for index in torch.arange(self.count).split(_ROWS):
-                # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
-                # once for both, because reading is what takes long.
-                evidence = [*self._evidence(index)]
-                logits = self._combine(self._prior_of(index), evidence)
-                shares = self.target_kind.probabilities(logits)
-                # Maximisation: how often a teacher says a class of images that are of another one.
-                for total, (answers, rows, _) in zip(sums, evidence):
-                    total += shares[rows].T @ answers
-            before, self.matrices = self.matrices, [smooth(total) for total in sums]
-            changes = [(a - b).abs().max() for a, b in zip(before, self.matrices)]
-            if max(changes) < _TOLERANCE:
-                break
+        self.matrices = alternate(self._step, self.matrices, _STEPS, _TOLERANCE)
+
+    def _step(self, before: list[Tensor]) -> tuple[list[Tensor], float]:
+        """Return the matrices after another step, and the largest change of a share in them."""
+        self.matrices = before
+        sums = [torch.zeros_like(matrix) for matrix in before]
+        for index in torch.arange(self.count).split(_ROWS):
+            # Expectation: what is on each image, if teachers confuse classes as is believed so far. Answers are read
+            # once for both, because reading is what takes long.
+            evidence = [*self._evidence(index)]
+            logits = self._combine(self._prior_of(index), evidence)
+            shares = self.target_kind.probabilities(logits)
+            # Maximisation: how often a teacher says a class of images that are of another one.
+            for total, (answers, rows, _) in zip(sums, evidence):
+                total += shares[rows].T @ answers
+        after = [smooth(total) for total in sums]
+        return after, max(float((a - b).abs().max()) for a, b in zip(before, after))
 
     def _measure(self) -> dict[str, object]:
         """Return the `figures`, and log them."""
@@ -230,4 +230,4 @@ def smooth(counts: Tensor) -> Tensor:
     """Return the rows of a matrix of counts (C, C) as shares. A class that is hardly seen is taken to be half right."""
     overall = counts.sum(dim=0) / counts.sum().clamp(min=torch.finfo(torch.float32).tiny)
     assumed = (torch.eye(len(counts), device=counts.device) + overall) / 2
-    return (counts + _PSEUDO * assumed) / (counts.sum(dim=1, keepdim=True) + _PSEUDO)
+    return shrink(counts, assumed, _PSEUDO)

@@ -345,6 +345,28 @@ def crowd_resnet20() -> str:
     return grid(["labels", "right", *(f"`{loss}`" for loss in SCRATCH)], lines)
 
 
+COMBINED = "majority", "one-coin", "dawid-skene", "dawid-skene-pooled", "auto"
+
+
+@makes("crowds")
+def crowds() -> str:
+    """Ways to combine the answers of crowds."""
+    rows = pandas.read_csv(HERE / "crowds.csv", dtype=str, keep_default_na=False)
+    rows["top1"] = rows["top1"].astype(float)
+    lines = []
+    for (crowd, answers), own in rows.groupby(["crowd", "answers"], sort=False):
+        cells = [show(mean(own["top1"][own["how"] == way].tolist())) for way in COMBINED]
+        taken = own["taken"][own["how"] == "auto"].value_counts()
+        names = [
+            f"{name} ({count})" if len(own) > len(COMBINED) else name
+            for name, count in taken.items()
+        ]
+        lines.append([str(crowd), str(answers), *cells, ", ".join(names)])
+    return grid(
+        ["", "answers a person", *(f"`{way}`" for way in COMBINED), "what `auto` took"], lines
+    )
+
+
 @makes("few-shot")
 def few_shot() -> str:
     """Episodes of novel characters."""
