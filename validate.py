@@ -22,7 +22,8 @@ if __name__ == "__main__":
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,8 +32,10 @@ from timm.utils.decay_batch import check_batch_size_retry, decay_batch_step
 from timm.utils.random import random_seed
 from torch import Tensor
 
+from w2s_plugins.data import AnyDataset
 from w2s_plugins.data.datasets import num_classes_of
-from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
+from w2s_plugins.data.loaders import LoaderSettings
+from w2s_plugins.distributed.world import Precision, World, barrier, gather_in_dataset_order
 from w2s_plugins.files import note_written, to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import (
     HEADINGS,
@@ -48,12 +51,14 @@ from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.resolve.validation import Candidate, resolve_validate_args
 from w2s_plugins.settings.composite import ValidateSettings
 from w2s_plugins.teachers.stored import own_answers, own_features
+from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import validate as parts
 from w2s_plugins.training.data import draw_few_shot_test
 from w2s_plugins.training.device import create_precision, join_processes
 from w2s_plugins.training.evaluation import (
     Evaluation,
     EvaluationOptions,
+    Progress,
     evaluate,
     evaluate_teacher,
     extract_features,
@@ -133,6 +138,31 @@ def validate_retrying(
     )
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What one model is evaluated with.
+
+    Args:
+        subject: the model, and how its images are made.
+        dataset: the split.
+        loader: its batches, of images as the model takes them.
+        loading: how they are loaded.
+        teacher: what the model is compared with.
+        precision: of both.
+        options: of the evaluation.
+        progress: shows how far it is.
+    """
+
+    subject: parts.Subject
+    dataset: AnyDataset
+    loader: Iterable
+    loading: LoaderSettings
+    teacher: Teacher | None
+    precision: Precision
+    options: EvaluationOptions
+    progress: Progress | None
+
+
 def validate(
     settings: ValidateSettings,
     candidate: Candidate,
@@ -150,69 +180,23 @@ def validate(
     teacher = parts.reference_teacher(settings, subject, dataset, precision)
     loading = loader_settings(settings.data, precision, world)
     loading = dataclasses.replace(loading, batch_size=batch_size)
-    progress = Console(world.primary, 0).wrap(candidate.model)
-    loader = parts.create_loader(form, dataset, subject, loading)
-    kind = subject.target_kind
-    how = EvaluationOptions(world.distributed, target_kind=kind)
-
-    # On episodes the frozen encoder is tested, and its teacher's: both are asked for features alone.
-    figures: dict[str, object] = {}
+    setup = Setup(
+        subject=subject,
+        dataset=dataset,
+        loader=parts.create_loader(form, dataset, subject, loading),
+        loading=loading,
+        teacher=teacher,
+        precision=precision,
+        options=EvaluationOptions(
+            world.distributed, target_kind=subject.target_kind, valid_labels=counted
+        ),
+        progress=Console(world.primary, 0).wrap(candidate.model),
+    )
+    # On episodes of any classes, or on the classes of the split.
     if settings.episodes.few_shot_eval:
-        shapes, queries = settings.episodes.few_shot_eval, settings.episodes.queries
-        test = draw_few_shot_test(dataset, shapes, queries, "--few-shot")
-
-        def add(who: str, encode: Callable[[Tensor], Tensor], images: Iterable) -> None:
-            features = extract_features(encode, images, precision, how, progress)
-            for shape, value in test.measure(features).items():
-                figures[f"{who}{shape}"] = round(value, 4)
-
-        add("", lambda images: pooled_features(subject.model, images), loader)
-        if teacher is not None:
-            add("teacher_", *own_features(teacher.members[0], dataset, loading))
-        figures |= dict(
-            classes=num_classes_of(dataset),
-            episodes=count_episodes(shapes, "--few-shot", TEST_EPISODES, 2),
-            queries=queries,
-            classifier="cosine",
-        )
+        figures = figures_of_episodes(settings, setup)
     else:
-        # On a split the teacher is asked first, of the plain images through its own transform, so that the student can
-        # be compared with what it says.
-        real_labels = None
-        if form.real_labels:
-            real_labels = parts.open_real_labels(form.real_labels, dataset)
-        groups = parts.open_groups(settings, dataset, subject)
-        how = dataclasses.replace(how, valid_labels=counted, groups=groups)
-        weak = None
-        if teacher is not None:
-            asked = own_answers(
-                teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing
-            )
-            weak = evaluate_teacher(*asked, precision, how, progress)
-        logits: list[Tensor] = []  # of each batch, on the CPU
-        evaluation = evaluate(
-            parts.compiled(form, compute, subject.model),
-            loader,
-            precision,
-            how,
-            teacher=None if weak is None else weak.predictions,
-            on_logits=(lambda batch: logits.append(batch.cpu())) if real_labels else None,
-            progress=progress,
-        )
-        # Labels that people have given anew take the place of its own; the last batch was filled up, with no images.
-        if real_labels:
-            answers = torch.cat(logits)[: len(evaluation.predictions)]
-            real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
-            for k in (1, 5):
-                accuracy = real_labels.get_accuracy(k=k)
-                if isinstance(accuracy, float):  # without k it is a dict of all
-                    evaluation.metrics[f"top{k}"] = accuracy
-        figures |= student_figures(evaluation)
-        if weak is not None:
-            figures |= teacher_figures(evaluation, weak, settings.evaluation.ceiling_acc)
-        if settings.report.metrics_avg:
-            figures |= averaged_metrics(evaluation, settings.report.metrics_avg, world)
-        figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
+        figures = figures_of_split(settings, setup, world)
 
     # Figures of two files are compared only if these fields say that they are of the same samples and settings.
     row = dict(
@@ -236,6 +220,83 @@ def validate(
     if settings.teacher.teacher:
         row["teacher"] = settings.teacher.teacher
     return row
+
+
+def figures_of_episodes(settings: ValidateSettings, setup: Setup) -> dict[str, object]:
+    """Test the frozen encoder on episodes, and its teacher's: both are asked for features alone."""
+    subject, precision = setup.subject, setup.precision
+    shapes, queries = settings.episodes.few_shot_eval or "", settings.episodes.queries
+    test = draw_few_shot_test(setup.dataset, shapes, queries, "--few-shot")
+    # the student, on its own images
+    features = extract_features(
+        lambda images: pooled_features(subject.model, images),
+        setup.loader,
+        precision,
+        setup.options,
+        setup.progress,
+    )
+    figures: dict[str, object] = {
+        shape: round(value, 4) for shape, value in test.measure(features).items()
+    }
+    # the teacher sees the same images as it prepares them itself
+    if setup.teacher is not None:
+        encode, images = own_features(setup.teacher.members[0], setup.dataset, setup.loading)
+        features = extract_features(encode, images, precision, setup.options, setup.progress)
+        for shape, value in test.measure(features).items():
+            figures[f"teacher_{shape}"] = round(value, 4)
+    return figures | dict(
+        classes=num_classes_of(setup.dataset),
+        episodes=count_episodes(shapes, "--few-shot", TEST_EPISODES, 2),
+        queries=queries,
+        classifier="cosine",
+    )
+
+
+def figures_of_split(settings: ValidateSettings, setup: Setup, world: World) -> dict[str, object]:
+    """Evaluate the model on a split, and its teacher."""
+    form, subject, precision = settings.subject, setup.subject, setup.precision
+    real_labels = None
+    if form.real_labels:
+        real_labels = parts.open_real_labels(form.real_labels, setup.dataset)
+    groups = parts.open_groups(settings, setup.dataset, subject)
+    how = dataclasses.replace(setup.options, groups=groups)
+    # The teacher is asked first, of the plain images through its own transform, so that the student can be compared
+    # with what it says.
+    weak = None
+    if setup.teacher is not None:
+        asked = own_answers(
+            setup.teacher,
+            setup.dataset,
+            setup.loading,
+            setup.loader,
+            tf_preprocessing=form.tf_preprocessing,
+        )
+        weak = evaluate_teacher(*asked, precision, how, setup.progress)
+    logits: list[Tensor] = []  # of each batch, on the CPU
+    evaluation = evaluate(
+        parts.compiled(form, settings.compute, subject.model),
+        setup.loader,
+        precision,
+        how,
+        teacher=None if weak is None else weak.predictions,
+        on_logits=(lambda batch: logits.append(batch.cpu())) if real_labels else None,
+        progress=setup.progress,
+    )
+    # Labels that people have given anew take the place of its own; the last batch was filled up, with no images.
+    if real_labels:
+        answers = torch.cat(logits)[: len(evaluation.predictions)]
+        real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
+        for k in (1, 5):
+            accuracy = real_labels.get_accuracy(k=k)
+            if isinstance(accuracy, float):  # without k it is a dict of all
+                evaluation.metrics[f"top{k}"] = accuracy
+    # the student, then what it has of its teacher, then averages over classes
+    figures: dict[str, object] = {**student_figures(evaluation)}
+    if weak is not None:
+        figures |= teacher_figures(evaluation, weak, settings.evaluation.ceiling_acc)
+    if settings.report.metrics_avg:
+        figures |= averaged_metrics(evaluation, settings.report.metrics_avg, world)
+    return figures | {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
 
 # ---------------------------------------------------------------- figures

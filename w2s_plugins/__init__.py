@@ -3,13 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .api import create_teacher, load_student, predict, protocol, train
     from .errors import UserError
     from .losses import DistillationLoss, LossInputs, create_loss, list_losses, register_loss
     from .training.task import WeakToStrongTask
 
-__version__ = "0.1.0"
 __all__ = [
     "DistillationLoss",
     "LossInputs",

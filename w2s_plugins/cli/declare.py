@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .. import __version__
 from ..errors import UserError, nearest
 from ..settings.field import (
     HIDDEN,
@@ -19,6 +18,7 @@ from ..settings.field import (
     read_literal,
     read_mapping,
 )
+from ..version import __version__
 
 # what the help shows for a value, unless a flag has its own
 METAVARS: dict[object, str] = {int: "N", float: "X", str: "NAME"}

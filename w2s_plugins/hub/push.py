@@ -9,9 +9,9 @@ from urllib.parse import quote
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .. import __version__
 from ..errors import UserError, holds_access_token, holds_login, holds_token, one_line, scrub, typed
 from ..files import open_regular
+from ..version import __version__
 from .client import check_repo_id, on_hub
 from .export import check_export
 from .model_card import MODEL_ID, with_license

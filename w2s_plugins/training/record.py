@@ -20,7 +20,6 @@ from pathlib import Path
 
 import timm
 
-from .. import __version__
 from ..cli.outcome import list_changes
 from ..data import AnyDataset
 from ..data.decoding import describe_decoder
@@ -41,6 +40,7 @@ from ..students.refine import RefinedTargets
 from ..target_kind import ONE_CLASS
 from ..teachers.posterior import PosteriorTargets
 from ..teachers.teacher import Teacher
+from ..version import __version__
 from .splits import Data
 from .student import Student
 from .training_run import Run
