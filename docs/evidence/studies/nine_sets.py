@@ -88,7 +88,7 @@ def all_weights(flags: str, probe: str) -> dict[str, tuple[str, str]]:
 
 
 # what a notebook does: the same network, learning rate and epochs, with cross-entropy on the weak labels as they are
-PLAIN = f"{LITE0} --config weak-labels --no-refine-labels --head-init-scale 1 --loss"
+PLAIN = f"{LITE0} --config weak-labels --no-refine-labels --loss"
 ALL = "--tune all --lr 0.001 --epochs 6"
 
 # by student: who teaches it, and its flags
@@ -107,6 +107,7 @@ STUDENTS = {
     "adapters": ("teacher", f"{LITE0} --config weak-labels --tune lora --lr 0.002"),
     "all": ("teacher", f"{LITE0} --config weak-labels {ALL}"),
     "cross-entropy": ("teacher", f"{PLAIN} hard"),
+    "cross-entropy, random head": ("teacher", f"{PLAIN} hard --head-init-scale 1"),
     "cross-entropy, all": ("teacher", f"{PLAIN} hard {ALL}"),
     "cross-entropy, adapters": ("teacher", f"{PLAIN} hard --tune lora --lr 0.002"),
     "cross-entropy, probabilities": ("teacher", f"{PLAIN} kd --loss-kwargs temperature=1"),

@@ -944,6 +944,37 @@ def nine_sets_above() -> str:
     return grid(["", *sets], lines)
 
 
+# what a notebook does, and the recipe without some of its parts
+PARTS = {
+    "teacher": "the teacher",
+    "cross-entropy, random head": "cross-entropy, from a random head",
+    "cross-entropy": "cross-entropy, from a head of zeros",
+    "recipe, not refined": "the recipe, labels not refined",
+    "recipe, cross-entropy": "the recipe with cross-entropy",
+    "last third": "**the recipe**",
+}
+
+
+@makes("cross-entropy")
+def cross_entropy() -> str:
+    """Plain cross-entropy on the weak labels, and what each part of the recipe adds; the mean over sets is the last."""
+    table = by_student("cross_entropy")
+    sets = sets_of(table)
+    students = {name: title for name, title in PARTS.items() if name in table}
+    table = table[[*students]].dropna()
+    lines = []
+    for student, title in students.items():
+        means = over_seeds(table[student])
+        lines.append([title, *(show(means[name]) for name in sets), show(mean([*means]))])
+    for student, title in students.items():
+        if student == "last third":
+            continue
+        above = over_seeds((table["last third"] - table[student]).round(6))
+        cells = [show(above[name], sign="+") for name in sets]
+        lines.append([f"the recipe above {title}", *cells, show_difference(above.tolist())])
+    return grid(["student", *sets, "mean"], lines)
+
+
 OF_LITE0 = {
     **{name: NINE[name] for name in ("teacher", "last third")},
     "adapters": "`lora`",
