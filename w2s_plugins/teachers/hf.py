@@ -115,7 +115,10 @@ def open_transformers(name: str, request: Request) -> Opened:
         output_loading_info=True,
         dtype=torch.float32,
     )
-    processor = AutoImageProcessor.from_pretrained(repo, revision=revision, trust_remote_code=False)
+    # Versions of transformers declare different types for what this returns.
+    processor: Any = AutoImageProcessor.from_pretrained(
+        repo, revision=revision, trust_remote_code=False
+    )
     classifier = TransformersClassifier(model.eval())
     missing = sorted(report["missing_keys"])
     # An encoder alone has no head, which would be another one, at random, each time.
