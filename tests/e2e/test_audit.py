@@ -35,7 +35,7 @@ from w2s_plugins.audit.draw import (
     shares_of_parts,
 )
 from w2s_plugins.audit.estimate import Estimate, estimate, simultaneous
-from w2s_plugins.audit.page import write_page
+from w2s_plugins.audit.page import Sheet, write_page
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.labels.table_writer import write_label_table
 from w2s_plugins.training.learned import open_learned
@@ -589,12 +589,15 @@ def test_odd_sets(labels, student):
 
 
 def test_a_page_loads_nothing(tmp_path):
-    write_page(
-        tmp_path / "p.html",
-        [Image.new("L", (700, 20))],
-        dict(keys=["a"], candidates=[[0]], classes=["x"]),
+    sheet = Sheet(
+        id="a",
         title="<b>",
-        command="c",
+        by="filename",
+        images=["a"],
+        classes=["x"],
+        candidates=[[0]],
+        table={},
     )
+    write_page(tmp_path / "p.html", [Image.new("L", (700, 20))], sheet, "c")
     text = (tmp_path / "p.html").read_text()
     assert "&lt;b&gt;" in text and "http" not in text.replace("http-equiv", "")

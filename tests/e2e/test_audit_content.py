@@ -15,9 +15,10 @@ from safetensors.numpy import load_file
 
 from tests.parts import small_model, write_digits
 from w2s_plugins.audit import estimate as module
-from w2s_plugins.audit.answers import find_gap, run_of_sheet
+from w2s_plugins.audit.answers import find_gap
 from w2s_plugins.audit.draw import Step, chances, drawing_order
 from w2s_plugins.audit.estimate import estimate
+from w2s_plugins.audit.tables import run_of_sheet
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run

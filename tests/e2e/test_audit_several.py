@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
 from w2s_plugins.audit.estimate import Answers, Estimate
-from w2s_plugins.audit.page import write_page
+from w2s_plugins.audit.page import Sheet, write_page
 from w2s_plugins.audit.report import (
     by_class,
     class_shares,
@@ -312,16 +312,18 @@ def made_page(path: Path, classes: list[str], said_by: int) -> list[str]:
     candidates = [
         sorted((number + k) % len(classes) for k in range(said_by)) for number in range(6)
     ]
-    # a place in the browser of its own
-    content = dict(id=f"a{len(classes)}-{said_by}", earlier=["a" + "1" * 15], given=[])
-    content |= dict(by="filename", unsure="?")
-    write_page(
-        path,
-        [Image.new("L", (40, 30), 40 * number) for number in range(6)],
-        dict(content, keys=keys, classes=classes, candidates=candidates),
+    sheet = Sheet(
+        # a place in the browser of its own
+        id=f"a{len(classes)}-{said_by}",
+        earlier=["a" + "1" * 15],
         title="t",
-        command="c",
+        by="filename",
+        images=keys,
+        classes=classes,
+        candidates=candidates,
+        table={},
     )
+    write_page(path, [Image.new("L", (40, 30), 40 * number) for number in range(6)], sheet, "c")
     return keys
 
 

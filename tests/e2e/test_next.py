@@ -16,7 +16,8 @@ from tests.parts import small_model
 from w2s_plugins.audit import next_images as module
 from w2s_plugins.audit.labelled import typed_for, write_labelled
 from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
-from w2s_plugins.audit.next_round import Round, answers_before
+from w2s_plugins.audit.plan import Plan
+from w2s_plugins.audit.rounds import Round, answers_before
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run
@@ -120,7 +121,8 @@ def test_the_printed_command_keeps_the_test_set(
     ).ok()
     write_label_table(Path("answers.csv"), [{key: truth[key][:20] for key in truth}])
     done = labels("--answers answers.csv", run="two").ok()
-    assert "answered images: two/next/answered; classes with" in done.out
+    assert "answered images: two/next/answered\n" in done.out
+    assert "* classes with the fewest answers: " in done.out
     assert len(images_in("two/next/answered/train")) == 20
     command = done.out.splitlines()[-1]
     assert "--batch-size 8" in command and "--val-slice 0:30" in command
@@ -217,8 +219,8 @@ def round_of(run: Path, data_dir: Path | None = None) -> Round:
     """A round of a run on nine images of two classes."""
     data = SimpleNamespace(data_dir=data_dir, unlabeled="photos")
     learned = SimpleNamespace(run=run, settings=SimpleNamespace(data=data))
-    images = SimpleNamespace(by="id", keys=[*range(9)], classes=["a", "b"])
-    return Round(learned, images, "", {})
+    plan = Plan("id", ["a", "b"], [*range(9)])
+    return Round("next", learned, SimpleNamespace(), plan, "")
 
 
 def test_a_table_that_a_person_calls_answers_is_no_answer(tmp_path: Path) -> None:
@@ -246,8 +248,14 @@ def test_two_at_once(labels: Labels) -> None:
         ("filename,label\nx.png,six\n", "about other"),
         ("filename,label\n0.png,?\n", "says of no image what is on it"),
         ("filename,label\n0.png,\n", "its column label is empty"),
-        ("filename,label,audit\n0.png,six,n0123456789abcde\n", "is about other images or classes"),
-        ("filename,label,audit\n0.png,six,a0123456789abcde\n", "is of an audit; expected"),
+        (
+            "filename,label,audit\n0.png,six,n0123456789abcde\n",
+            "is of another draw than run's: of another student",
+        ),
+        (
+            "filename,label,audit\n0.png,six,a0123456789abcde\n",
+            "has answers to `audit`, which has its own; expected",
+        ),
         ("filename,label\n0.png,six\n0.png,nine\n", "0.png"),
         ("", "answers.csv"),
     ],

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,6 @@ from PIL import Image
 
 from ..cli.declare import words_of
 from ..cli.parser import train_parser
-from ..data import MapDataset
-from ..data.keys import sample_keys
-from ..data.wrapper import without_transform
 from ..errors import UserError, typed, write_errors
 from ..files import delete, read_plain, to_json, write_text
 from ..labels.table_writer import write_label_table
@@ -29,8 +26,7 @@ from ..settings.programs import train_program
 from ..settings.teacher_name import TeacherName
 from ..settings.values import split_names
 from ..training.learned import Learned
-from .answers import UNSURE
-from .page import encode
+from .page import UNSURE, encode
 
 ANSWERS = "answers.csv"  # in a folder of labelled images, what a person has said of these
 LONGEST = 255  # bytes of the name of a folder
@@ -68,26 +64,6 @@ TYPED = ("batch_size", *OF_PART)  # only where they were typed: the stages have 
 WRITTEN = "written.json"  # in a folder of labelled images, the files that were written, and are no person's
 
 _logger = logging.getLogger(__name__)
-
-
-def pictures(dataset: MapDataset, keys: Sequence[str | int]) -> Iterator[Image.Image]:
-    """Return the images with some keys, one by one. Raises `UserError` at once where one is not there any more."""
-    images = without_transform(dataset)
-    images.transform = None
-    row_of = {key: row for row, key in enumerate(sample_keys(images).values)}
-    gone = [key for key in keys if key not in row_of]
-    if gone:
-        raise UserError(
-            f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}"
-        )
-
-    def read(key: str | int) -> Image.Image:
-        image, _ = images[row_of[key]]
-        if not isinstance(image, Image.Image):
-            raise TypeError("without a transform a dataset gives images as they are")
-        return image
-
-    return map(read, keys)
 
 
 def write_labelled(

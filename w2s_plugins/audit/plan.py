@@ -7,8 +7,7 @@ taken from it only if it is of the same weights, images and labels.
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +18,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..files import atomic_write, check_regular, read_plain, to_json, write_text
+from ..labels.table_writer import Columns
 from ..made_of import Ingredient, differ, from_plain
 from ..no_label import NO_LABEL
 from .draw import Opinions, Step, chances, drawing_order, lots_of
+from .page import UNSURE
+from .tables import Answers, read_answers
 
 PLAN, OPINIONS = "plan.json", "opinions.safetensors"
 P = TypeVar("P", bound="Plan")
-is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id_of`
-is_round = re.compile("n[0-9a-f]{15}").fullmatch  # such as `next_round.Round.id`
 
 
 @dataclass
@@ -92,15 +92,21 @@ class Plan:
         """Return what a row is called in a message."""
         return str(self.keys[row])
 
-    def sheet(
-        self, rows: Sequence[int], answers: Sequence[str], draw: str
-    ) -> Mapping[str, Sequence[str | int]]:
+    def table(self, rows: Sequence[int], answers: Sequence[str], draw: str) -> Columns:
         """Return the columns of a table of answers about some rows, of a draw."""
         return {
             self.by: [self.keys[row] for row in rows],
             "label": answers,
             "audit": [draw] * len(rows),
         }
+
+    def read(self, file: str) -> Answers:
+        """Read a table of answers. Raises `UserError` where it is none, or about other images."""
+        return read_answers(file, self.by, self.keys, self.classes)
+
+    def word(self, label: int) -> str:
+        """Return an answer as a person gives it."""
+        return UNSURE if label == NO_LABEL else self.choices[label]
 
     @cached_property
     def lots(self) -> np.ndarray:
@@ -120,9 +126,7 @@ class Plan:
         return self.said(columns).images
 
     def id_of(self, steps: Sequence[Step]) -> str:
-        """Return the name of a draw, however many images of it are drawn. It begins with a letter, so that no
-        spreadsheet takes it for a number.
-        """
+        """Return the name of a draw, however many images of it are drawn."""
         # what decides which images are drawn; how many are drawn in the end does not
         columns, own = _own_columns(steps)
         counts = [step.drawn for step in steps[:-1]]

@@ -4,23 +4,24 @@ So what is drawn, answered and counted is a question, one of the N * C of N imag
 place of the image times C, plus the place of the class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from ..data.keys import SampleKeys
 from ..errors import UserError, nearest, quietly, shorten
 from ..labels.samples import NO_SAMPLE, match_rows
 from ..labels.spelling import whole
 from ..labels.table import LabelRows, open_table, plain_name
-from ..labels.table_writer import write_label_table
+from ..labels.table_writer import Columns, write_label_table
 from ..no_label import NO_LABEL
 from .draw import Decisions, Opinions, lots_of_parts
+from .page import UNSURE
 from .plan import Opinion, Plan
+from .tables import Answers, keys_of, warn_of_ties
 
 NO_OR_YES = ["no", "yes"]  # what is said, by its number
 COLUMNS = (
@@ -66,12 +67,75 @@ class Questions(Plan):
         key, name = self.about(row)
         return f"{key} and '{name}'"
 
-    def sheet(
-        self, rows: Sequence[int], answers: Sequence[str], draw: str
-    ) -> Mapping[str, Sequence[str | int]]:
+    def table(self, rows: Sequence[int], answers: Sequence[str], draw: str) -> Columns:
         pairs = [self.about(row) for row in rows]
         of_rows = [[name for _, name in pairs], answers, [draw] * len(pairs)]
         return {self.by: [key for key, _ in pairs], **dict(zip(COLUMNS, of_rows))}
+
+    def read(self, file: str) -> Answers:
+        text = _read_columns(file, [self.by, *COLUMNS[:2]])
+        # each row that has an answer, as numbers: no is 0, yes is 1, cannot tell is 2
+        words = [*NO_OR_YES, UNSURE]
+        place = {name: number for number, name in enumerate(self.classes)}
+        names: list[str | int] = []
+        classes: list[int] = []
+        answers: list[int] = []
+        for row, (key, name, answer) in enumerate(zip(*text[:3]), start=1):
+            answer = answer.strip().lower()
+            if not answer:
+                continue
+            if answer not in words:
+                raise UserError(
+                    f"{file}: row {row}: '{shorten(answer, 40)}' is no answer; expected yes, no or {UNSURE}"
+                )
+            if name not in place:
+                raise UserError(f"{file}: row {row}: '{name}' is no class{nearest(name, place)}")
+            # positions may have become 1.0 in a spreadsheet
+            number = whole(key)
+            if self.by == "id" and number is None:
+                raise UserError(
+                    f"{file}: row {row}: '{shorten(key, 40)}' is no id; expected a number"
+                )
+            names.append(key if self.by == "filename" or number is None else number)
+            classes.append(place[name])
+            answers.append(words.index(answer))
+        if not names:
+            raise UserError(
+                f"{file}: answers no question; expected yes, no or {UNSURE} in {COLUMNS[1]}"
+            )
+
+        # which image each is about
+        rows = LabelRows(Path(file), self.by, names, "hard", np.zeros(len(names), np.int64))
+        with quietly():  # answers about others are counted below
+            images = match_rows(rows, keys_of(self.by, self.keys), file)
+        known = images != NO_SAMPLE
+        questions = (images * len(self.classes) + np.array(classes))[known]
+
+        # what most people say of each; of a tie nobody can tell
+        asked, of_row = np.unique(questions, return_inverse=True)
+        votes = np.zeros((len(asked), len(words)), dtype=np.int64)
+        np.add.at(votes, (of_row, np.array(answers)[known]), 1)
+        most = votes == votes.max(axis=1, keepdims=True)
+        is_tie = most.sum(axis=1) > 1
+        warn_of_ties(int(is_tie.sum()), file)
+        labels = np.where(is_tie | most[:, -1], NO_LABEL, most.argmax(axis=1))
+        draws = {*filter(None, text[3])}
+        return Answers(draws, asked, labels, len({*zip(names, classes)}))
+
+
+def _read_columns(file: str, needed: Sequence[str]) -> list[list[str]]:
+    """Read columns of a table as text, and the one that names draws, empty where there is none."""
+    frame = open_table(Path(file), file).frame
+    columns = {plain_name(str(name)): name for name in frame.columns}
+    missing = next((name for name in needed if name not in columns), None)
+    if missing is not None:
+        raise UserError(
+            f"{file}: has no column {missing}{nearest(missing, columns)}; of several classes an image expected "
+            f"{', '.join(needed)}"
+        )
+    chosen = [frame[columns[name]] for name in [*needed, COLUMNS[-1]] if name in columns]
+    text = [one.astype(object).where(one.notna(), "").map(str).tolist() for one in chosen]
+    return [*text, []][: len(needed) + 1]
 
 
 def opinion_of(says: np.ndarray, probability: np.ndarray | None = None) -> Opinion:
@@ -91,100 +155,6 @@ def opinion_of(says: np.ndarray, probability: np.ndarray | None = None) -> Opini
         other.ravel().astype(np.int32),
         sure.ravel().astype(np.float32),
     )
-
-
-# ---------------------------------------------------------------- answers
-
-
-class Said(NamedTuple):
-    """What a table of answers says.
-
-    Args:
-        draws: that the table says it is of.
-        has_answer: (N * C,) which questions it answers.
-        says: (N * C,) 1 for yes, 0 for no, `NO_LABEL` where nobody can tell or several people differ.
-        named: how many questions it answers, those of other images among them.
-    """
-
-    draws: set[str]
-    has_answer: np.ndarray
-    says: np.ndarray
-    named: int
-
-
-def read_said(plan: Questions, file: str, unsure: str) -> Said:
-    """Read a table of answers, with the columns of `Questions.sheet`.
-
-    Args:
-        plan: of the questions.
-        file: the table.
-        unsure: the answer of who cannot tell.
-
-    Raises:
-        UserError: it cannot be read, says something else than yes or no, or is about other images or classes.
-    """
-    frame = open_table(Path(file), file).frame
-    columns = {plain_name(str(name)): name for name in frame.columns}
-    needed = [plan.by, *COLUMNS[:2]]
-    missing = next((name for name in needed if name not in columns), None)
-    if missing is not None:
-        raise UserError(
-            f"{file}: has no column {missing}{nearest(missing, columns)}; of several classes an image expected "
-            f"{', '.join(needed)}"
-        )
-
-    # each row that has an answer, as numbers: no is 0, yes is 1, cannot tell is 2
-    text = {
-        name: frame[column].astype(object).where(frame[column].notna(), "").map(str).tolist()
-        for name, column in columns.items()
-        if name in {*needed, COLUMNS[-1]}
-    }
-    draws = {*filter(None, text.get(COLUMNS[-1], ()))}
-    words = [*NO_OR_YES, unsure]
-    place = {name: number for number, name in enumerate(plan.classes)}
-    names: list[str | int] = []
-    classes: list[int] = []
-    answers: list[int] = []
-    for row, (key, name, answer) in enumerate(zip(*(text[column] for column in needed)), start=1):
-        answer = answer.strip().lower()
-        if not answer:
-            continue
-        if answer not in words:
-            raise UserError(
-                f"{file}: row {row}: '{shorten(answer, 40)}' is no answer; expected yes, no or {unsure}"
-            )
-        if name not in place:
-            raise UserError(f"{file}: row {row}: '{name}' is no class{nearest(name, place)}")
-        # positions may have become 1.0 in a spreadsheet
-        number = whole(key)
-        if plan.by == "id" and number is None:
-            raise UserError(f"{file}: row {row}: '{shorten(key, 40)}' is no id; expected a number")
-        names.append(key if plan.by == "filename" or number is None else number)
-        classes.append(place[name])
-        answers.append(words.index(answer))
-    if not names:
-        raise UserError(
-            f"{file}: answers no question; expected yes, no or {unsure} in {COLUMNS[1]}"
-        )
-
-    # which image each is about
-    rows = LabelRows(Path(file), plan.by, names, "hard", np.zeros(len(names), np.int64))
-    keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys)
-    with quietly():  # answers about others are counted below
-        images = match_rows(rows, keys, file)
-    known = images != NO_SAMPLE
-    questions = (images * len(plan.classes) + np.array(classes))[known]
-
-    # what most people say of each; of a tie nobody can tell
-    asked, of_row = np.unique(questions, return_inverse=True)
-    votes = np.zeros((len(asked), len(words)), dtype=np.int64)
-    np.add.at(votes, (of_row, np.array(answers)[known]), 1)
-    most = votes == votes.max(axis=1, keepdims=True)
-    is_clear = (most.sum(axis=1) == 1) & ~most[:, -1]
-    has_answer, says = np.zeros(plan.count, dtype=bool), np.full(plan.count, NO_LABEL)
-    has_answer[asked] = True
-    says[asked] = np.where(is_clear, most.argmax(axis=1), NO_LABEL)
-    return Said(draws, has_answer, says, len({*zip(names, classes)}))
 
 
 def write_checked(path: Path, plan: Questions, rows: np.ndarray, truth: np.ndarray) -> None:

@@ -3,39 +3,29 @@ whether a student is better than its labels, and which of several is best.
 """
 
 import logging
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from ..errors import UserError, quietly, say, typed, write_errors
-from ..files import delete
-from ..labels.several import are_several
+from ..errors import UserError, quietly, say
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
-from ..run.lock import LOCK
 from ..settings.forms import LABELS_PREFIX
 from ..target_kind import ONE_CLASS
 from .answers import (
-    UNSURE,
     Answered,
     first_steps,
     keep_answers,
     kept_answers,
-    labels_given,
-    read_answers,
+    read_answered,
     set_aside_others,
-    write_sheet,
 )
 from .draw import Step, group_images
 from .estimate import Evidence, count_yes, estimate, weigh
-from .labelled import command_with_labelled, pictures, validation_of, write_labelled
-from .page import write_page
+from .page import UNSURE, Sheet, hand_out
 from .plan import PLAN, Plan, read_plan, write_plan
 from .questions import Questions, write_checked
 from .report import (
@@ -48,6 +38,7 @@ from .report import (
     verdict_on_several,
     write_differences,
 )
+from .rounds import alone_in, command_for, keep_labelled
 from .subjects import (
     Images,
     Subject,
@@ -134,18 +125,6 @@ def begin_audit(runs: Sequence[str], images: int, plugins: Sequence[str]) -> Non
         _logger.warning(f"WARNING: no images are drawn: {error}; put that right, then {command}")
 
 
-def command_for(
-    name: str, runs: Sequence[str], data_dir: str | None, plugins: Sequence[str]
-) -> str:
-    """Return the command of this name for some runs, as it would be typed again."""
-    words = [name, *runs]
-    if data_dir is not None:
-        words += ["--data-dir", data_dir]
-    if plugins:
-        words += ["--plugins", *plugins]
-    return f"{typed('labels')} {shlex.join(words)}"
-
-
 def _open(
     runs: Sequence[str],
     command: str,
@@ -172,8 +151,7 @@ def _go_on(
     answers: str | None,
 ) -> None:
     """Draw, or tell what answers say, with what is in the folder of an audit."""
-    several = are_several(pictured.target_kind)
-    empty = (Questions if several else Plan)(pictured.by, pictured.classes, pictured.keys)
+    empty = pictured.plan()
     plan = read_plan(folder, empty)
     undrawn = UserError(
         f"--answers {answers}: no images were drawn for this student and what it has learned from; expected "
@@ -212,7 +190,7 @@ def _go_on(
         raise undrawn
     own = Audit(subjects, pictured, folder, command, plan, columns, memorised)
     if answers is not None:
-        answered = read_answers(plan, answers, folder)
+        answered = read_answered(plan, answers, folder)
         write_plan(folder, plan)
         keep_answers(plan, answered, folder)
         tell(own, answered, answers)
@@ -239,31 +217,6 @@ def memorised_by(
     return found
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other commands out of a folder: each would write what it draws over what the other one has drawn.
-
-    Raises:
-        UserError: another one is in it, or it cannot be written to.
-    """
-    lock = FileLock(folder / LOCK)
-    with write_errors(folder):
-        folder.mkdir(exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{folder}: another command is at work in it; wait for its end, and start the same command again"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        # what is refused leaves no folder behind
-        if {*folder.iterdir()} <= {folder / LOCK}:
-            delete(folder)
-
-
 def folder_of(subjects: Sequence[Subject]) -> Path:
     """Return the folder of an audit: that of the first run, or beside the first table."""
     first = next((one for one in subjects if one.learned is not None), None)
@@ -285,80 +238,80 @@ def draw(audit: Audit, images: int, kept: Answered | None) -> int:
     Returns:
         How many are drawn.
     """
-    # more images include those that were drawn before
-    plan, folder = audit.plan, audit.folder
-    columns = [*audit.columns.values()]
     # answers do not count if one of these says nothing of the image, or has learned them
-    count_of_these = 0 if kept is None else int(np.isin(kept.rows, plan.images(columns)).sum())
-    idle = 0 if kept is None else len(kept.rows) - count_of_these
+    plan, folder, columns = audit.plan, audit.folder, [*audit.columns.values()]
+    answered = np.empty(0, dtype=np.int64) if kept is None else kept.rows
+    of_these = plan.images(columns)
+    idle = len(np.setdiff1d(answered, of_these))
+
+    # more images include those that were drawn before
     steps = steps_to(plan, columns, images + idle, kept)
     name = plan.id_of(steps)
     earlier = [one for one in plan.draws if plan.id_of(one) != name]
     plan.draws = [*earlier, steps]
     write_plan(folder, plan)
     rows = plan.order(steps)[: steps[-1].drawn]
-    agree = 100 * (~plan.said(columns, plan.images(columns)).differ).mean()
-    count, drawn = len(plan.images(columns)), len(rows)
-    if audit.of_one_run:
-        text = f"{folder.parent}: the student agrees with its labels on {agree:.1f} % of {count} {plan.unit}s"
-    elif len(columns) > 1:
-        text = f"{', '.join(audit.columns)}: all agree on {agree:.1f} % of {count} {plan.unit}s"
-    else:
-        text = f"{audit.subjects[0].typed}: {count} {plan.unit}s"
-    say(f"{text}; {drawn} are drawn")
+    is_done = len(rows) == len(answered)
+    _say_drawn(audit, len(rows))
     if idle:
         say(f"answers about {idle} of them do not count here")
-    is_done = kept is not None and drawn == len(kept.rows)
-    if is_done and count_of_these < count:
-        more = min(MORE, count - count_of_these)
+    undrawn = len(of_these) - (len(answered) - idle)
+    if is_done and undrawn:
+        more = min(MORE, undrawn)
         say(
-            f"all of these have an answer already; --images {count_of_these + more} draws {more} more"
+            f"all of these have an answer already; --images {len(answered) - idle + more} draws {more} more"
         )
 
-    # what some say, and at least two classes, so that the page does not tell whether all agree; none comes first
-    chosen = [plan.opinions[column] for column in columns]
-    candidates = []
-    for row in rows:
-        said = {int(one.says[row]) for one in chosen}
-        if len(said) == 1:
-            said.add(int(chosen[-1].other[row]))
-        candidates.append(sorted(said, key=plan.choices.__getitem__))
+    labels = [] if kept is None else [plan.word(label) for label in kept.truth.tolist()]
+    given = {plan.key(row): label for row, label in zip(answered.tolist(), labels)}
     keys = [plan.key(row) for row in rows]
-    given = labels_given(plan, kept)
-    # without a class to ask about, a person is asked for one
-    template, more = "page", {}
-    if isinstance(plan, Questions):
-        template, more = "question", {"questions": [plan.about(row) for row in rows]}
-    page = folder / "index.html"
-    write_page(
-        page,
-        pictures(audit.images.dataset, [plan.image(row) for row in rows]),
+    sheet = Sheet(
+        id=name,
         title=f"Audit of {folder.resolve().parent.name}",
-        command=f"{audit.command} --answers FILE",
-        audit=dict(
-            id=name,
-            earlier=[plan.id_of(one) for one in earlier],
-            given=[[key, given[key]] for key in keys if key in given],
-            by=plan.by,
-            classes=plan.choices,
-            unsure=UNSURE,
-            keys=keys,
-            candidates=candidates,
-            **more,
-        ),
-        template=template,
+        by=plan.by,
+        images=[plan.image(row) for row in rows],
+        classes=plan.choices,
+        candidates=_candidates(plan, columns, rows),
+        table=plan.table(rows.tolist(), [given.get(key, "") for key in keys], name),
+        keys=keys,
+        given=given,
+        earlier=[plan.id_of(one) for one in earlier],
+        # without a class to ask about, a person is asked for one
+        questions=[plan.about(row) for row in rows] if isinstance(plan, Questions) else (),
     )
+    todo = "change some" if is_done else ""
+    hand_out(sheet, folder, audit.images.dataset, audit.command, todo)
+    return len(rows)
 
-    # a sheet that is there may hold answers
-    sheet = folder / f"answers-{name[:7]}-{drawn}.csv"
-    if not sheet.exists():
-        write_sheet(sheet, plan, name, rows, kept)
-    todo = "change some" if is_done else f"download your answers, or fill in {sheet}"
-    say(
-        f"* open {page} in a browser and {todo}; then",
-        f"{audit.command} --answers FILE",
-    )
-    return drawn
+
+def _say_drawn(audit: Audit, drawn: int) -> None:
+    """Say how many images are drawn, and on how many all agree."""
+    plan, columns = audit.plan, [*audit.columns.values()]
+    opinions = plan.said(columns, plan.images(columns))
+    count = len(opinions.says)
+    agree = f"agree on {100 * (~opinions.differ).mean():.1f} % of"
+    if audit.of_one_run:
+        agree = agree.replace("agree on", "agrees with its labels on")
+        text = f"{audit.folder.parent}: the student {agree} {count}"
+    elif len(columns) > 1:
+        text = f"{', '.join(audit.columns)}: all {agree} {count}"
+    else:
+        text = f"{audit.subjects[0].typed}: {count}"
+    say(f"{text} {plan.unit}s; {drawn} are drawn")
+
+
+def _candidates(plan: Plan, columns: Sequence[int], rows: np.ndarray) -> list[list[int]]:
+    """Return which classes the page shows first of each image: what some say, and at least two, so that it does not tell
+    whether all agree; no opinion comes first.
+    """
+    chosen = [plan.opinions[column] for column in columns]
+    candidates: list[list[int]] = []
+    for row in rows:
+        classes = {int(one.says[row]) for one in chosen}
+        if len(classes) == 1:
+            classes.add(int(chosen[-1].other[row]))
+        candidates.append(sorted(classes, key=plan.choices.__getitem__))
+    return candidates
 
 
 def steps_to(plan: Plan, columns: Sequence[int], images: int, kept: Answered | None) -> list[Step]:
@@ -479,18 +432,13 @@ def say_checked(audit: Audit, answered: Answered, subject: Subject | None) -> No
         )
         return
     keys = [plan.keys[row] for row in answered.rows]
-    images = pictures(audit.images.dataset, keys)
     learned = None if subject is None else subject.learned
-    labels = answered.truth.tolist()
-    held_out = validation_of(learned)
-    write_labelled(checked, images, keys, plan.by, labels, plan.classes, held_out)
+    _, command = keep_labelled(learned, audit.images, checked, keys, answered.truth.tolist())
     whose = "the student and its labels" if audit.of_one_run else "some of these"
     text = (
         f". They are no random sample, because most are images that {whose} differ about: learn from them, but "
         "measure nothing else on them"
     )
     say(f"* checked images: {checked}{text if len(audit.columns) > 1 else ''}")
-    if learned is not None:
-        command = command_with_labelled(learned, checked, plan.classes)
-        if command is not None:
-            say(command)
+    if command is not None:
+        say(command)

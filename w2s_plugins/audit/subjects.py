@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data import MapDataset, Subset
-from ..data.keys import SampleKeys, sample_keys
+from ..data.keys import sample_keys
 from ..data.unlabeled import open_images
 from ..errors import UserError, logger, quietly
 from ..files import delete, file_sha256
@@ -32,10 +32,10 @@ from ..teachers.stored import label_images
 from ..teachers.teacher import TeacherModel, open_alone
 from ..training.learned import ROWS, Learned, open_learned
 from ..training.loaders import whole_pass
-from .answers import open_answers
 from .labelled import ANSWERS, has_learned_labelled, is_stage, stages_with, written_images
-from .plan import Opinion, Plan, find_opinion, is_draw
-from .questions import opinion_of
+from .plan import Opinion, Plan, find_opinion
+from .questions import Questions, opinion_of
+from .tables import is_draw, keys_of, open_answers
 
 LABELS = "labels"  # the name of what runs have learned from
 MOST = 30  # runs and tables: who is right, of these and the labels of runs, are bits of one whole number
@@ -63,6 +63,11 @@ class Images:
     rows: list[int]
     classes: list[str]
     target_kind: TargetKind = ONE_CLASS
+
+    def plan(self) -> Plan:
+        """Return what a person may be asked about them."""
+        kind = Questions if are_several(self.target_kind) else Plan
+        return kind(self.by, self.classes, self.keys)
 
 
 @dataclass
@@ -405,7 +410,7 @@ def _table(subject: Subject, images: Images) -> tuple[list[Ingredient], Callable
     several = are_several(images.target_kind)
     kind = images.target_kind
     (table,), _, how = read_tables([[subject.typed]], images.classes, target_kind=kind)
-    keys = SampleKeys("filename" if images.by == "filename" else "index", images.keys)
+    keys = keys_of(images.by, images.keys)
     # without combine a training takes the mean of several files
     combine = how["combine"] or ("mean" if table.more else None)
     with quietly():
