@@ -58,6 +58,7 @@ def ask_next(
             f"RUN {run}: labels of several classes an image, of which no images are chosen to label next; expected "
             f"{command_for('audit', [run], data_dir, plugins)}"
         )
+    # draw, or read what was answered
     with alone_in(own.folder):
         own.answers = answers_before(own)
         if answers is None:
@@ -104,6 +105,7 @@ def features_of(learned: Learned, dataset: MapDataset, folder: Path) -> LabelRea
     """Return the features of the images, which are stored in a folder: what the head of the student sees, or, if that is
     not one linear layer, its answers.
     """
+    # the student as it was trained, in the precision of its run
     student = open_model(str(learned.run))
     loading = learned.settings.data
     precision = create_precision(learned.settings.compute, learned.world)

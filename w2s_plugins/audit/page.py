@@ -103,6 +103,7 @@ def hand_out(sheet: Sheet, folder: Path, dataset: MapDataset, command: str, todo
     Raises:
         UserError: an image is not there any more.
     """
+    # the page holds its images, the table is for who prefers a spreadsheet
     command = f"{command} --answers FILE"
     page, table = folder / "index.html", folder / f"answers-{sheet.id}-{len(sheet.images)}.csv"
     write_page(page, pictures(dataset, sheet.images), sheet, command)
@@ -127,6 +128,7 @@ def write_page(path: Path, images: Iterable[Image.Image], sheet: Sheet, command:
         f"data:image/jpeg;base64,{base64.b64encode(encode(image, SHOWN)).decode()}"
         for image in images
     ]
+    # what the script reads; numbers and names only, no markup
     keys = sheet.images if sheet.keys is None else sheet.keys
     content = dict(
         id=sheet.id,

@@ -47,6 +47,7 @@ def command_for(
     name: str, runs: Sequence[str], data_dir: str | None, plugins: Sequence[str]
 ) -> str:
     """Return the command of this name for some runs, as it would be typed again."""
+    # plugins come last: the flag takes any number of words
     words = [name, *runs]
     if data_dir is not None:
         words += ["--data-dir", data_dir]
@@ -99,9 +100,11 @@ def keep_labelled(
     Returns:
         Every so many-th image is for validation, 0 for none; and the command that trains with them, None without one.
     """
+    # a part of the answers is kept for validation, as the run's own settings say
     held_out = validation_of(learned)
     files = pictures(images.dataset, keys)
     write_labelled(folder, files, keys, images.by, labels, images.classes, held_out)
+    # a table of labels has no command to repeat
     if learned is None:
         return held_out, None
     return held_out, command_with_labelled(learned, folder, images.classes)
@@ -161,8 +164,11 @@ def open_round(name: str, run: str, data_dir: str | None, plugins: Sequence[str]
     Raises:
         UserError: no run that has ended; its images are not there.
     """
+    # plugins may register the loss or the teacher that the run names
     setup_logging(primary=True)
     load_plugins(plugins)
+
+    # the run, and the images that it learned from
     folder = locate_run(run)
     if folder is None:
         raise UserError(
@@ -179,6 +185,7 @@ def answers_before(own: Round) -> dict[int, int]:
     """Return the answers about the images of a run: those that it was trained with, then those of its audit, then those
     of earlier rounds, which win.
     """
+    # where answers may be: the audit's, then this command's
     known: dict[int, int] = {}
     run, loading = own.learned.run, own.learned.settings.data
     folders = [run / "audit" / "checked", own.folder / ANSWERED]
@@ -194,6 +201,7 @@ def answers_before(own: Round) -> dict[int, int]:
                 f"WARNING: RUN {run} has also learned from the labelled images of {loading.data_dir}, which the printed "
                 f"command does not have: copy them into {folders[-1]}"
             )
+    # later answers replace earlier ones
     for folder in folders:
         file = folder / ANSWERS
         if file.is_file():
@@ -224,6 +232,7 @@ def read_round(own: Round, file: str) -> dict[int, int]:
     Raises:
         UserError: they cannot be read, are about other images, or say of no image what is on it.
     """
+    # a table of another run, or of images that have changed, is refused
     answers = own.plan.read(file)
     check_draws(
         answers.draws,
@@ -257,10 +266,12 @@ def read_round(own: Round, file: str) -> dict[int, int]:
 
 def write_answered(own: Round) -> None:
     """Write all answers of a round as a labelled set, and say how to train with it."""
+    # the images, and a part of them for validation
     folder = own.folder / ANSWERED
     keys = [own.plan.key(row) for row in own.answers]
     labels = [*own.answers.values()]
     held_out, command = keep_labelled(own.learned, own.images, folder, keys, labels)
+    # where they are, and what to type next
     part = f"; every {held_out}th is for validation" if held_out else ""
     say(f"* answered images: {folder}{part}")
     say(

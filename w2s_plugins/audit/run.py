@@ -151,6 +151,7 @@ def _go_on(
     answers: str | None,
 ) -> None:
     """Draw, or tell what answers say, with what is in the folder of an audit."""
+    # the plan that was drawn before, if it is of these images
     empty = pictured.plan()
     plan = read_plan(folder, empty)
     undrawn = UserError(
@@ -189,12 +190,15 @@ def _go_on(
     if answers is not None and not plan.draws:
         raise undrawn
     own = Audit(subjects, pictured, folder, command, plan, columns, memorised)
+
+    # answers: keep them, and tell what they show
     if answers is not None:
         answered = read_answered(plan, answers, folder)
         write_plan(folder, plan)
         keep_answers(plan, answered, folder)
         tell(own, answered, answers)
         return
+    # no answers: draw, and tell what those of earlier draws show
     kept = kept_answers(plan, folder)
     drawn = draw(own, images, kept)
     if kept is None:
