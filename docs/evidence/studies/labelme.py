@@ -45,7 +45,7 @@ STUDENTS = {
     "linear probe, `elr`": ("majority", f"{LITE0} {PROBE} elr"),
     "linear probe, `balanced_elr`": ("majority", f"{LITE0} {PROBE} balanced_elr"),
     "the recipe, majority": ("majority", RECIPE),
-    "the recipe, every person's vote": ("mean", RECIPE),
+    "the recipe, mean of the votes": ("mean", RECIPE),
     "the recipe, Dawid-Skene": ("dawid-skene", RECIPE),
     "the recipe, `auto`": ("auto", RECIPE),
     "the recipe's ceiling": ("truth", f"{LITE0} --config weak-labels-ceiling"),
