@@ -24,7 +24,8 @@ from ..private_names import parse_model_cfg
 from ..settings.field import Role
 from ..settings.programs import train_program
 from ..settings.values import check_values
-from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem, kind_of_task
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_problem, kind_of_task
+from ..target_kind.table import THRESHOLDS
 
 LARGEST = 2**31  # of a number; sizes and counts are below
 # arguments of timm's functions around the constructor, and those that place a model or make it something else

@@ -21,7 +21,8 @@ from ..metrics.figures import (
 from ..metrics.several import class_rows
 from ..monitor import format_table
 from ..no_label import NO_LABEL
-from ..target_kind import LOGIT, SEVERAL_CLASSES
+from ..target_kind import SEVERAL_CLASSES
+from ..target_kind.table import LOGIT
 
 LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first

@@ -28,7 +28,8 @@ from ..metrics.several import map_by_image, resampled_map
 from ..monitor import format_table
 from ..no_label import NO_LABEL
 from ..run.record import PREDICTIONS
-from ..target_kind import LOGIT, SEVERAL_CLASSES
+from ..target_kind import SEVERAL_CLASSES
+from ..target_kind.table import LOGIT
 from .controls import CONTROLS, without
 from .plan import RESULT
 from .planning import LocalPlan

@@ -14,7 +14,8 @@ from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG, check_value, with_thresholds
 from ..registry import PLUGINS
-from ..target_kind import ONE_CLASS, THRESHOLDS, TargetKind, kind_of_problem
+from ..target_kind import ONE_CLASS, TargetKind, kind_of_problem
+from ..target_kind.table import THRESHOLDS
 from .openers import Opened, Request, register_teacher, usable_names
 
 # where a file does not say otherwise
