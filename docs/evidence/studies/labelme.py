@@ -48,7 +48,7 @@ STUDENTS = {
     "the recipe, mean of the votes": ("mean", RECIPE),
     "the recipe, Dawid-Skene": ("dawid-skene", RECIPE),
     "the recipe, `auto`": ("auto", RECIPE),
-    "the recipe's ceiling": ("truth", f"{LITE0} --config weak-labels-ceiling"),
+    "the ceiling": ("truth", f"{LITE0} --config weak-labels-ceiling"),
 }
 # of crowd-kit's layers and their control; chosen once, not tuned
 EPOCHS, BATCH, RATE = 50, 64, 1e-3
