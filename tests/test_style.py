@@ -209,12 +209,12 @@ TOKENS = {
     "students": 6_100,
     "scripts": 4_200,
     "predictions": 2_800,
-    "audit": 21_000,
+    "audit": 22_500,  # three commands, since `review`
     "metrics": 4_800,
     "distributed": 1_500,
     "monitor": 1_500,
 }
-SLACK, ALL_TOKENS = 1.1, 257_500  # with the flags, which were 1,500 lines of YAML
+SLACK, ALL_TOKENS = 1.1, 260_500  # with the flags, which were 1,500 lines of YAML
 MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
 NO_CODE = {
     tokenize.COMMENT,

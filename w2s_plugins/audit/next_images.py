@@ -48,9 +48,7 @@ def order_to_ask(
         weights: (N,) how much it counts that an image is covered, from 0; None for all alike.
         seed: of the sample that stands for very many images.
     """
-    # directions of the features, seen from their mean
-    directions = (features - features.mean(axis=0, dtype=np.float64)).astype(np.float32)
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    directions = directions_of(features)
 
     # of very many images some stand for those that are to be covered
     rng = np.random.default_rng(seed)
@@ -87,6 +85,12 @@ def order_to_ask(
         gain[best] = CHOSEN
         covered = np.maximum(covered, near(open_rows[[best]])[0])
     return open_rows[chosen]
+
+
+def directions_of(features: np.ndarray) -> np.ndarray:
+    """Return features (N, D) as seen from their mean, each of length 1."""
+    directions = (features - features.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
 
 
 def blocks(rows: np.ndarray) -> list[np.ndarray]:

@@ -2,26 +2,14 @@
 says what is on them, and the answers become a labelled set beside the command that trains with it.
 """
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..data import MapDataset
 from ..errors import UserError, say
 from ..labels.several import are_several
-from ..labels.store import LabelReader
-from ..models.loading import of_timm
 from ..no_label import NO_LABEL
-from ..predictions.run import open_model
-from ..settings.teacher_name import TeacherName
-from ..students.probe import create_encoder
-from ..teachers.teacher import open_alone
-from ..training.device import create_precision
-from ..training.learned import ROWS, Learned
-from ..training.loaders import answer_store
+from .features import features_of, read_rows
 from .next_images import order_to_ask, rows_to_consider
 from .page import Sheet, hand_out
 from .rounds import (
@@ -33,11 +21,9 @@ from .rounds import (
     read_round,
     write_answered,
 )
-from .subjects import Images, student_logits
+from .subjects import student_logits
 
 FEWEST = 5  # classes that are named
-
-_logger = logging.getLogger(__name__)
 
 
 def ask_next(
@@ -81,8 +67,8 @@ def _draw(own: Round, images: int) -> None:
     if len(answered) == count:
         raise UserError(f"RUN {learned.run}: all of its {count} images have an answer")
     considered = rows_to_consider(count, answered)
-    reader = features_of(learned, own.images.dataset, own.folder)
-    features = read_rows(reader, considered, own.images)
+    reader = features_of(learned, own.images, own.folder / "student")
+    features = read_rows(reader, considered, own.images).numpy()
     chosen = considered[order_to_ask(features, np.searchsorted(considered, answered), images)]
     say(f"{learned.run}: {len(answered)} of {count} images have an answer; {len(chosen)} are drawn")
 
@@ -99,40 +85,6 @@ def _draw(own: Round, images: int) -> None:
         table=own.plan.table(chosen.tolist(), [""] * len(keys), own.id),
     )
     hand_out(sheet, own.folder, own.images.dataset, own.command)
-
-
-def features_of(learned: Learned, dataset: MapDataset, folder: Path) -> LabelReader:
-    """Return the features of the images, which are stored in a folder: what the head of the student sees, or, if that is
-    not one linear layer, its answers.
-    """
-    # the student as it was trained, in the precision of its run
-    student = open_model(str(learned.run))
-    loading = learned.settings.data
-    precision = create_precision(learned.settings.compute, learned.world)
-    stored = folder / "student"
-    store = answer_store(loading, stored, learned.world)
-    advice = "images are taken to be near where the student says much the same"
-    try:
-        encoder = create_encoder(
-            of_timm(student.model),
-            student.data_config,
-            precision,
-            f"RUN {learned.run}",
-            "labels next",
-            advice,
-        )
-    except UserError as error:
-        _logger.warning(f"WARNING: {error}")
-        name = TeacherName.parse(str(learned.run))
-        member = open_alone(name, student, learned.world.device, ("RUN", "RUN"))
-        return learned.answers(member, stored)
-    return store.features(encoder, dataset, loading.train_split)
-
-
-def read_rows(reader: LabelReader, rows: np.ndarray, images: Images) -> np.ndarray:
-    """Return what is stored of some images, (n, D)."""
-    in_data = torch.tensor(images.rows)[torch.tensor(rows)]
-    return torch.cat([reader(index, torch.device("cpu")) for index in in_data.split(ROWS)]).numpy()
 
 
 def _say_fewest(own: Round) -> None:

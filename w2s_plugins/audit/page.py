@@ -23,7 +23,7 @@ from ..errors import UserError, say
 from ..files import write_text
 from ..labels.table_writer import Columns, write_label_table
 
-SHOWN = 320  # pixels of an image on the page, at most
+SHOWN = 480  # pixels of an image on the page, at most
 UNSURE = "?"  # the answer of who cannot tell
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -75,6 +75,8 @@ class Sheet:
         given: the answers that there are, by these.
         earlier: draws whose answers count, if the browser has kept them.
         questions: (n,) image and class, where a person is asked whether that is there.
+        labels: (n,) numbers of the answers that labels give, where a person is asked whether these are right.
+        shares: by image, how likely each candidate is, from 0 to 1.
     """
 
     id: str
@@ -88,6 +90,8 @@ class Sheet:
     given: Mapping[str | int, str] = field(default_factory=dict)
     earlier: Sequence[str] = ()
     questions: Sequence[tuple[str | int, str]] = ()
+    labels: Sequence[int] = ()
+    shares: Sequence[Sequence[float]] = ()
 
 
 def hand_out(sheet: Sheet, folder: Path, dataset: MapDataset, command: str, todo: str = "") -> None:
@@ -140,6 +144,8 @@ def write_page(path: Path, images: Iterable[Image.Image], sheet: Sheet, command:
         keys=keys,
         candidates=sheet.candidates,
         questions=sheet.questions,
+        labels=sheet.labels,
+        shares=sheet.shares,
         sources=sources,
     )
     # of all scripts the browser runs the one with this hash
@@ -151,6 +157,7 @@ def write_page(path: Path, images: Iterable[Image.Image], sheet: Sheet, command:
         title=sheet.title,
         command=command,
         digest=digest,
+        has_labels=bool(sheet.labels),
         script=Markup(script),
         audit=content,
     )

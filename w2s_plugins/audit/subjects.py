@@ -324,8 +324,12 @@ def student_logits(learned: Learned, images: Images, rows: np.ndarray) -> torch.
     return answers.values[:, order]
 
 
-def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
+def labels_of_run(learned: Learned, images: Images) -> Opinion:
     """Return the labels that a run has learned from."""
+    return _labels(learned, _Student(learned), images)
+
+
+def _labels(learned: Learned, student: _Student, images: Images) -> Opinion:
     rows, classes = _places(learned, images)
     labels = learned.labels(student.opened())[rows]
     if is_stage(learned.run):  # one before it may be among the teachers

@@ -16,7 +16,11 @@ from ..labels.table import LabelRows
 from ..no_label import NO_LABEL
 from .page import UNSURE
 
-COMMANDS = {"a": "audit", "n": "next"}  # by the first letter of the names of their draws
+COMMANDS = {
+    "a": "audit",
+    "n": "next",
+    "r": "review",
+}  # by the first letter of the names of their draws
 # It begins with a letter, so that no spreadsheet takes it for a number.
 is_draw = re.compile(f"[{''.join(COMMANDS)}][0-9a-f]{{15}}").fullmatch
 

@@ -25,7 +25,11 @@ def main() -> None:
             [*files], values["task"], values["class_names"]
         )
     # what asks the student of a run is in a room below this one
-    below = {"audit": ("..audit.run", "audit"), "next": ("..audit.next_round", "ask_next")}
+    below = {
+        "audit": ("..audit.run", "audit"),
+        "next": ("..audit.next_round", "ask_next"),
+        "review": ("..audit.review", "review"),
+    }
     module, function = below.get(command, (".commands", command))
     getattr(import_module(module, __package__), function)(**values)
 

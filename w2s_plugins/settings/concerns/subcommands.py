@@ -174,6 +174,21 @@ class LabelsNext(Concern):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsReview(Concern):
+    """Choose labels of a run that are most likely wrong, and write a page on which a person says whether they are right;
+    with the answers, write a repaired table, say how many more are wrong, and print the command that trains with them.
+    """
+
+    run: str = flag(None, "folder of a run that has ended", names="run", metavar="RUN")
+    images: Count = flag(
+        100, "labels to review; where an image may have several classes, each has a label for each"
+    )
+    answers: str | None = ANSWERS
+    data_dir: str | None = IMAGES_NOW
+    plugins: Sequence[str] = PLUGINS
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsExport(Concern):
     """Write what a teacher has said, a folder of --target-cache, as a table."""
 
@@ -262,6 +277,7 @@ SUBCOMMANDS: Mapping[str, tuple[str, Mapping[str, type[Concern]]]] = {
             "stats": LabelsStats,
             "audit": LabelsAudit,
             "next": LabelsNext,
+            "review": LabelsReview,
             "export": LabelsExport,
             "push": LabelsPush,
         },

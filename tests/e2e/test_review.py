@@ -1,0 +1,92 @@
+"""``labels review``: the labels that are most likely wrong are shown on a page, and a person's answers repair them."""
+
+import csv
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.parts import small_model
+from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
+
+from .conftest import Done, Run
+from .test_audit import ODD, STUDENT, Labels, page_of, press, reopened, write_photos
+
+ODD = [*ODD[:2], "خطأ", *ODD[3:]]  # one is read from right to left
+
+
+@pytest.fixture
+def labels(here: Run, made_once: Callable) -> Labels:
+    """Runs ``labels review`` on a student of 90 digits, a third of whose labels are wrong."""
+
+    def train() -> dict[str, str]:
+        truth = write_photos(ODD)
+        save_file(small_model(0).state_dict(), "start.safetensors")
+        here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
+        return truth
+
+    def ask(*flags: object, run: object = "run", command: str = "review") -> Done:
+        return here(command, run, *flags, script="w2s_plugins.labels.__main__")
+
+    ask.truth = made_once("reviewed", train)
+    return ask
+
+
+def weak_labels() -> dict[str, str]:
+    """The labels that the run has learned from."""
+    lines = Path("weak.csv").read_text(encoding="utf-8")
+    return {row["filename"]: row["label"] for row in csv.DictReader(lines.splitlines())}
+
+
+def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
+    """All of it: the label, what is likelier, right, another class, undo, close, go on, download, read, train."""
+    done = labels("--images 14").ok()
+    assert "because it has learned this label" in done.out
+    assert "0 of 90 images have an answer; 14 labels are drawn, the most doubted first" in done.out
+    page, content = Path("run/review/index.html"), page_of("run", "review")
+    current = weak_labels()
+    assert [ODD[label] for label in content["labels"]] == [current[key] for key in content["keys"]]
+    # no class is left out, and most of the labels are wrong where a third of all is
+    assert {*content["labels"]} == {*range(10)}
+    downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "d")}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    open_page(browser, page)
+    for number, key in enumerate(content["keys"]):
+        name, label = labels.truth[key], current[key]
+        assert browser.find_element(By.ID, "label").text == f"Space{label}"
+        proposed = [ODD[place] for place in content["candidates"][number]]
+        assert 0 < len(proposed) <= 3 and label not in proposed
+        first = browser.find_element(By.CSS_SELECTOR, "#classes button").text
+        assert first.startswith(f"1{proposed[0]}") and first.endswith("%")
+        if number == 3:
+            press(browser, "?")
+        elif name == label:
+            press(browser, "?", Keys.BACKSPACE, " ")
+        elif name in proposed:
+            press(browser, str(1 + proposed.index(name)))
+        else:
+            press(browser, "/", name.replace("é", "e"), Keys.ENTER)
+        answered = f"{number + 1} of 14 answered"
+        if number == 5:
+            WebDriverWait(browser, 30).until(
+                lambda _, text=answered: reopened(browser, page) == text
+            )
+        assert browser.find_element(By.ID, "count").text == answered
+    assert browser.find_element(By.ID, "done").is_displayed()
+    assert not browser.find_element(By.ID, "right").is_displayed()
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.get_log("browser") == []
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
+    WebDriverWait(browser, 30).until(lambda _: list(Path("d").glob("*.csv")))
+    (file,) = Path("d").glob("*.csv")
+    done = labels("--answers", file).ok()
+    assert "answers about 14 images, 1 of them '?' (cannot tell)" in done.out
+    command = done.out.splitlines()[-1]
+    assert "--teacher labels:weak.csv" in command and command.endswith("--experiment run-answered")
+    here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()

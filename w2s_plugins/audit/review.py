@@ -1,0 +1,147 @@
+"""``python -m w2s_plugins.labels review RUN``: the labels that are most likely wrong are shown to a person, whose answers
+repair them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError, say
+from ..labels.several import are_several
+from .doubt import doubt_of, judge, judge_each, order_to_review, proposals
+from .draw import lots_of
+from .features import features_of, read_rows, untrained_student
+from .next_images import directions_of, rows_to_consider
+from .page import Sheet, hand_out
+from .questions import Questions
+from .rounds import Round, alone_in, answers_before, open_round, read_round, write_answered
+from .subjects import labels_of_run
+
+
+class Doubts(NamedTuple):
+    """What is known of the labels of some images, or of the answers of labels to questions about these.
+
+    Args:
+        rows: (n,) in the plan.
+        labels: (n,) answers of the labels.
+        shares: (n, A) of the answers that are possible, by the labels of other images.
+        doubt: (n,) by how far another answer is above the label.
+        features: (N, D) of the images that are considered.
+        picture: (n,) which of these images each row is about.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    shares: np.ndarray
+    doubt: np.ndarray
+    features: Tensor
+    picture: np.ndarray
+
+
+def review(
+    run: str,
+    images: int,
+    answers: str | None,
+    data_dir: str | None,
+    plugins: Sequence[str],
+) -> None:
+    """Choose labels and write the page about them; with ``answers``, repair the labels.
+
+    Raises:
+        UserError: no run that has ended; its images are not there; the answers cannot be read.
+    """
+    own = open_round("review", run, data_dir, plugins)
+    # draw, or read what was answered
+    with alone_in(own.folder):
+        own.answers = answers_before(own)
+        if answers is None:
+            _draw(own, images)
+            return
+        read_round(own, answers)
+        write_answered(own)
+
+
+def _draw(own: Round, images: int) -> None:
+    """Choose labels without an answer, and write the page and the table for the answers.
+
+    Raises:
+        UserError: every label has an answer.
+    """
+    # those that have an answer are not asked about again
+    plan, doubts = own.plan, doubts_of(own)
+    doubt = np.where(np.isin(doubts.rows, [*own.answers]), np.nan, doubts.doubt)
+    if np.isnan(doubt).all():
+        raise UserError(f"RUN {own.learned.run}: none of its labels is left to review")
+    is_about = [plan.about(row)[1] for row in doubts.rows] if isinstance(plan, Questions) else []
+    chosen = order_to_review(
+        doubt,
+        np.array(is_about) if is_about else doubts.labels,
+        images,
+        directions_of(doubts.features.numpy()),
+        doubts.picture,
+        one_of_class=bool(is_about),
+    )
+    rows = doubts.rows[chosen].tolist()
+    say(
+        f"{own.learned.run}: {len(own.answers)} of {plan.count} {plan.unit}s have an answer; {len(chosen)} labels are "
+        "drawn, the most doubted first"
+    )
+
+    # beside its label, up to three others, the likeliest first
+    labels = doubts.labels[chosen].tolist()
+    others = [proposals(doubts.shares[one], label) for one, label in zip(chosen, labels)]
+    shares = [doubts.shares[one, pair].tolist() for one, pair in zip(chosen, others)]
+    table = plan.table(rows, [""] * len(rows), own.id)
+    words = [
+        "; ".join(f"{plan.word(one)} {100 * share:.0f} %" for one, share in zip(*pairs))
+        for pairs in zip(others, shares)
+    ]
+    sheet = Sheet(
+        id=own.id,
+        title=f"Labels to review: {own.learned.run.resolve().name}",
+        by=plan.by,
+        images=[plan.image(row) for row in rows],
+        classes=plan.choices,
+        candidates=others,
+        table={**table, "current": [plan.word(label) for label in labels], "likelier": words},
+        keys=[plan.key(row) for row in rows],
+        questions=[plan.about(row) for row in rows] if isinstance(plan, Questions) else (),
+        labels=labels,
+        shares=shares,
+    )
+    hand_out(sheet, own.folder, own.images.dataset, own.command)
+
+
+def doubts_of(own: Round) -> Doubts:
+    """Return how likely each label is wrong, by the labels of other images, and say whose opinion that is."""
+    # the student as it began has seen no label; that of the run has learned them all
+    learned, images = own.learned, own.images
+    start = untrained_student(learned)
+    whose = "the student's features as they were before it had learned a label"
+    if start is None:
+        whose = "features of the student, which has learned them: mistakes that it repeats are not found"
+    say(
+        f"each label is judged by a discriminant that was fitted to the labels of other images, on {whose}; what the "
+        "student says is not asked, because it has learned this label"
+    )
+    considered = rows_to_consider(len(images.keys), np.zeros(0, dtype=np.int64))
+    folder = own.folder / ("student" if start is None else "untrained")
+    features = read_rows(features_of(learned, images, folder, start), considered, images)
+    lots = lots_of(images.keys)[considered]
+
+    # one label an image, or one for each class
+    labels, count = labels_of_run(learned, images).says, len(images.classes)
+    place = np.arange(len(considered))
+    if not are_several(images.target_kind):
+        labels = labels[considered].astype(np.int64)
+        shares = judge(features, labels, count, lots)
+        return Doubts(considered, labels, shares, doubt_of(shares, labels), features, place)
+    labels = labels.reshape(-1, count)[considered].astype(np.int64)
+    yes = judge_each(features, labels, lots).ravel()
+    shares = np.stack([1 - yes, yes], axis=1)
+    rows = (considered[:, None] * count + np.arange(count)).ravel()
+    labels = labels.ravel()
+    doubt = doubt_of(shares, labels)
+    return Doubts(rows, labels, shares, doubt, features, place.repeat(count))
