@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bom demo docs lint locked test test-min test-min-torch test-other setup setup-dev setup-min-torch setup-other clean
+.PHONY: bom demo docs lint locked rooms test test-min test-min-torch test-other setup setup-dev setup-min-torch setup-other clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
@@ -29,8 +29,12 @@ lint: setup-dev
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# That and every test, slow ones included.
-test: lint
+# How large each room of the package is, beside its guide, and its growth since the last tag.
+rooms: setup-dev
+	$(BIN)/python -m tests.rooms
+
+# Both, and every test, slow ones included.
+test: lint rooms
 	$(BIN)/python -m pytest
 
 # What touches the Hub and timm, with the oldest versions of them; all else is taken from the other environment.

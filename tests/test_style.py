@@ -1,13 +1,9 @@
 """Imports point one way, flags are seen by builders only, and what the command line is made of needs no torch."""
 
 import ast
-import io
-import itertools
 import re
 import subprocess
 import sys
-import tokenize
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +12,17 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import LONGEST, pytest_collection_modifyitems
+from tests.rooms import (
+    GUIDES,
+    HAD,
+    Count,
+    code_tokens,
+    count_rooms,
+    files_at_last_tag,
+    files_here,
+    table_of_rooms,
+    too_large,
+)
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2s_plugins"
@@ -189,82 +196,6 @@ def test_the_longest_tests_come_first(pytestconfig):
     )
 
 
-# Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
-# reason gets it here, in the commit that says why.
-TOKENS = {
-    "settings": 18_000,
-    "resolve": 4_500,
-    "training": 32_500,
-    "study": 25_200,
-    "labels": 31_000,
-    "losses": 16_600,
-    "data": 16_600,
-    "models": 13_200,
-    "cli": 4_000,
-    "teachers": 11_700,
-    "target_kind": 4_000,
-    "root": 8_000,
-    "run": 6_100,
-    "hub": 6_800,
-    "students": 6_100,
-    "scripts": 4_200,
-    "predictions": 2_800,
-    "audit": 22_500,  # three commands, since `review`
-    "metrics": 4_800,
-    "distributed": 1_500,
-    "monitor": 1_500,
-}
-SLACK, ALL_TOKENS = 1.1, 260_500  # with the flags, which were 1,500 lines of YAML
-MOST_A_LINE, FEWEST_COMMENTS = 6, 5  # tokens a line; comment lines in 100
-NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
-FSTRING = [
-    getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")
-]  # Python 3.12 takes f-strings apart
-
-
-def code_tokens(source: str) -> list[tokenize.TokenInfo]:
-    """The tokens of a file but for comments, docstrings and layout. An f-string is one, by every version of Python."""
-    docstrings = docstring_lines(ast.parse(source))
-    tokens, depth = [], 0  # depth: of f-strings within each other
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        depth -= token.type == FSTRING[1]
-        in_docstring = token.type == tokenize.STRING and token.start[0] in docstrings
-        if (
-            not depth
-            and token.type not in NO_CODE
-            and token.type != FSTRING[0]
-            and not in_docstring
-        ):
-            tokens.append(token)
-        depth += token.type == FSTRING[0]
-    return tokens
-
-
-def docstring_lines(tree: ast.Module) -> set[int]:
-    """Where docstrings begin, those below the fields of a dataclass among them."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    lines = {
-        node.body[0].lineno
-        for node in ast.walk(tree)
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            lines |= {
-                text.lineno
-                for field, text in itertools.pairwise(node.body)
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-            }
-    return lines
-
-
 def test_every_python_counts_alike():
     source = 'x = f"{a + b} and {f\'{c!r:>{width}}\'}" + "d"  # comment\n'
     source += 'def f():\n    """Doc."""\n    return f"{x}"\n'
@@ -273,17 +204,32 @@ def test_every_python_counts_alike():
     )
 
 
-def test_it_stays_small_and_readable():
-    lines = comments = 0
-    tokens: Counter[str] = Counter()
-    for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py"):
-        parts = path.relative_to(ROOT).parts
-        room = "scripts" if len(parts) == 1 else "root" if len(parts) == 2 else parts[1]
-        source = path.read_text(encoding="utf-8")
-        tokens[room] += len(code_tokens(source))
-        lines += source.count("\n")
-        comments += len(re.findall(r"^ *#", source, re.MULTILINE))
-    assert tokens.keys() == TOKENS.keys()
-    assert not {room: count for room, count in tokens.items() if count > SLACK * TOKENS[room]}
-    assert sum(tokens.values()) <= ALL_TOKENS
-    assert sum(tokens.values()) / lines <= MOST_A_LINE and 100 * comments / lines >= FEWEST_COMMENTS
+def test_no_room_is_far_above_its_guide():
+    """The table, with growth since the last tag: ``make rooms``."""
+    counted = count_rooms(files_here())
+    assert not {*counted} - {*GUIDES}, "give the new room a guide, in the commit that makes it"
+    assert not too_large(counted)
+
+
+def test_growth_is_counted_from_the_last_tag(tmp_path):
+    """Without a tag, or without git, the table has no growth."""
+    room = tmp_path / "w2s_plugins" / "data"
+    room.mkdir(parents=True)
+    (room / "one.py").write_text("x = 1\n")
+    assert files_at_last_tag(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init"], ["add", "."], ["commit", "--message=one"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    assert files_at_last_tag(tmp_path) is None
+    subprocess.run([*git, "tag", "v1"], check=True)
+    (room / "two.py").write_text("# why\ny = x\n")
+    before, now = files_at_last_tag(tmp_path), files_here(tmp_path)
+    assert before is not None and {*before} < {*now}
+    table = table_of_rooms(count_rooms(now), count_rooms(before))
+    assert ["data", "18,000", "6", "+3"] in [line.split() for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("room, number", [("losses", GUIDES["losses"]), ("labels", HAD["labels"])])
+def test_a_room_may_be_a_fifth_above_its_number(room, number):
+    assert not too_large({room: Count(tokens=number * 6 // 5)})
+    assert too_large({room: Count(tokens=number * 6 // 5 + 1)})
