@@ -367,6 +367,19 @@ def crowds() -> str:
     )
 
 
+@makes("labelme")
+def labelme() -> str:
+    """Students of a real crowd's labels of photographs, by seed, and their seconds."""
+    rows, lines = rows_of("labelme"), []
+    for (student, labels, right), runs in rows.groupby(["student", "labels", "right"], sort=False):
+        values = values_of(runs)
+        seconds = runs["seconds"].astype(float).median()
+        how = f"`{labels}`" if labels in COMBINED else str(labels)
+        cells = [show_all(values), show(mean(values)), f"{seconds:.0f}"]
+        lines.append([str(student), how, str(right), *cells])
+    return grid(["student", "learns from", "right", "by seed", "mean", "CPU s"], lines, left=2)
+
+
 @makes("few-shot")
 def few_shot() -> str:
     """Episodes of novel characters."""
