@@ -24,8 +24,9 @@ def main() -> None:
         import_module(".ahead", __package__).check_files(
             [*files], values["task"], values["class_names"]
         )
-    # what asks the student of a run is in a room below this one
+    # what asks the student of a run is in a room below this one; import is no name of a function
     below = {
+        "import": (".imports.command", "import_labels"),
         "audit": ("..audit.run", "audit"),
         "next": ("..audit.next_round", "ask_next"),
         "review": ("..audit.review", "review"),

@@ -23,7 +23,7 @@ from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind, kind_of_task
 from .answers import TableForm, answer_columns, write_arrays
 from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import count_votes, krippendorff_alpha, votes_of_classes
-from .crowd import join_tables, read_alike
+from .crowd import join_tables, read_tables_alike
 from .forecast import advise
 from .names import read_class_names, same_word
 from .published import Terms, local_labels, push_labels
@@ -363,7 +363,10 @@ def read_tables(
     all_files, how = parse_labels(",".join(every_name), alone=True)
     paths = {file: local_labels(file, file).path for file in all_files}
     try:
-        read = read_alike(paths, names, how["missing"] or missing, target_kind, ListForm.of(how))
+        opened = [open_table(path, file) for file, path in paths.items()]
+        read = read_tables_alike(
+            opened, names, how["missing"] or missing, target_kind, ListForm.of(how)
+        )
     except UserError as error:
         # what to do about columns of annotators is said as a line that can be copied
         text, *advice = re.split("(?:;| or,) if columns are annotators", str(error))
@@ -425,7 +428,7 @@ def _names_to_type(paths: Mapping[str, Path]) -> list[str]:
     """
     with quietly():
         try:
-            read_alike(paths, None)
+            read_tables_alike([open_table(path, name) for name, path in paths.items()], None)
             return []
         except UserError:
             counts: Counter[str] = Counter()

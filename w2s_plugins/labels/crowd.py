@@ -1,9 +1,8 @@
 """Several tables as the answers of one crowd."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -12,30 +11,29 @@ from ..target_kind import ONE_CLASS, SEVERAL_CLASSES, TargetKind
 from .samples import shares_of
 from .several import AS_WRITTEN, ListForm
 from .spelling import warn_of_lists
-from .table import LabelRows, TableFile, open_table
+from .table import LabelRows, TableFile
 
 
-def read_alike(
-    files: Mapping[str, Path],
+def read_tables_alike(
+    opened: Sequence[TableFile],
     class_names: Sequence[str] | None,
     missing: str | None = None,
     target_kind: TargetKind = ONE_CLASS,
     lists: ListForm = AS_WRITTEN,
 ) -> dict[str, LabelRows]:
     """Read tables in terms of the same classes: those that are given, else all that any of the tables names. Without
-    them columns of annotators are known by the classes of another table.
+    them columns of annotators are known by the classes of another table. They are returned by their ``flag``.
 
     Args:
-        files: of labels, by what begins the messages about them.
+        opened: files of labels.
         class_names: names of the classes, or None.
         missing: see `TableFile.labels`, as of the others.
         target_kind: what a label is.
         lists: how several labels of an image are written.
 
     Raises:
-        UserError: see `open_table` and `TableFile.labels`.
+        UserError: see `TableFile.labels`.
     """
-    opened = [open_table(path, flag) for flag, path in files.items()]
     if class_names is None and len(opened) > 1:
         with quietly():  # what is to be said of them is said when their classes are known
             tables, class_names = _classes_of_all(opened, missing, target_kind, lists)

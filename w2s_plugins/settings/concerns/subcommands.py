@@ -101,6 +101,36 @@ class StudyReport(Concern):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsImport(Concern):
+    """Read tables as anyone sends them, show how they are understood, and write them as one table that training reads."""
+
+    files: Sequence[str] = flag(
+        None,
+        "tables: csv, Excel, JSON of COCO or Label Studio, XML of CVAT, npz, ...; several are one crowd",
+        names="files",
+        metavar="FILE",
+    )
+    output: Path = flag(
+        None, "the table that is written, .csv or .parquet", metavar="FILE", required=True
+    )
+    label: str | None = flag(None, "column with the labels", metavar="COLUMN")
+    annotators: str | None = flag(
+        None, "columns of people, who have one each", metavar="COLUMN,COLUMN"
+    )
+    filename: str | None = flag(None, "column with the names of the images", metavar="COLUMN")
+    delimiter: str | None = flag(
+        None, "what stands between the labels of a cell, itself or its name", metavar="MARK"
+    )
+    class_names: str | None = flag(
+        None,
+        "file with one name a line, or a,b,c: what labels may be",
+        names=("--class-names", "--classes"),
+        metavar="NAMES",
+    )
+    task: Task = TASK
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsCheck(Concern):
     """Say what a table is, and whether a training on these images would take it."""
 
@@ -273,6 +303,7 @@ SUBCOMMANDS: Mapping[str, tuple[str, Mapping[str, type[Concern]]]] = {
     "labels": (
         "Labels: checked, written as tables, published. docs/labels.md says what a table looks like.",
         {
+            "import": LabelsImport,
             "check": LabelsCheck,
             "stats": LabelsStats,
             "audit": LabelsAudit,
