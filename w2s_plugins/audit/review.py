@@ -1,5 +1,5 @@
 """``python -m w2s_plugins.labels review RUN``: the labels that are most likely wrong are shown to a person, whose answers
-repair them.
+become a labelled set.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def review(
     data_dir: str | None,
     plugins: Sequence[str],
 ) -> None:
-    """Choose labels and write the page about them; with ``answers``, repair the labels.
+    """Choose labels and write the page about them; with ``answers``, write the labelled set.
 
     Raises:
         UserError: no run that has ended; its images are not there; the answers cannot be read.

@@ -206,7 +206,7 @@ class LabelsNext(Concern):
 @dataclass(frozen=True, kw_only=True)
 class LabelsReview(Concern):
     """Choose labels of a run that are most likely wrong, and write a page on which a person says whether they are right;
-    with the answers, write a repaired table, say how many more are wrong, and print the command that trains with them.
+    with the answers, write the images as a labelled set, and print the command that trains with them.
     """
 
     run: str = flag(None, "folder of a run that has ended", names="run", metavar="RUN")
