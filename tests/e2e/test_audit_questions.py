@@ -181,6 +181,8 @@ def test_answers_that_cannot_be_read(audit: Audit, text: str, message: str) -> N
 
 
 def test_what_is_refused(audit: Audit, pairs: Run) -> None:  # noqa: F811
+    error = pairs("review", "run", script="w2s_plugins.labels.__main__").error
+    assert "which are not reviewed; expected" in error
     error = pairs("next", "run", script="w2s_plugins.labels.__main__").error
     assert error.startswith("RUN run: labels of several classes an image")
     assert error.endswith("labels audit run")

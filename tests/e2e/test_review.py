@@ -52,7 +52,7 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     page, content = Path("run/review/index.html"), page_of("run", "review")
     current = weak_labels()
     assert [ODD[label] for label in content["labels"]] == [current[key] for key in content["keys"]]
-    # no class is left out, and most of the labels are wrong where a third of all is
+    # no class is left out
     assert {*content["labels"]} == {*range(10)}
     downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "d")}
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
@@ -90,3 +90,46 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     command = done.out.splitlines()[-1]
     assert "--teacher labels:weak.csv" in command and command.endswith("--experiment run-answered")
     here(*shlex.split(command)[2:], "--epochs 1 --workers 0 --output .").ok()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,label\n0.png,naive\n", "row 1: 'naive' is no class"),
+        ("filename,label\n0.png,?\n", "says of no image what is on it"),
+        ("filename,label,audit\n0.png,six,r0123456789abcde\n", "is of another draw than run's"),
+        ("filename,label,audit\n0.png,six,n0123456789abcde\n", "has answers to `next`"),
+    ],
+)
+def test_answers_that_cannot_be_read(labels: Labels, text: str, message: str) -> None:
+    Path("answers.csv").write_text(text)
+    assert message in labels("--answers answers.csv").error
+
+
+def test_two_people_who_differ_and_an_image_that_is_gone(labels: Labels) -> None:
+    Path("answers.csv").write_text(
+        "filename,label,annotator\n0.png,six,a\n0.png,nine,b\n1.png,six,a\n1.png,six,b\n"
+    )
+    done = labels("--answers answers.csv").ok()
+    assert "people differ about 1 of these" in done.err
+    Path("photos/0.png").unlink()
+    assert "RUN run" in labels("--images 5").error
+
+
+def test_what_a_sheet_says_beside_the_label(labels: Labels) -> None:
+    """A spreadsheet has the label and what is likelier; it is read as it is, once it has answers."""
+    labels("--images 12").ok()
+    (sheet,) = Path("run/review").glob("answers-*-12.csv")
+    with sheet.open(encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    current = weak_labels()
+    assert all(
+        row["current"] == current[row["filename"]] and "%" in row["likelier"] for row in rows
+    )
+    for row in rows[:7]:
+        row["label"] = labels.truth[row["filename"]]
+    with Path("mine.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert "answers about 7 images" in labels("--answers mine.csv").ok().out

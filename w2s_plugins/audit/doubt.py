@@ -53,19 +53,6 @@ def judge(features: Tensor, labels: np.ndarray, classes: int, lots: np.ndarray) 
     return shares
 
 
-def judge_each(features: Tensor, labels: np.ndarray, lots: np.ndarray) -> np.ndarray:
-    """Return the shares (N, C) of yes to each of several classes by the labels of other images; arguments as of `judge`,
-    but labels (N, C) are 1, 0 or `NO_LABEL`.
-    """
-    # what a few directions say is enough for two classes, and many times as fast
-    if features.shape[1] > WIDTH:
-        centred = features.float() - features.float().mean(dim=0)
-        directions = torch.pca_lowrank(centred, min(WIDTH, len(features)), center=False)[2]
-        features = centred @ directions
-    yes = [judge(features, labels[:, place], 2, lots)[:, 1] for place in range(labels.shape[1])]
-    return np.stack(yes, axis=1)
-
-
 def doubt_of(shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return by how far the likeliest other class is above the label (N,), from -1 to 1: NaN where there is no label, or
     no other image has its class.
@@ -82,8 +69,6 @@ def order_to_review(
     classes: np.ndarray,
     images: int,
     directions: np.ndarray,
-    picture: np.ndarray,
-    one_of_class: bool = False,
 ) -> np.ndarray:
     """Return the rows (n,) of the labels to look at, the most doubted first: the most doubted one of each class, and
     others by their doubt, at most one of near-duplicates.
@@ -92,9 +77,7 @@ def order_to_review(
         doubt: (N,), NaN for what is not asked.
         classes: (N,) none of which is left out.
         images: n, if there are so many.
-        directions: (M, D) of images, of length 1, by which near-duplicates are told.
-        picture: (N,) which of these each label is of.
-        one_of_class: whether near-duplicates are asked about once for each class.
+        directions: (N, D) of the images, of length 1, by which near-duplicates are told.
     """
     order = np.argsort(-np.nan_to_num(doubt, nan=-np.inf), kind="stable")
     order = order[~np.isnan(doubt[order])]
@@ -106,10 +89,8 @@ def order_to_review(
     for row in in_turn.tolist():
         if len(chosen) == images:
             break
-        same = [picture[one] for one in chosen if not one_of_class or classes[one] == classes[row]]
-        if not (
-            directions[np.array(same, dtype=np.int64)] @ directions[picture[row]] > ALIKE
-        ).any():
+        alike = directions[np.array(chosen, dtype=np.int64)] @ directions[row] > ALIKE
+        if not alike.any():
             chosen.append(row)
     return np.array(sorted(chosen, key=lambda row: -doubt[row]), dtype=np.int64)
 

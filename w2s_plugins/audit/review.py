@@ -10,26 +10,32 @@ from torch import Tensor
 
 from ..errors import UserError, say
 from ..labels.several import are_several
-from .doubt import doubt_of, judge, judge_each, order_to_review, proposals
+from .doubt import doubt_of, judge, order_to_review, proposals
 from .draw import lots_of
 from .features import features_of, read_rows, untrained_student
 from .next_images import directions_of, rows_to_consider
 from .page import Sheet, hand_out
-from .questions import Questions
-from .rounds import Round, alone_in, answers_before, open_round, read_round, write_answered
+from .rounds import (
+    Round,
+    alone_in,
+    answers_before,
+    command_for,
+    open_round,
+    read_round,
+    write_answered,
+)
 from .subjects import labels_of_run
 
 
 class Doubts(NamedTuple):
-    """What is known of the labels of some images, or of the answers of labels to questions about these.
+    """What is known of the labels of some images.
 
     Args:
-        rows: (n,) in the plan.
-        labels: (n,) answers of the labels.
-        shares: (n, A) of the answers that are possible, by the labels of other images.
-        doubt: (n,) by how far another answer is above the label.
-        features: (N, D) of the images that are considered.
-        picture: (n,) which of these images each row is about.
+        rows: (n,) of the images in the plan.
+        labels: (n,) their classes.
+        shares: (n, C) of the classes, by the labels of other images.
+        doubt: (n,) by how far another class is above the label.
+        features: (n, D) of the images.
     """
 
     rows: np.ndarray
@@ -37,7 +43,6 @@ class Doubts(NamedTuple):
     shares: np.ndarray
     doubt: np.ndarray
     features: Tensor
-    picture: np.ndarray
 
 
 def review(
@@ -53,6 +58,11 @@ def review(
         UserError: no run that has ended; its images are not there; the answers cannot be read.
     """
     own = open_round("review", run, data_dir, plugins)
+    if are_several(own.images.target_kind):
+        raise UserError(
+            f"RUN {run}: labels of several classes an image, which are not reviewed; expected "
+            f"{command_for('audit', [run], data_dir, plugins)}"
+        )
     # draw, or read what was answered
     with alone_in(own.folder):
         own.answers = answers_before(own)
@@ -74,15 +84,8 @@ def _draw(own: Round, images: int) -> None:
     doubt = np.where(np.isin(doubts.rows, [*own.answers]), np.nan, doubts.doubt)
     if np.isnan(doubt).all():
         raise UserError(f"RUN {own.learned.run}: none of its labels is left to review")
-    is_about = [plan.about(row)[1] for row in doubts.rows] if isinstance(plan, Questions) else []
-    chosen = order_to_review(
-        doubt,
-        np.array(is_about) if is_about else doubts.labels,
-        images,
-        directions_of(doubts.features.numpy()),
-        doubts.picture,
-        one_of_class=bool(is_about),
-    )
+    directions = directions_of(doubts.features.numpy())
+    chosen = order_to_review(doubt, doubts.labels, images, directions)
     rows = doubts.rows[chosen].tolist()
     say(
         f"{own.learned.run}: {len(own.answers)} of {plan.count} {plan.unit}s have an answer; {len(chosen)} labels are "
@@ -106,8 +109,6 @@ def _draw(own: Round, images: int) -> None:
         classes=plan.choices,
         candidates=others,
         table={**table, "current": [plan.word(label) for label in labels], "likelier": words},
-        keys=[plan.key(row) for row in rows],
-        questions=[plan.about(row) for row in rows] if isinstance(plan, Questions) else (),
         labels=labels,
         shares=shares,
     )
@@ -131,17 +132,6 @@ def doubts_of(own: Round) -> Doubts:
     features = read_rows(features_of(learned, images, folder, start), considered, images)
     lots = lots_of(images.keys)[considered]
 
-    # one label an image, or one for each class
-    labels, count = labels_of_run(learned, images).says, len(images.classes)
-    place = np.arange(len(considered))
-    if not are_several(images.target_kind):
-        labels = labels[considered].astype(np.int64)
-        shares = judge(features, labels, count, lots)
-        return Doubts(considered, labels, shares, doubt_of(shares, labels), features, place)
-    labels = labels.reshape(-1, count)[considered].astype(np.int64)
-    yes = judge_each(features, labels, lots).ravel()
-    shares = np.stack([1 - yes, yes], axis=1)
-    rows = (considered[:, None] * count + np.arange(count)).ravel()
-    labels = labels.ravel()
-    doubt = doubt_of(shares, labels)
-    return Doubts(rows, labels, shares, doubt, features, place.repeat(count))
+    labels = labels_of_run(learned, images).says[considered].astype(np.int64)
+    shares = judge(features, labels, len(images.classes), lots)
+    return Doubts(considered, labels, shares, doubt_of(shares, labels), features)

@@ -210,9 +210,7 @@ class LabelsReview(Concern):
     """
 
     run: str = flag(None, "folder of a run that has ended", names="run", metavar="RUN")
-    images: Count = flag(
-        100, "labels to review; where an image may have several classes, each has a label for each"
-    )
+    images: Count = flag(100, "labels to review")
     answers: str | None = ANSWERS
     data_dir: str | None = IMAGES_NOW
     plugins: Sequence[str] = PLUGINS
