@@ -56,7 +56,7 @@ HAD = {
     "data": 18_200,
     "models": 14_500,
     "teachers": 12_600,
-    "root": 11_500,
+    "root": 8_700,
     "hub": 6_800,
     "students": 6_600,
     "run": 6_400,

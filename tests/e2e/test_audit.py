@@ -79,21 +79,29 @@ def write_photos(names: list[str]) -> dict[str, str]:
     return {key: names[label] for key, label in truth.items()}
 
 
-@pytest.fixture
-def labels(here: Run, made_once: Callable) -> Labels:
-    """Runs ``labels audit`` on a student of 90 digits, a third of whose labels are wrong."""
+def labels_of_student(
+    here: Run, made_once: Callable, command: str, made: str = "audited", names: list[str] = ODD
+) -> Labels:
+    """Return what runs a command of ``labels`` on a student of 90 digits, a third of whose labels are wrong; it is trained
+    once for all tests that call it by the same name.
+    """
 
     def train() -> dict[str, str]:
-        truth = write_photos(ODD)
+        truth = write_photos(names)
         save_file(small_model(0).state_dict(), "start.safetensors")
         here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
         return truth
 
-    def audit(*flags: object, run: object = "run") -> Done:
-        return here("audit", run, *flags, script="w2s_plugins.labels.__main__")
+    def ask(*flags: object, run: object = "run", command: str = command) -> Done:
+        return here(command, run, *flags, script="w2s_plugins.labels.__main__")
 
-    audit.truth = made_once("audited", train)
-    return audit
+    ask.truth = made_once(made, train)
+    return ask
+
+
+@pytest.fixture
+def labels(here: Run, made_once: Callable) -> Labels:
+    return labels_of_student(here, made_once, "audit")
 
 
 @pytest.fixture

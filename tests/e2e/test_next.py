@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from safetensors.torch import save_file
 
-from tests.parts import small_model
 from w2s_plugins.audit import next_images as module
 from w2s_plugins.audit.labelled import typed_for, write_labelled
 from w2s_plugins.audit.next_images import order_to_ask, rows_to_consider
@@ -20,25 +18,13 @@ from w2s_plugins.audit.plan import Plan
 from w2s_plugins.audit.rounds import Round, answers_before
 from w2s_plugins.labels.table_writer import write_label_table
 
-from .conftest import BRIEF, Done, Run
-from .test_audit import ODD, STUDENT, Labels, page_of, write_photos
+from .conftest import BRIEF, Run
+from .test_audit import Labels, labels_of_student, page_of
 
 
 @pytest.fixture
 def labels(here: Run, made_once: Callable) -> Labels:
-    """Runs ``labels next`` on a student of 90 digits, a third of whose labels are wrong."""
-
-    def train() -> dict[str, str]:
-        truth = write_photos(ODD)
-        save_file(small_model(0).state_dict(), "start.safetensors")
-        here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
-        return truth
-
-    def ask(*flags: object, run: object = "run", command: str = "next") -> Done:
-        return here(command, run, *flags, script="w2s_plugins.labels.__main__")
-
-    ask.truth = made_once("audited", train)
-    return ask
+    return labels_of_student(here, made_once, "next")
 
 
 def answer(labels: Labels, keys: list[str], file: str = "answers.csv", **wrong: str) -> list[str]:

@@ -6,36 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.parts import small_model
 from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
 
-from .conftest import Done, Run
-from .test_audit import ODD, STUDENT, Labels, page_of, press, reopened, write_photos
+from .conftest import Run
+from .test_audit import (
+    ODD,
+    Labels,
+    labels_of_student,
+    page_of,
+    press,
+    reopened,
+)
 
 ODD = [*ODD[:2], "خطأ", *ODD[3:]]  # one is read from right to left
 
 
 @pytest.fixture
 def labels(here: Run, made_once: Callable) -> Labels:
-    """Runs ``labels review`` on a student of 90 digits, a third of whose labels are wrong."""
-
-    def train() -> dict[str, str]:
-        truth = write_photos(ODD)
-        save_file(small_model(0).state_dict(), "start.safetensors")
-        here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
-        return truth
-
-    def ask(*flags: object, run: object = "run", command: str = "review") -> Done:
-        return here(command, run, *flags, script="w2s_plugins.labels.__main__")
-
-    ask.truth = made_once("reviewed", train)
-    return ask
+    return labels_of_student(here, made_once, "review", "reviewed", ODD)
 
 
 def weak_labels() -> dict[str, str]:

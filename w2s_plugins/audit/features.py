@@ -47,7 +47,8 @@ def features_of(
     except UserError as error:
         _logger.warning(f"WARNING: {error}")
         name = TeacherName.parse(str(learned.run))
-        opened = open_model(str(learned.run))
+        if student is not None:
+            opened = open_model(str(learned.run))
         member = open_alone(name, opened, learned.world.device, ("RUN", "RUN"))
         return learned.answers(member, folder)
     return store.features(encoder, images.dataset, loading.train_split)

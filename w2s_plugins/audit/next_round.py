@@ -7,20 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import UserError, say
-from ..labels.several import are_several
 from ..no_label import NO_LABEL
 from .features import features_of, read_rows
 from .next_images import order_to_ask, rows_to_consider
 from .page import Sheet, hand_out
-from .rounds import (
-    Round,
-    alone_in,
-    answers_before,
-    command_for,
-    open_round,
-    read_round,
-    write_answered,
-)
+from .rounds import Round, ask_in_rounds
 from .subjects import student_logits
 
 FEWEST = 5  # classes that are named
@@ -38,21 +29,16 @@ def ask_next(
     Raises:
         UserError: no run that has ended; its images are not there; the answers cannot be read.
     """
-    own = open_round("next", run, data_dir, plugins)
-    if are_several(own.images.target_kind):
-        raise UserError(
-            f"RUN {run}: labels of several classes an image, of which no images are chosen to label next; expected "
-            f"{command_for('audit', [run], data_dir, plugins)}"
-        )
-    # draw, or read what was answered
-    with alone_in(own.folder):
-        own.answers = answers_before(own)
-        if answers is None:
-            _draw(own, images)
-            return
-        read_round(own, answers)
-        _say_fewest(own)
-        write_answered(own)
+    ask_in_rounds(
+        "next",
+        run,
+        answers,
+        data_dir,
+        plugins,
+        not_several="of which no images are chosen to label next",
+        draw=lambda opened: _draw(opened, images),
+        summarise=_say_fewest,
+    )
 
 
 def _draw(own: Round, images: int) -> None:

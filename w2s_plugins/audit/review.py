@@ -9,21 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError, say
-from ..labels.several import are_several
 from .doubt import doubt_of, judge, order_to_review, proposals
 from .draw import lots_of
 from .features import features_of, read_rows, untrained_student
 from .next_images import directions_of, rows_to_consider
 from .page import Sheet, hand_out
-from .rounds import (
-    Round,
-    alone_in,
-    answers_before,
-    command_for,
-    open_round,
-    read_round,
-    write_answered,
-)
+from .rounds import Round, ask_in_rounds
 from .subjects import labels_of_run
 
 
@@ -57,20 +48,15 @@ def review(
     Raises:
         UserError: no run that has ended; its images are not there; the answers cannot be read.
     """
-    own = open_round("review", run, data_dir, plugins)
-    if are_several(own.images.target_kind):
-        raise UserError(
-            f"RUN {run}: labels of several classes an image, which are not reviewed; expected "
-            f"{command_for('audit', [run], data_dir, plugins)}"
-        )
-    # draw, or read what was answered
-    with alone_in(own.folder):
-        own.answers = answers_before(own)
-        if answers is None:
-            _draw(own, images)
-            return
-        read_round(own, answers)
-        write_answered(own)
+    ask_in_rounds(
+        "review",
+        run,
+        answers,
+        data_dir,
+        plugins,
+        not_several="which are not reviewed",
+        draw=lambda opened: _draw(opened, images),
+    )
 
 
 def _draw(own: Round, images: int) -> None:

@@ -9,7 +9,7 @@ whoever has made it.
 import hashlib
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError, say, typed, write_errors
 from ..files import delete
+from ..labels.several import are_several
 from ..monitor import setup_logging
 from ..no_label import NO_LABEL
 from ..registry import load_plugins
@@ -179,6 +180,50 @@ def open_round(name: str, run: str, data_dir: str | None, plugins: Sequence[str]
     images = images_of([Subject(folder.name, run, learned)], data_dir)
     command = command_for(name, [run], data_dir, plugins)
     return Round(name, learned, images, images.plan(), command)
+
+
+def ask_in_rounds(
+    name: str,
+    run: str,
+    answers: str | None,
+    data_dir: str | None,
+    plugins: Sequence[str],
+    *,
+    not_several: str,
+    draw: Callable[[Round], None],
+    summarise: Callable[[Round], None] | None = None,
+) -> None:
+    """Begin a round of a command, or with ``answers`` end it: read them, and write the labelled set.
+
+    Args:
+        name: of the command.
+        run: folder of a run that has ended.
+        answers: table of a person's answers, or None to draw.
+        data_dir: where the images lie now, or None.
+        plugins: modules or files to import.
+        not_several: what the command cannot do with labels of several classes an image.
+        draw: chooses images, and writes the page.
+        summarise: says what the answers amount to, before the labelled set is written.
+
+    Raises:
+        UserError: no run that has ended; its images are not there; the answers cannot be read.
+    """
+    opened = open_round(name, run, data_dir, plugins)
+    if are_several(opened.images.target_kind):
+        raise UserError(
+            f"RUN {run}: labels of several classes an image, {not_several}; expected "
+            f"{command_for('audit', [run], data_dir, plugins)}"
+        )
+    # draw, or read what was answered
+    with alone_in(opened.folder):
+        opened.answers = answers_before(opened)
+        if answers is None:
+            draw(opened)
+            return
+        read_round(opened, answers)
+        if summarise:
+            summarise(opened)
+        write_answered(opened)
 
 
 def answers_before(own: Round) -> dict[int, int]:

@@ -25,7 +25,7 @@ from .by_class import compare_classes, mistakes, most_exchanged, most_together
 from .combine import count_votes, krippendorff_alpha, votes_of_classes
 from .crowd import join_tables, read_tables_alike
 from .forecast import advise
-from .names import read_class_names, same_word
+from .names import names_to_type, read_class_names
 from .published import Terms, local_labels, push_labels
 from .samples import SampleLabels, check_gaps, labels_of_samples, most_likely
 from .several import ListForm, are_several
@@ -437,9 +437,5 @@ def _names_to_type(paths: Mapping[str, Path]) -> list[str]:
                     table = open_table(path, name).labels(None, "keep")
                     numbers: list[int] = most_likely(table.answers).tolist()
                     counts.update(table.names[number] for number in numbers)
-    classes: dict[str, str] = {}
-    for name, _ in counts.most_common():
-        classes.setdefault(same_word(name), name)
-    listed = ",".join(classes.values())
-    # a comma ends a name, and one name alone would be a file
-    return [CLASS_NAMES, listed] if listed.count(",") == len(classes) - 1 > 0 else []
+    listed = names_to_type(counts)
+    return [CLASS_NAMES, listed] if listed else []

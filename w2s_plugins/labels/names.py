@@ -65,6 +65,17 @@ def same_word(name: str) -> str:
     return same_text(same_text(name).casefold().replace("i\u0307", "i"))
 
 
+def names_to_type(counts: Counter[str]) -> str | None:
+    """Return the names of classes as ``--class-names`` takes them, of several spellings of one the most frequent; None
+    where they cannot be typed so: a comma ends a name, and one name alone would be a file.
+    """
+    classes: dict[str, str] = {}
+    for name, _ in counts.most_common():
+        classes.setdefault(same_word(name), name)
+    listed = ",".join(classes.values())
+    return listed if listed.count(",") == len(classes) - 1 > 0 else None
+
+
 def check_class_names(names: Sequence[str], flag: str, count: int | None = None) -> None:
     """Raise a `UserError` unless there are names, ``count`` if that is known, each of them once and not empty."""
     # a text is a sequence of texts, too, and not meant

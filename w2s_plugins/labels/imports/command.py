@@ -19,7 +19,7 @@ from ...errors import UserError, logger, quietly, say, shorten, typed
 from ...settings.forms import DELIMITERS, MULTILABEL, parse_labels
 from ...target_kind import ONE_CLASS, TargetKind, kind_of_task
 from ..crowd import join_tables, read_tables_alike
-from ..names import read_class_names, same_word
+from ..names import names_to_type, read_class_names, same_word
 from ..samples import most_likely
 from ..several import ListForm, are_several
 from ..spelling import check_from_0
@@ -244,7 +244,8 @@ def _alternatives(request: Request, file: TableFile, fault: str) -> Iterator[tup
         people = replace(request, annotators=",".join(alike))
         yield people, "each of these columns is a person's"
         # as people write them, if some of it is misspelt
-        listed = _names_in(texts, alike)
+        written = Counter(text for name in alike for text in texts[name] if text.strip())
+        listed = names_to_type(written)
         if listed and not request.class_names:
             yield replace(people, class_names=listed), "each is a person's, of these classes"
     else:
@@ -257,16 +258,6 @@ def _shares_words(name: str, others: Sequence[str], texts: Mapping[str, Sequence
     words = {*map(same_word, texts[name])} - {""}
     rest = {same_word(text) for other in others if other != name for text in texts[other]}
     return bool(words) and 2 * len(words & rest) >= len(words)
-
-
-def _names_in(texts: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str | None:
-    """Return the classes in some columns, as they are written most often; None where they cannot be typed."""
-    counts = Counter(text for name in columns for text in texts[name] if text.strip())
-    classes: dict[str, str] = {}
-    for text, _ in counts.most_common():
-        classes.setdefault(same_word(text), text)
-    listed = ",".join(classes.values())
-    return listed if listed.count(",") == len(classes) - 1 > 0 else None
 
 
 def _repeated(request: Request, schemas: Sequence[tuple[TableFile, Schema]]) -> Request:
